@@ -1,0 +1,86 @@
+//! The real world: system clock, system randomness, tokio's timers and tasks, one pool of threads for hashing.
+//!
+//! The only place of the client that asks for any of these. Must never run a computation on a thread that serves sockets.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::num::NonZero;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use gigastore_formats::ambient::{Ambient, Job, Task};
+use tokio::runtime::Handle;
+
+/// Time, chance and threads of this machine. Needs a tokio runtime around it.
+pub struct SystemAmbient {
+    started: Instant,
+    pool: Sender<Job>,
+}
+
+impl SystemAmbient {
+    /// Returns the ambient of this process; its pool has one thread a core.
+    pub fn shared() -> Arc<dyn Ambient> {
+        static SHARED: OnceLock<Arc<SystemAmbient>> = OnceLock::new();
+        let threads = || thread::available_parallelism().map_or(1, NonZero::get);
+        Arc::<SystemAmbient>::clone(SHARED.get_or_init(|| Arc::new(Self::with_threads(threads()))))
+    }
+
+    fn with_threads(threads: usize) -> Self {
+        let (pool, jobs) = channel::<Job>();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for i in 0..threads.max(1) {
+            let jobs = Arc::clone(&jobs);
+            let work = move || work(&jobs);
+            // Where not even one thread can be had, nothing of this process will work; say so at once.
+            thread::Builder::new().name(format!("gigastore-{i}")).spawn(work).expect("a thread can be started");
+        }
+        Self { started: Instant::now(), pool }
+    }
+}
+
+/// Takes jobs until the pool is gone. A job that panics ends with its own message; the thread goes on with the next.
+fn work(jobs: &Mutex<Receiver<Job>>) {
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        // The panic reaches the job's caller as a dropped channel; the message was printed by the hook.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+    }
+}
+
+impl fmt::Debug for SystemAmbient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SystemAmbient").finish_non_exhaustive()
+    }
+}
+
+impl Ambient for SystemAmbient {
+    fn wall_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        // A clock before 1970 is wrong anyway, and times are for people only.
+        since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn random(&self) -> u64 {
+        // The standard library seeds every RandomState from the system; hashing nothing with it draws a number.
+        RandomState::new().build_hasher().finish()
+    }
+
+    fn sleep(&self, time: Duration) -> Task<()> {
+        Box::pin(tokio::time::sleep(time))
+    }
+
+    fn spawn(&self, task: Task<()>) {
+        Handle::current().spawn(task);
+    }
+
+    fn compute(&self, job: Job) {
+        self.pool.send(job).expect("the pool's threads live as long as this");
+    }
+}

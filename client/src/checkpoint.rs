@@ -1,0 +1,23 @@
+//! Checkpoints: saved by any number of ranks, read at any other.
+//!
+//! | file | what |
+//! |---|---|
+//! | `save.rs` | begin, one call a rank, finish |
+//! | `compare.rs` | a step that is there already: is it the same? |
+//! | `open.rs` | from a target to its manifest |
+//! | `restore.rs` | whole tensors or boxes into sinks |
+//! | `model.rs` | local safetensors files as sources |
+//! | `export.rs` | a checkpoint as safetensors files |
+//! | `shard.rs` | which box of a tensor a rank takes, where nobody says otherwise |
+
+mod compare;
+pub mod export;
+pub mod model;
+pub mod open;
+pub mod restore;
+pub mod save;
+pub mod shard;
+
+pub use open::Checkpoint;
+pub use restore::{RestoreError, Wanted};
+pub use save::{CheckpointSave, SaveError, SaveSpec, Slice};

@@ -1,0 +1,207 @@
+//! From a target to its manifest: the rows of the wanted tensors, read by verified ranges.
+//!
+//! Must never parse a byte of a manifest that was not checked against the commit record.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use gigastore_formats::manifest::checkpoint::{CheckpointMeta, CheckpointReader, CheckpointRow, Selection};
+use gigastore_formats::manifest::{ManifestError, Step};
+use gigastore_formats::name::{ProjectName, Target};
+use gigastore_formats::object::ObjectKind;
+use gigastore_formats::range::{ByteRange, coalesce};
+use gigastore_formats::record::{Index, Sort};
+use gigastore_formats::tensor::dtype::Dtype;
+use gigastore_formats::tensor::slice::SliceKind;
+use gigastore_formats::verified::{GroupMismatch, TreeError};
+use gigastore_formats::wire::{CommitInfo, Fault};
+
+use crate::store::Store;
+
+/// Longest read of a manifest; see the reads of packs.
+const READ_BYTES: u64 = 8 << 20;
+
+/// Unwanted bytes that are read rather than asked around.
+const GAP_BYTES: u64 = 256 << 10;
+
+/// An open checkpoint, bound to the record that committed it.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    pub(crate) store: Store,
+    target: Target,
+    info: CommitInfo,
+    meta: CheckpointMeta,
+    rows: Vec<CheckpointRow>,
+}
+
+/// A tensor or file of a checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TensorInfo {
+    /// Tensor or file.
+    pub kind: SliceKind,
+    /// Its name, or path.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Logical bytes.
+    pub bytes: u64,
+    /// Positions of its slices in [`Checkpoint::rows`].
+    pub rows: std::ops::Range<usize>,
+}
+
+/// Why a checkpoint could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The target is a dataset.
+    #[error("{target} is a dataset, not a checkpoint: see `gigastore data`")]
+    Dataset {
+        /// The target.
+        target: String,
+    },
+    /// The commit record's description of the manifest does not hold together.
+    #[error("integrity failure: the commit record of {target} is not valid")]
+    Index {
+        /// The target.
+        target: String,
+        /// What is wrong.
+        #[source]
+        source: TreeError,
+    },
+    /// The manifest's bytes are not those that were committed.
+    #[error("integrity failure: manifest of {target}, object {object}: {source}")]
+    Damaged {
+        /// The target.
+        target: String,
+        /// The object's key below its project.
+        object: String,
+        /// What is wrong.
+        source: GroupMismatch,
+    },
+    /// The manifest matches its digest and can't be read.
+    #[error("the manifest of {target} can't be read (was it written by a newer version?)")]
+    Manifest {
+        /// The target.
+        target: String,
+        /// What is wrong.
+        #[source]
+        source: ManifestError,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] Fault),
+}
+
+impl Store {
+    /// Opens the checkpoint that `target` means, with all its rows.
+    pub async fn checkpoint(&self, target: &Target) -> Result<Checkpoint, OpenError> {
+        self.checkpoint_of(target, Selection::All).await
+    }
+
+    /// Opens the checkpoint that `target` means, with the rows of a selection of its tensors.
+    pub async fn checkpoint_of(&self, target: &Target, selection: Selection) -> Result<Checkpoint, OpenError> {
+        let info = self.resolve(target).await?;
+        let named = || target.to_string();
+        if info.commit.sort != Sort::Checkpoint {
+            return Err(OpenError::Dataset { target: named() });
+        }
+        let unreadable = |source| OpenError::Manifest { target: named(), source };
+        let mut reader = CheckpointReader::new(info.commit.manifest.len, selection).map_err(unreadable)?;
+        let found = loop {
+            match reader.step().map_err(unreadable)? {
+                Step::Done(found) => break found,
+                Step::Need(ranges) => {
+                    for (range, bytes) in self.index_ranges(target, &info, &info.commit.manifest, &ranges).await? {
+                        reader.give(range, bytes).map_err(unreadable)?;
+                    }
+                }
+            }
+        };
+        Ok(Checkpoint { store: self.clone(), target: target.clone(), info, meta: found.meta, rows: found.rows })
+    }
+
+    /// Reads ranges of a manifest, widened to groups and checked.
+    pub(crate) async fn index_ranges(
+        &self,
+        target: &Target,
+        info: &CommitInfo,
+        index: &Index,
+        ranges: &[ByteRange],
+    ) -> Result<Vec<(ByteRange, Bytes)>, OpenError> {
+        let named = || target.to_string();
+        let tree = index.tree().map_err(|source| OpenError::Index { target: named(), source })?;
+        let widened: Vec<ByteRange> = ranges.iter().map(|range| tree.widened(*range)).collect();
+        let mut given = Vec::with_capacity(ranges.len());
+        for read in coalesce(&widened, GAP_BYTES, READ_BYTES) {
+            let range = tree.widened(read.range);
+            let bytes = self.read_manifest(&target.project, index, range).await;
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(fault) => return Err(self.lost_or_gone(target, info, fault).await.into()),
+            };
+            let copy = tree.clone();
+            let checked = self.ambient.computed(move || copy.check_range(range.start(), &bytes).map(|()| bytes));
+            let object = || index.object.key(ObjectKind::Manifest);
+            let bytes =
+                checked.await.map_err(|source| OpenError::Damaged { target: named(), object: object(), source })?;
+            for wanted in read.wanted.iter().map(|i| ranges[*i]) {
+                let start = (wanted.start() - range.start()) as usize;
+                given.push((wanted, bytes.slice(start..start + wanted.len() as usize)));
+            }
+        }
+        Ok(given)
+    }
+
+    async fn read_manifest(&self, project: &ProjectName, index: &Index, range: ByteRange) -> Result<Bytes, Fault> {
+        self.transport.read(project, ObjectKind::Manifest, &index.object, range).await
+    }
+}
+
+impl Checkpoint {
+    /// Returns what it was opened as.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Returns its commit.
+    pub fn info(&self) -> &CommitInfo {
+        &self.info
+    }
+
+    /// Returns what its manifest says of it as a whole.
+    pub fn meta(&self) -> &CheckpointMeta {
+        &self.meta
+    }
+
+    /// Returns its slices, by kind, name and offsets.
+    pub fn rows(&self) -> &[CheckpointRow] {
+        &self.rows
+    }
+
+    /// Returns its tensors and files, by kind and name.
+    pub fn tensors(&self) -> Vec<TensorInfo> {
+        let mut start = 0;
+        let same =
+            |a: &CheckpointRow, b: &CheckpointRow| a.slice.kind() == b.slice.kind() && a.slice.name() == b.slice.name();
+        let groups = self.rows.chunk_by(same).map(|rows| {
+            let first = &rows[0].slice;
+            let range = start..start + rows.len();
+            start = range.end;
+            TensorInfo {
+                kind: first.kind(),
+                name: first.name().to_owned(),
+                dtype: first.dtype(),
+                shape: first.global_shape().to_vec(),
+                bytes: rows.iter().map(|row| row.slice.bytes()).sum(),
+                rows: range,
+            }
+        });
+        groups.collect()
+    }
+
+    /// Returns its tensors and files by kind and name.
+    pub(crate) fn by_name(&self) -> BTreeMap<(SliceKind, String), TensorInfo> {
+        self.tensors().into_iter().map(|tensor| ((tensor.kind, tensor.name.clone()), tensor)).collect()
+    }
+}

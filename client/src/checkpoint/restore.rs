@@ -1,0 +1,148 @@
+//! Whole tensors, or any boxes of them, into sinks of the caller, at any world size.
+//!
+//! Saved boxes are intersected with wanted ones; a wanted box that is not covered by what was saved is an error before a
+//! byte is read. Must never report success for a sink that was not filled.
+
+use std::sync::Arc;
+
+use gigastore_formats::tensor::boxes::{BoxError, CopyPlan, TensorBox};
+use gigastore_formats::tensor::slice::SliceKind;
+use gigastore_formats::wire::Fault;
+
+use super::open::{Checkpoint, TensorInfo};
+use crate::transfer::progress::Progress;
+use crate::transfer::read::{Copy, FetchError, SliceRead, read_slices};
+use crate::transfer::sink::{BufferSink, Sink};
+
+/// A box of a tensor that the caller wants, and where its bytes go (row-major, without gaps).
+#[derive(Clone)]
+pub struct Wanted {
+    /// Tensor or file.
+    pub kind: SliceKind,
+    /// The tensor's name, or the file's path.
+    pub name: String,
+    /// The box; `None` for all of it.
+    pub area: Option<TensorBox>,
+    /// Where the bytes go; exactly as long as the box.
+    pub sink: Arc<dyn Sink>,
+}
+
+/// Why a restore failed. Sinks may hold some of the bytes then, each of them verified.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The checkpoint has no such tensor.
+    #[error("{target} has no tensor or file {name:?}")]
+    Unknown {
+        /// The checkpoint.
+        target: String,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The box does not fit the tensor.
+    #[error("{name}: {source}")]
+    Box {
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        source: BoxError,
+    },
+    /// The sink is not as long as the box.
+    #[error("the destination of {name} has {actual} bytes, expected {expected}")]
+    Length {
+        /// The tensor.
+        name: String,
+        /// Bytes of the box.
+        expected: u64,
+        /// Bytes of the sink.
+        actual: u64,
+    },
+    /// The saved slices do not cover the box.
+    #[error("integrity failure: the manifest of {target} has {actual} of the {expected} bytes of {name} in {area}")]
+    Uncovered {
+        /// The checkpoint.
+        target: String,
+        /// The tensor.
+        name: String,
+        /// The box.
+        area: TensorBox,
+        /// Bytes of the box.
+        expected: u64,
+        /// Bytes that slices have of it.
+        actual: u64,
+    },
+    /// Reading failed.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+}
+
+impl Checkpoint {
+    /// Reads everything that is wanted. Each stored byte is fetched once, however many boxes need it.
+    pub async fn read(&self, wanted: Vec<Wanted>, progress: &Progress) -> Result<(), RestoreError> {
+        let tensors = self.by_name();
+        let mut copies: Vec<Vec<Copy>> = vec![Vec::new(); self.rows().len()];
+        for one in wanted {
+            let Some(tensor) = tensors.get(&(one.kind, one.name.clone())) else {
+                let known = tensors.keys().map(|(_, name)| name.clone()).collect();
+                return Err(RestoreError::Unknown { target: self.target().to_string(), name: one.name, known });
+            };
+            self.plan(tensor, &one, &mut copies, progress)?;
+        }
+        let rows = self.rows().iter().zip(copies).filter(|(_, copies)| !copies.is_empty());
+        let slices = rows.map(|(row, copies)| SliceRead { row: row.clone(), copies }).collect();
+        match read_slices(&self.store, &self.target().project, slices, progress).await {
+            Err(FetchError::Store(fault)) => Err(self.explain(fault).await.into()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Reads all of one tensor or file into memory.
+    pub async fn read_whole(&self, kind: SliceKind, name: &str) -> Result<Vec<u8>, RestoreError> {
+        let tensor = self.by_name().remove(&(kind, name.to_owned()));
+        let bytes = tensor.map_or(0, |tensor| tensor.bytes);
+        let sink = BufferSink::new(vec![0; bytes as usize]);
+        let wanted = Wanted { kind, name: name.to_owned(), area: None, sink: Arc::<BufferSink<_>>::clone(&sink) };
+        self.read(vec![wanted], &Progress::default()).await?;
+        Ok(sink.into_inner().expect("a restore that is done holds no sink"))
+    }
+
+    fn plan(
+        &self,
+        tensor: &TensorInfo,
+        wanted: &Wanted,
+        copies: &mut [Vec<Copy>],
+        progress: &Progress,
+    ) -> Result<(), RestoreError> {
+        let boxed = |source| RestoreError::Box { name: tensor.name.clone(), source };
+        let area = match &wanted.area {
+            Some(area) => area.clone(),
+            None => TensorBox::whole(&tensor.shape).map_err(boxed)?,
+        };
+        area.check_within(&tensor.shape).map_err(boxed)?;
+        let expected = area.bytes(tensor.dtype).map_err(boxed)?;
+        if wanted.sink.len() != expected {
+            let name = tensor.name.clone();
+            return Err(RestoreError::Length { name, expected, actual: wanted.sink.len() });
+        }
+        progress.plan(expected);
+        let mut actual = 0;
+        for i in tensor.rows.clone() {
+            let saved = self.rows()[i].slice.area();
+            if let Some(plan) = CopyPlan::new(tensor.dtype, saved, &area).map_err(boxed)? {
+                actual += plan.bytes();
+                copies[i].push(Copy { plan, sink: Arc::clone(&wanted.sink) });
+            }
+        }
+        // Boxes of one tensor do not overlap (the commit saw to it), so that equal sums mean every byte.
+        if actual != expected {
+            let (target, name) = (self.target().to_string(), tensor.name.clone());
+            return Err(RestoreError::Uncovered { target, name, area, expected, actual });
+        }
+        Ok(())
+    }
+
+    async fn explain(&self, fault: Fault) -> FetchError {
+        FetchError::Store(self.store.lost_or_gone(self.target(), self.info(), fault).await)
+    }
+}

@@ -1,0 +1,368 @@
+//! Saving: begin, one call for each rank, finish. Ranks may be in one process or in many; none waits for another until
+//! finish.
+//!
+//! Everything may be run again after a crash: what is in the store is found by its digest and not sent again. Must never
+//! make anything visible before finish.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{StreamExt, TryStreamExt};
+use gigastore_formats::digest::{Digest, hex};
+use gigastore_formats::limits::{MAX_SLICE_BYTES, MAX_USER_METADATA_BYTES, PACK_TARGET_BYTES};
+use gigastore_formats::manifest::ManifestError;
+use gigastore_formats::manifest::checkpoint::Selection;
+use gigastore_formats::manifest::part::{PartMeta, write_part};
+use gigastore_formats::name::{Name, ProjectName, Selector, Target};
+use gigastore_formats::pack::plan_packs;
+use gigastore_formats::tensor::boxes::BoxError;
+use gigastore_formats::tensor::slice::{Place, SliceError, SliceId, SliceRow};
+use gigastore_formats::wire::{Committed, Fault, FinishRequest, SaveRequest, Session};
+
+use super::compare::CompareError;
+use super::open::OpenError;
+use crate::store::Store;
+use crate::transfer::buffer::BufferPool;
+use crate::transfer::progress::Progress;
+use crate::transfer::source::{SliceData, SourceError};
+use crate::transfer::write::{PartRow, WriteError, Writer};
+
+/// Packs of one rank that are worked on at once; the budget bounds their bytes.
+const PACKS_IN_FLIGHT: usize = 4;
+
+/// A slice to be saved.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// Which box of which tensor.
+    pub id: SliceId,
+    /// Its bytes, row-major.
+    pub data: SliceData,
+    /// All ranks that hold the same box with the same bytes, this one included; empty where only this one does. One of
+    /// them, chosen by hash, sends the bytes; the others only prove that theirs are the same.
+    pub replicas: Vec<u32>,
+}
+
+/// What is saved, and how.
+#[derive(Clone, Debug)]
+pub struct SaveSpec {
+    /// The project.
+    pub project: ProjectName,
+    /// The run.
+    pub run: Name,
+    /// The step.
+    pub step: u64,
+    /// Ranks that take part.
+    pub world_size: u32,
+    /// What tells this attempt from others at the same step; the same on every rank, and another after a restart of the
+    /// job. `None`: drawn at random, for saves of one process.
+    pub attempt: Option<String>,
+    /// User metadata; ranks that give the same key must give the same value.
+    pub metadata: BTreeMap<String, String>,
+    /// A tag to set in the same record.
+    pub tag: Option<Name>,
+    /// Whether slices are stored compressed where that makes them at least 5 % smaller.
+    pub compress: bool,
+    /// Pack size to aim at, in bytes.
+    pub pack_bytes: u64,
+    /// Whether content of the run's latest checkpoint is referred to instead of sent again.
+    pub dedup: bool,
+    /// How long finish waits for other ranks.
+    pub deadline: Duration,
+}
+
+impl SaveSpec {
+    /// Returns the spec of a save by `world_size` ranks, with everything else at its default.
+    pub fn new(project: ProjectName, run: Name, step: u64, world_size: u32) -> Self {
+        Self {
+            project,
+            run,
+            step,
+            world_size,
+            attempt: None,
+            metadata: BTreeMap::new(),
+            tag: None,
+            compress: false,
+            pack_bytes: PACK_TARGET_BYTES,
+            dedup: true,
+            deadline: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A save in progress.
+#[derive(Debug)]
+pub struct CheckpointSave {
+    pub(super) store: Store,
+    pub(super) request: SaveRequest,
+    pub(super) session: Session,
+    spec: SaveSpec,
+    pool: BufferPool,
+    progress: Progress,
+}
+
+/// Why a save failed. Nothing is visible of it; run again, only what is missing is sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// A slice can't be.
+    #[error(transparent)]
+    Slice(#[from] SliceError),
+    /// A slice can't be split.
+    #[error("slice {slice}: {source}")]
+    Split {
+        /// The slice.
+        slice: String,
+        /// What is wrong.
+        source: BoxError,
+    },
+    /// A slice has not as many bytes as its box.
+    #[error("slice {slice} has {actual} bytes of data, expected {expected}")]
+    Length {
+        /// The slice.
+        slice: String,
+        /// Bytes of its box.
+        expected: u64,
+        /// Bytes given.
+        actual: u64,
+    },
+    /// One rank gave the same box twice.
+    #[error("rank {rank} gave slice {slice} twice")]
+    Twice {
+        /// The rank.
+        rank: u32,
+        /// The slice.
+        slice: String,
+    },
+    /// The user metadata is too long.
+    #[error(
+        "user metadata of {actual} bytes is over the limit of {MAX_USER_METADATA_BYTES}: save it as a file of the checkpoint"
+    )]
+    Metadata {
+        /// Its bytes.
+        actual: usize,
+    },
+    /// The part of this rank can't be made.
+    #[error("the part of rank {rank} can't be made")]
+    Part {
+        /// The rank.
+        rank: u32,
+        /// What is wrong.
+        #[source]
+        source: ManifestError,
+    },
+    /// Bytes were not stored.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The source did not give its bytes.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The latest checkpoint of the run, or the one at this step, can't be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The checkpoint at this step has other content.
+    #[error(transparent)]
+    Compare(#[from] CompareError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] Fault),
+}
+
+/// Places of content that the store has, by digest and length.
+type Known = HashMap<(Digest, u64), Place<Digest>>;
+
+impl Store {
+    /// Opens a save, or finds it open.
+    pub async fn begin_save(&self, spec: SaveSpec, progress: Progress) -> Result<CheckpointSave, SaveError> {
+        let actual = spec.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if actual > MAX_USER_METADATA_BYTES {
+            return Err(SaveError::Metadata { actual });
+        }
+        let request = SaveRequest {
+            project: spec.project.clone(),
+            run: spec.run.clone(),
+            step: spec.step,
+            attempt: spec.attempt.clone().unwrap_or_else(|| hex(&self.ambient.random_bytes()[..16])),
+            world_size: spec.world_size,
+        };
+        let session = self.transport.begin_save(&request).await?;
+        Ok(CheckpointSave { store: self.clone(), request, session, spec, pool: BufferPool::default(), progress })
+    }
+}
+
+impl CheckpointSave {
+    /// Stores the slices of one rank and delivers its part. Ranks may call it in any order, from any process.
+    pub async fn rank(&self, rank: u32, slices: Vec<Slice>) -> Result<(), SaveError> {
+        let (mine, theirs) = self.sort_slices(rank, slices)?;
+        let sources: Vec<SliceData> = mine.iter().chain(&theirs).map(|(_, data)| data.clone()).collect();
+        self.progress.plan(sources.iter().map(SliceData::len).sum());
+        let mut meta = PartMeta {
+            rank,
+            world_size: self.request.world_size,
+            bases: Vec::new(),
+            compared_to: None,
+            metadata: self.spec.metadata.clone(),
+        };
+        let mut rows = if let Some(existing) = &self.session.existing {
+            meta.compared_to = Some(existing.commit.content);
+            let mut all = mine;
+            all.extend(theirs);
+            self.compare(existing, all).await?
+        } else {
+            let known = self.known(&mine, &mut meta).await?;
+            let mut rows = self.send(mine, &known).await?;
+            rows.extend(self.hash_only(theirs).await?);
+            meta.bases.retain(|_| rows.iter().any(|row| refers_to(row, &known)));
+            rows
+        };
+        // Last of all: whatever was read above was read from files that look as they did at first.
+        for data in &sources {
+            data.check_unchanged()?;
+        }
+        rows.sort_by(|a, b| a.slice.order().cmp(&b.slice.order()));
+        let part = self.store.ambient.computed(move || write_part(&meta, &rows)).await;
+        let part = part.map_err(|source| SaveError::Part { rank, source })?;
+        let (project, save) = (&self.request.project, self.session.save);
+        Ok(self.store.transport.put_part(project, save, rank, Bytes::from(part)).await?)
+    }
+
+    /// Commits once the parts of all ranks are there, or finds the save committed. Every rank may call it.
+    pub async fn finish(&self) -> Result<Committed, SaveError> {
+        let request = FinishRequest {
+            save: self.request.clone(),
+            tag: self.spec.tag.clone(),
+            deadline_ms: u64::try_from(self.spec.deadline.as_millis()).unwrap_or(u64::MAX),
+        };
+        Ok(self.store.transport.finish_save(&request).await?)
+    }
+
+    /// Checks slices, cuts those that are too long, and tells those that this rank sends from those that a replica does.
+    fn sort_slices(&self, rank: u32, slices: Vec<Slice>) -> Result<(Vec<Loaded>, Vec<Loaded>), SaveError> {
+        let (mut mine, mut theirs) = (Vec::new(), Vec::new());
+        let mut seen = BTreeSet::new();
+        for Slice { id, data, replicas } in slices {
+            let (expected, actual) = (id.bytes(), data.len());
+            if expected != actual {
+                return Err(SaveError::Length { slice: id.to_string(), expected, actual });
+            }
+            if !seen.insert((id.kind(), id.entry_name())) {
+                return Err(SaveError::Twice { rank, slice: id.to_string() });
+            }
+            let sends = replicas.is_empty() || sender(&id, &replicas) == rank;
+            let list = if sends { &mut mine } else { &mut theirs };
+            list.extend(pieces(id, &data)?);
+        }
+        Ok((mine, theirs))
+    }
+
+    async fn send(&self, slices: Vec<Loaded>, known: &Known) -> Result<Vec<PartRow>, SaveError> {
+        let ids: Vec<SliceId> = slices.iter().map(|(id, _)| id.clone()).collect();
+        let (target, writer) = (self.spec.pack_bytes, self.writer());
+        // Borders are planned before dedup, so that a save that is run again makes the same packs.
+        let plan = self.store.ambient.computed(move || plan_packs(&ids, target)).await;
+        let packs = plan.into_iter().map(|members| members.into_iter().map(|i| slices[i].clone()).collect());
+        let packs: Vec<Vec<Loaded>> = packs.collect();
+        let find = |digest, len| known.get(&(digest, len)).cloned();
+        let rows = futures::stream::iter(packs).map(|slices| writer.pack(slices, &find)).buffered(PACKS_IN_FLIGHT);
+        Ok(rows.try_concat().await?)
+    }
+
+    /// Hashes slices that a replica sends, or that are there already.
+    pub(super) async fn hash_only(&self, slices: Vec<Loaded>) -> Result<Vec<PartRow>, SaveError> {
+        let writer = self.writer();
+        let mut rows = Vec::with_capacity(slices.len());
+        for batch in batches(slices, self.spec.pack_bytes) {
+            let digests = writer.hash(&batch).await?;
+            let batch = batch.into_iter().zip(digests);
+            rows.extend(batch.map(|((slice, _), blake3)| SliceRow { slice, blake3, place: None }));
+        }
+        Ok(rows)
+    }
+
+    fn writer(&self) -> Writer {
+        Writer {
+            store: self.store.clone(),
+            project: self.request.project.clone(),
+            epoch: self.session.epoch,
+            code: self.spec.compress,
+            pool: self.pool.clone(),
+            progress: self.progress.clone(),
+        }
+    }
+
+    /// Finds where the run's latest checkpoint has content of the same tensors.
+    async fn known(&self, slices: &[Loaded], meta: &mut PartMeta) -> Result<Known, SaveError> {
+        if !self.spec.dedup {
+            return Ok(Known::new());
+        }
+        let (project, run) = (self.request.project.clone(), self.request.run.clone());
+        let latest = Target { project: project.clone(), name: run.clone(), selector: None };
+        let info = match self.store.resolve(&latest).await {
+            Ok(info) => info,
+            Err(fault) if fault.code == gigastore_formats::wire::FaultCode::NotFound => return Ok(Known::new()),
+            Err(fault) => return Err(fault.into()),
+        };
+        let base = info.commit.number;
+        let selector = Some(Selector::Number(base));
+        let names = slices.iter().map(|(id, _)| id.name().to_owned()).collect();
+        let target = Target { project, name: run, selector };
+        let checkpoint = self.store.checkpoint_of(&target, Selection::Names(names)).await?;
+        meta.bases = vec![base];
+        let rows = checkpoint.rows().iter().filter(|row| row.slice.bytes() > 0);
+        let place = |row: &gigastore_formats::manifest::checkpoint::CheckpointRow| {
+            let Place { pack, header_len, offset, stored_len, codec } = row.place.clone();
+            ((row.blake3, row.slice.bytes()), Place { pack: pack.digest, header_len, offset, stored_len, codec })
+        };
+        Ok(rows.map(place).collect())
+    }
+}
+
+/// A slice and its bytes.
+pub(super) type Loaded = (SliceId, SliceData);
+
+fn refers_to(row: &PartRow, known: &Known) -> bool {
+    known.get(&(row.blake3, row.slice.bytes())).is_some_and(|place| Some(place) == row.place.as_ref())
+}
+
+/// Chooses which of the ranks that hold a slice sends it: by hash, so that they share the work without talking.
+fn sender(id: &SliceId, replicas: &[u32]) -> u32 {
+    let digest = Digest::of(id.entry_name().as_bytes());
+    let drawn = u32::from_le_bytes(*digest.as_bytes().first_chunk().expect("32 bytes have 4"));
+    replicas[drawn as usize % replicas.len()]
+}
+
+/// Cuts a slice over [`MAX_SLICE_BYTES`] along dimension 0.
+fn pieces(id: SliceId, data: &SliceData) -> Result<Vec<Loaded>, SaveError> {
+    if id.bytes() <= MAX_SLICE_BYTES {
+        return Ok(vec![(id, data.clone())]);
+    }
+    let split = |source| SaveError::Split { slice: id.to_string(), source };
+    let mut start = 0;
+    let mut pieces = Vec::new();
+    for area in id.area().split(id.dtype(), MAX_SLICE_BYTES).map_err(split)? {
+        let piece = SliceId::new(id.kind(), id.name(), id.dtype(), id.global_shape(), area)?;
+        let part = data.part(start, piece.bytes());
+        start += piece.bytes();
+        pieces.push((piece, part));
+    }
+    Ok(pieces)
+}
+
+/// Cuts a list into batches of about `bytes`.
+fn batches(slices: Vec<Loaded>, bytes: u64) -> Vec<Vec<Loaded>> {
+    let mut batches: Vec<Vec<Loaded>> = Vec::new();
+    let mut filled = u64::MAX;
+    for slice in slices {
+        let len = slice.1.len();
+        match batches.last_mut() {
+            Some(batch) if filled.saturating_add(len) <= bytes => {
+                filled += len;
+                batch.push(slice);
+            }
+            _ => {
+                filled = len;
+                batches.push(vec![slice]);
+            }
+        }
+    }
+    batches
+}

@@ -1,0 +1,116 @@
+//! A store, opened by its URL: where every use of the client starts.
+//!
+//! Must never hold what is known of a checkpoint or dataset: those have their own types.
+
+use std::fmt;
+use std::sync::Arc;
+
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::name::{Name, ProjectName, Target};
+use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, ProjectInfo, VerifyReport, VerifyRequest};
+
+use crate::ambient::SystemAmbient;
+use crate::transfer::budget::Budget;
+use crate::transport::{OnVerify, Transport};
+
+/// Bytes in flight of one process, unless set: 512 MiB hold eight packs of the default size, enough to keep a disk or a
+/// few connections and all hashing threads busy.
+pub const DEFAULT_BUDGET_BYTES: u64 = 512 << 20;
+
+/// Whether a store that is not there yet is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenMode {
+    /// It must be there.
+    Existing,
+    /// It is created where it is not there.
+    Create,
+}
+
+/// An open store. Cheap to clone; clones share connections, caches and the budget of bytes in flight.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) ambient: Arc<dyn Ambient>,
+    pub(crate) budget: Budget,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("url", &self.url()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store at `url`: `file:///DIR`, `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, `memory:///`.
+    ///
+    /// Cloud stores take their settings from the environment, by object_store's own keys (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_ENDPOINT`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`, …). Needs a tokio runtime.
+    #[cfg(feature = "embedded")]
+    pub async fn open(url: &str, mode: OpenMode) -> Result<Self, Fault> {
+        use gigastore_engine::store::OpenMode as Engines;
+        let mode = match mode {
+            OpenMode::Existing => Engines::Existing,
+            OpenMode::Create => Engines::Create,
+        };
+        let ambient = SystemAmbient::shared();
+        let url = url.parse().map_err(|error| Fault::from(&error))?;
+        let engine = gigastore_engine::Engine::open(&url, mode, std::env::vars(), Arc::clone(&ambient)).await;
+        let engine = engine.map_err(|error| Fault::from(&error))?;
+        Ok(Self::over(Arc::new(engine), ambient, DEFAULT_BUDGET_BYTES))
+    }
+
+    /// Uses a transport that is open already, with an ambient and a budget of bytes in flight of the caller's choice.
+    pub fn over(transport: Arc<dyn Transport>, ambient: Arc<dyn Ambient>, budget_bytes: u64) -> Self {
+        Self { transport, ambient, budget: Budget::new(budget_bytes) }
+    }
+
+    /// Returns the store's URL.
+    pub fn url(&self) -> &str {
+        self.transport.url()
+    }
+
+    /// Lists the projects.
+    pub async fn projects(&self) -> Result<Vec<ProjectName>, Fault> {
+        self.transport.projects().await
+    }
+
+    /// Describes a project: runs, datasets, steps, versions, tags.
+    pub async fn project(&self, project: &ProjectName) -> Result<ProjectInfo, Fault> {
+        self.transport.project(project).await
+    }
+
+    /// Finds the live commit that a target means; `latest` where it names none.
+    pub async fn resolve(&self, target: &Target) -> Result<CommitInfo, Fault> {
+        self.transport.resolve(target).await
+    }
+
+    /// Points a tag at the live commit that a target means.
+    pub async fn set_tag(&self, target: &Target, tag: &Name) -> Result<CommitInfo, Fault> {
+        let number = self.resolve(target).await?.commit.number;
+        self.transport.set_tag(&target.project, &target.name, tag, number).await
+    }
+
+    /// Verifies what a project stores; damage is in the report, not an error.
+    pub async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault> {
+        self.transport.verify(request, progress).await
+    }
+
+    /// Explains an object that is not there: its commit was dropped meanwhile (gone), or the store lost it.
+    pub(crate) async fn lost_or_gone(&self, target: &Target, bound: &CommitInfo, fault: Fault) -> Fault {
+        if fault.code != FaultCode::Lost {
+            return fault;
+        }
+        match self.resolve(target).await {
+            Ok(now) if now.seq == bound.seq => fault,
+            Ok(_) => gone(target, fault),
+            Err(error) if error.code == FaultCode::NotFound => gone(target, fault),
+            // Whether it was dropped is not known; that an object is missing is.
+            Err(_) => fault,
+        }
+    }
+}
+
+fn gone(target: &Target, fault: Fault) -> Fault {
+    let message = format!("{target} was dropped while it was being read, and its objects are collected");
+    Fault { code: FaultCode::Gone, message, object: fault.object, ..fault }
+}

@@ -1,0 +1,23 @@
+//! Moving bytes: a budget of bytes in flight, buffers kept between uses, hashing on all cores, reads and writes.
+//!
+//! | file | what |
+//! |---|---|
+//! | `budget.rs` | how many bytes may be in flight |
+//! | `buffer.rs` | large page-aligned buffers, used again |
+//! | `hash.rs` | group trees of many slices on all cores |
+//! | `source.rs` | where the bytes of a save come from |
+//! | `sink.rs` | where the bytes of a restore go |
+//! | `read.rs` | planned ranges, verified, into sinks |
+//! | `write.rs` | packs out |
+//! | `progress.rs` | what a person sees meanwhile |
+//!
+//! Must never hand on a byte that was not checked.
+
+pub mod budget;
+pub mod buffer;
+pub(crate) mod hash;
+pub mod progress;
+pub(crate) mod read;
+pub mod sink;
+pub mod source;
+pub(crate) mod write;

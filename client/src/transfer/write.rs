@@ -1,0 +1,322 @@
+//! Packs out: slices are loaded, hashed, coded and sent, as many at once as the budget holds.
+//!
+//! A pack that fits in memory is read once, hashed in the buffer it is sent from, and so can't change between the two. A
+//! longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second time. Must never
+//! send a pack that is in the store.
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use gigastore_formats::digest::Digest;
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::pack::codec::{encode_group, sampled_groups, worth_coding};
+use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
+use gigastore_formats::tensor::slice::{Place, SliceId, SliceRow};
+use gigastore_formats::verified::{GroupSize, GroupTree, StreamHasher};
+use gigastore_formats::wire::Fault;
+
+use super::buffer::BufferPool;
+use super::hash::trees;
+use super::progress::Progress;
+use super::source::{SliceData, SourceError};
+use crate::store::Store;
+use crate::transport::{PackBytes, Pieces, UploadError};
+
+/// Packs up to this length are held in memory while they are hashed and sent: 256 MiB, half of the default budget.
+const LOAD_BYTES: u64 = 256 << 20;
+
+/// Bytes read at once of a longer slice: eight groups.
+const PIECE_BYTES: u64 = 8 << 20;
+
+/// Zeros for pads, which are shorter than a page.
+static ZEROS: [u8; 4096] = [0; 4096];
+
+/// Why a pack was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The source did not give its bytes.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// There is no memory for the pack.
+    #[error("no memory for a pack of {bytes} bytes: set a smaller budget or pack size")]
+    Memory {
+        /// Its bytes.
+        bytes: u64,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The slices do not make a pack.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The store refused it.
+    #[error(transparent)]
+    Store(#[from] Fault),
+}
+
+/// What packs are written with.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    pub(crate) store: Store,
+    pub(crate) project: ProjectName,
+    pub(crate) epoch: u64,
+    /// Whether slices are coded where that makes them smaller.
+    pub(crate) code: bool,
+    pub(crate) pool: BufferPool,
+    pub(crate) progress: Progress,
+}
+
+/// A row of a part.
+pub(crate) type PartRow = SliceRow<Option<Place<Digest>>>;
+
+impl Writer {
+    /// Stores one pack of slices. `known` gives the place of content that the store has already; such slices are not sent.
+    pub(crate) async fn pack(
+        &self,
+        slices: Vec<(SliceId, SliceData)>,
+        known: &(dyn Fn(Digest, u64) -> Option<Place<Digest>> + Send + Sync),
+    ) -> Result<Vec<PartRow>, WriteError> {
+        let bytes: u64 = slices.iter().map(|(_, data)| data.len()).sum();
+        let _taken = self.store.budget.take(bytes.min(2 * LOAD_BYTES)).await;
+        let rows = if bytes <= LOAD_BYTES {
+            self.loaded(slices, bytes, known).await?
+        } else {
+            // The plan puts only single slices into packs of more than the target.
+            let mut rows = Vec::with_capacity(slices.len());
+            for (slice, data) in slices {
+                rows.push(self.streamed(slice, data, known).await?);
+            }
+            rows
+        };
+        self.progress.done(bytes);
+        Ok(rows)
+    }
+
+    /// Hashes slices without sending any.
+    pub(crate) async fn hash(&self, slices: &[(SliceId, SliceData)]) -> Result<Vec<Digest>, WriteError> {
+        let bytes: u64 = slices.iter().map(|(_, data)| data.len()).sum();
+        let _taken = self.store.budget.take(bytes.min(LOAD_BYTES)).await;
+        let mut digests = Vec::with_capacity(slices.len());
+        if bytes <= LOAD_BYTES {
+            let contents = self.load(slices, bytes).await?;
+            let trees = trees(&*self.store.ambient, GroupSize::Tensor, &contents).await;
+            digests.extend(trees.iter().map(GroupTree::root));
+        } else {
+            for (_, data) in slices {
+                digests.push(self.tree(GroupSize::Tensor, data).await?.root());
+            }
+        }
+        self.progress.done(bytes);
+        Ok(digests)
+    }
+
+    async fn loaded(
+        &self,
+        slices: Vec<(SliceId, SliceData)>,
+        bytes: u64,
+        known: &(dyn Fn(Digest, u64) -> Option<Place<Digest>> + Send + Sync),
+    ) -> Result<Vec<PartRow>, WriteError> {
+        let contents = self.load(&slices, bytes).await?;
+        let trees = trees(&*self.store.ambient, GroupSize::Tensor, &contents).await;
+        let mut rows = Vec::with_capacity(slices.len());
+        let mut sent = Vec::new();
+        for (((slice, _), content), tree) in slices.into_iter().zip(contents).zip(trees) {
+            match known(tree.root(), tree.len()) {
+                Some(place) => rows.push(SliceRow { slice, blake3: tree.root(), place: Some(place) }),
+                None => sent.push((slice, tree, content)),
+            }
+        }
+        if sent.is_empty() {
+            return Ok(rows);
+        }
+        let (packed, stored): (Vec<PackSlice>, Vec<Vec<Bytes>>) =
+            futures::future::join_all(sent.into_iter().map(|(slice, tree, content)| self.coded(slice, tree, content)))
+                .await
+                .into_iter()
+                .unzip();
+        // The header has its slices in its own order; so must the bytes.
+        let mut order: Vec<usize> = (0..packed.len()).collect();
+        order.sort_by(|a, b| packed[*a].slice.order().cmp(&packed[*b].slice.order()));
+        let (header, head) = PackHeader::build(packed)?;
+        let body = order.iter().map(|i| stored[*i].clone()).collect();
+        self.put(&header, head, PackBytes::Hashed(with_pads(&header, body))).await?;
+        rows.extend(rows_of(&header));
+        Ok(rows)
+    }
+
+    /// Reads slices that are in files into one buffer; those in memory stay where they are.
+    async fn load(&self, slices: &[(SliceId, SliceData)], bytes: u64) -> Result<Vec<Bytes>, WriteError> {
+        let in_file = |data: &SliceData| matches!(data, SliceData::File(_));
+        let needed: u64 = slices.iter().filter(|(_, data)| in_file(data)).map(|(_, data)| data.len()).sum();
+        let sources: Vec<SliceData> = slices.iter().map(|(_, data)| data.clone()).collect();
+        let pool = self.pool.clone();
+        let read = self.store.ambient.computed(move || {
+            let memory = |source| WriteError::Memory { bytes, source };
+            let mut buffer = pool.take(needed as usize).map_err(memory)?;
+            let mut free = buffer.as_mut();
+            for data in sources.iter().filter(|data| in_file(data)) {
+                let (part, rest) = free.split_at_mut(data.len() as usize);
+                data.read_at(0, part)?;
+                free = rest;
+            }
+            let mut loaded = buffer.freeze();
+            let contents = sources.into_iter().map(|data| match data {
+                SliceData::Memory(bytes) => bytes,
+                SliceData::File(_) => loaded.split_to(data.len() as usize),
+            });
+            Ok::<Vec<Bytes>, WriteError>(contents.collect())
+        });
+        read.await
+    }
+
+    /// Codes a slice where that is wanted and worth it.
+    async fn coded(&self, slice: SliceId, tree: GroupTree, content: Bytes) -> (PackSlice, Vec<Bytes>) {
+        let dtype = slice.dtype();
+        let copy = content.clone();
+        let group = move |index: u64| {
+            let start = index * GroupSize::Tensor.bytes();
+            copy.slice(start as usize..(start + GroupSize::Tensor.bytes()).min(copy.len() as u64) as usize)
+        };
+        let sample: Vec<Bytes> = match self.code {
+            true => sampled_groups(tree.len()).into_iter().map(&group).collect(),
+            false => Vec::new(),
+        };
+        let worth = move || worth_coding(dtype, sample.iter().map(AsRef::as_ref));
+        if !self.code || !self.store.ambient.computed(worth).await {
+            return (PackSlice { slice, tree, coding: Coding::Raw }, vec![content]);
+        }
+        let frames = (0..tree.groups()).map(|index| {
+            let bytes = group(index);
+            self.store.ambient.computed(move || Bytes::from(encode_group(dtype, &bytes)))
+        });
+        let frames = futures::future::join_all(frames).await;
+        let copy = frames.clone();
+        let hashed = move || {
+            let mut hasher = StreamHasher::new(GroupSize::Tensor);
+            copy.iter().for_each(|frame| hasher.update(frame));
+            hasher.finish().root()
+        };
+        let stored = self.store.ambient.computed(hashed).await;
+        let lens = frames.iter().map(|frame| frame.len() as u64).collect();
+        (PackSlice { slice, tree, coding: Coding::ZstdPlanes { stored, frames: lens } }, frames)
+    }
+
+    /// Stores a slice too long for memory as a pack of its own, raw: it is read once to be hashed, once to be sent.
+    async fn streamed(
+        &self,
+        slice: SliceId,
+        data: SliceData,
+        known: &(dyn Fn(Digest, u64) -> Option<Place<Digest>> + Send + Sync),
+    ) -> Result<PartRow, WriteError> {
+        let tree = self.tree(GroupSize::Tensor, &data).await?;
+        if let Some(place) = known(tree.root(), tree.len()) {
+            return Ok(SliceRow { slice, blake3: tree.root(), place: Some(place) });
+        }
+        let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }])?;
+        let bytes = match data {
+            SliceData::Memory(bytes) => PackBytes::Hashed(with_pads(&header, vec![vec![bytes]])),
+            SliceData::File(_) => PackBytes::Reread(boxed(self.pieces(data))),
+        };
+        self.put(&header, head, bytes).await?;
+        Ok(rows_of(&header).pop().expect("a pack of one slice has one row"))
+    }
+
+    /// Hashes content piece after piece, or in place where it is in memory.
+    pub(crate) async fn tree(&self, size: GroupSize, data: &SliceData) -> Result<GroupTree, WriteError> {
+        if let SliceData::Memory(bytes) = data {
+            let mut trees = trees(&*self.store.ambient, size, std::slice::from_ref(bytes)).await;
+            return Ok(trees.pop().expect("one content has one tree"));
+        }
+        let mut pieces = self.pieces(data.clone());
+        let mut hasher = StreamHasher::new(size);
+        while let Some(piece) = pieces.next().await {
+            let piece = piece?;
+            let update = move || {
+                hasher.update(&piece);
+                hasher
+            };
+            hasher = self.store.ambient.computed(update).await;
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Reads data piece after piece.
+    fn pieces(&self, data: SliceData) -> BoxStream<'static, Result<Bytes, WriteError>> {
+        let (pool, ambient) = (self.pool.clone(), self.store.ambient.clone());
+        let starts = futures::stream::iter((0..data.len()).step_by(PIECE_BYTES as usize));
+        let read = starts.then(move |start| {
+            let (pool, data) = (pool.clone(), data.clone());
+            let ambient = ambient.clone();
+            async move {
+                let read = ambient.computed(move || {
+                    let bytes = (data.len() - start).min(PIECE_BYTES);
+                    let memory = |source| WriteError::Memory { bytes, source };
+                    let mut buffer = pool.take(bytes as usize).map_err(memory)?;
+                    data.read_at(start, buffer.as_mut())?;
+                    Ok(buffer.freeze())
+                });
+                read.await
+            }
+        });
+        read.boxed()
+    }
+
+    /// Sends a pack, unless it is there under an epoch that keeps it.
+    async fn put(&self, header: &PackHeader, head: Bytes, bytes: PackBytes) -> Result<(), WriteError> {
+        let named = |epoch| Stored { digest: header.name(), epoch };
+        let mut candidates = vec![named(self.epoch)];
+        candidates.extend(self.epoch.checked_sub(1).map(named));
+        let transport = &self.store.transport;
+        let lengths = transport.lengths(&self.project, ObjectKind::Pack, &candidates).await?;
+        if lengths.contains(&Some(header.object_len())) {
+            return Ok(());
+        }
+        transport.put_pack(&self.project, named(self.epoch), head, bytes).await?;
+        self.progress.moved(header.object_len());
+        Ok(())
+    }
+
+    /// Sends a local file as a dataset file, checked against `tree` as it is read again. Returns its name in the store.
+    pub(crate) async fn blob(&self, tree: GroupTree, data: SliceData) -> Result<Stored, WriteError> {
+        let len = tree.len();
+        let _taken = self.store.budget.take(len.min(4 * PIECE_BYTES)).await;
+        let pieces = boxed(self.pieces(data));
+        let stored = self.store.transport.put_blob(&self.project, self.epoch, tree, pieces).await?;
+        self.progress.moved(len);
+        Ok(stored)
+    }
+}
+
+fn boxed(pieces: BoxStream<'static, Result<Bytes, WriteError>>) -> Pieces {
+    pieces.map_err(|error| -> UploadError { Box::new(error) }).boxed()
+}
+
+/// Puts the stored bytes of each slice and the pads between them in the order of the object.
+fn with_pads(header: &PackHeader, stored: Vec<Vec<Bytes>>) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    let mut position = header.header_len();
+    for (entry, bytes) in header.entries().iter().zip(stored) {
+        let pad = (entry.stored.start() - position) as usize;
+        if pad > 0 {
+            pieces.push(Bytes::from_static(&ZEROS[..pad]));
+        }
+        pieces.extend(bytes);
+        position = entry.stored.end();
+    }
+    pieces
+}
+
+fn rows_of(header: &PackHeader) -> Vec<PartRow> {
+    let row = |entry: &gigastore_formats::pack::PackEntry| SliceRow {
+        slice: entry.slice.slice.clone(),
+        blake3: entry.slice.tree.root(),
+        place: Some(Place {
+            pack: header.name(),
+            header_len: header.header_len(),
+            offset: entry.stored.start(),
+            stored_len: entry.stored.len(),
+            codec: entry.slice.coding.codec(),
+        }),
+    };
+    header.entries().iter().map(row).collect()
+}

@@ -1,0 +1,103 @@
+//! The seam between the client and a store: the same calls for a store in this process and for one behind a service.
+//!
+//! A transport moves bytes and answers; it verifies nothing for the client. Must never return fewer bytes than were asked
+//! for.
+
+#[cfg(feature = "embedded")]
+pub mod embedded;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use gigastore_formats::name::{Name, ProjectName, Target};
+use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::record::TxnId;
+use gigastore_formats::verified::GroupTree;
+use gigastore_formats::wire::{
+    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, ProjectInfo, SaveRequest, Session, VerifyProgress,
+    VerifyReport, VerifyRequest,
+};
+
+/// Why the bytes of an upload did not come.
+pub type UploadError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// The bytes of an upload as they are read from their source.
+pub type Pieces = BoxStream<'static, Result<Bytes, UploadError>>;
+
+/// The bytes of a pack after its header.
+pub enum PackBytes {
+    /// In memory, and hashed there: they can't have changed since.
+    Hashed(Vec<Bytes>),
+    /// Read again from a source that was hashed before and may have changed: checked again as they pass.
+    Reread(Pieces),
+}
+
+/// Takes the progress of a verification.
+pub type OnVerify<'a> = &'a (dyn Fn(VerifyProgress) + Send + Sync);
+
+/// One store, however it is reached.
+#[async_trait]
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// Returns the store's URL.
+    fn url(&self) -> &str;
+
+    /// Lists the projects.
+    async fn projects(&self) -> Result<Vec<ProjectName>, Fault>;
+
+    /// Describes a project: runs, datasets, steps, versions, tags.
+    async fn project(&self, project: &ProjectName) -> Result<ProjectInfo, Fault>;
+
+    /// Finds the live commit that a target means; `latest` where it names none.
+    async fn resolve(&self, target: &Target) -> Result<CommitInfo, Fault>;
+
+    /// Returns the length of each object, `None` for those that are not there.
+    async fn lengths(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        objects: &[Stored],
+    ) -> Result<Vec<Option<u64>>, Fault>;
+
+    /// Reads a range of an object, exactly.
+    async fn read(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+        range: ByteRange,
+    ) -> Result<Bytes, Fault>;
+
+    /// Stores a pack, unless it is there.
+    async fn put_pack(&self, project: &ProjectName, pack: Stored, header: Bytes, bytes: PackBytes)
+    -> Result<(), Fault>;
+
+    /// Stores a dataset file of which `tree` is the group tree, unless it is there.
+    async fn put_blob(
+        &self,
+        project: &ProjectName,
+        epoch: u64,
+        tree: GroupTree,
+        bytes: Pieces,
+    ) -> Result<Stored, Fault>;
+
+    /// Opens a save, or finds it open.
+    async fn begin_save(&self, request: &SaveRequest) -> Result<Session, Fault>;
+
+    /// Delivers one rank's part of a save.
+    async fn put_part(&self, project: &ProjectName, save: TxnId, rank: u32, part: Bytes) -> Result<(), Fault>;
+
+    /// Commits a save once all parts are there, or finds it committed.
+    async fn finish_save(&self, request: &FinishRequest) -> Result<Committed, Fault>;
+
+    /// Commits a dataset version.
+    async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, Fault>;
+
+    /// Points a tag at a live step or version.
+    async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault>;
+
+    /// Verifies what a project stores.
+    async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault>;
+}

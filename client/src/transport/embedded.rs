@@ -1,0 +1,112 @@
+//! The store's engine in this process: no service, the same calls.
+//!
+//! Must never do more than convert: what a call means is the engine's.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gigastore_engine::{Engine, PackBody};
+use gigastore_formats::name::{Name, ProjectName, Target};
+use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::record::TxnId;
+use gigastore_formats::verified::GroupTree;
+use gigastore_formats::wire::{
+    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, ProjectInfo, SaveRequest, Session, VerifyReport,
+    VerifyRequest,
+};
+
+use super::{OnVerify, PackBytes, Pieces, Transport};
+
+/// Turns an error of the engine into what a client sees of it.
+fn fault<E>(error: E) -> Fault
+where
+    for<'e> Fault: From<&'e E>,
+{
+    Fault::from(&error)
+}
+
+#[async_trait]
+impl Transport for Engine {
+    fn url(&self) -> &str {
+        Engine::url(self)
+    }
+
+    async fn projects(&self) -> Result<Vec<ProjectName>, Fault> {
+        Engine::projects(self).await.map_err(fault)
+    }
+
+    async fn project(&self, project: &ProjectName) -> Result<ProjectInfo, Fault> {
+        Engine::project(self, project).await.map_err(fault)
+    }
+
+    async fn resolve(&self, target: &Target) -> Result<CommitInfo, Fault> {
+        Engine::resolve(self, target).await.map_err(fault)
+    }
+
+    async fn lengths(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        objects: &[Stored],
+    ) -> Result<Vec<Option<u64>>, Fault> {
+        Engine::lengths(self, project, kind, objects).await.map_err(fault)
+    }
+
+    async fn read(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+        range: ByteRange,
+    ) -> Result<Bytes, Fault> {
+        Engine::read(self, project, kind, object, range).await.map_err(fault)
+    }
+
+    async fn put_pack(
+        &self,
+        project: &ProjectName,
+        pack: Stored,
+        header: Bytes,
+        bytes: PackBytes,
+    ) -> Result<(), Fault> {
+        let body = match bytes {
+            PackBytes::Hashed(pieces) => PackBody::Whole(pieces),
+            PackBytes::Reread(pieces) => PackBody::Stream(pieces),
+        };
+        Engine::put_pack(self, project, pack, header, body).await.map_err(fault)
+    }
+
+    async fn put_blob(
+        &self,
+        project: &ProjectName,
+        epoch: u64,
+        tree: GroupTree,
+        bytes: Pieces,
+    ) -> Result<Stored, Fault> {
+        Engine::put_blob(self, project, epoch, tree, bytes).await.map_err(fault)
+    }
+
+    async fn begin_save(&self, request: &SaveRequest) -> Result<Session, Fault> {
+        Engine::begin_save(self, request).await.map_err(fault)
+    }
+
+    async fn put_part(&self, project: &ProjectName, save: TxnId, rank: u32, part: Bytes) -> Result<(), Fault> {
+        Engine::put_part(self, project, save, rank, part).await.map_err(fault)
+    }
+
+    async fn finish_save(&self, request: &FinishRequest) -> Result<Committed, Fault> {
+        Engine::finish_save(self, request).await.map_err(fault)
+    }
+
+    async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, Fault> {
+        Engine::commit_dataset(self, request, manifest).await.map_err(fault)
+    }
+
+    async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault> {
+        Engine::set_tag(self, project, name, tag, number).await.map_err(fault)
+    }
+
+    async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault> {
+        Engine::verify(self, request, progress).await.map_err(fault)
+    }
+}

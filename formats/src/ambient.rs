@@ -1,0 +1,59 @@
+//! What the world outside gives: time, chance, waiting, threads for computation. Only the interface.
+//!
+//! The engine and the client take these from here and from nowhere else, so that a deterministic simulation can own them.
+//! Must never hold an implementation: the real one is the client's, the simulated one the tests'.
+
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// A future that owns what it needs.
+pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A computation: hashing, coding, parsing.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// Time, chance, waiting and threads.
+pub trait Ambient: fmt::Debug + Send + Sync + 'static {
+    /// Milliseconds since 1970. For people; nothing may depend on its order.
+    fn wall_ms(&self) -> u64;
+
+    /// Time since some fixed moment; never goes backwards. For deadlines.
+    fn monotonic(&self) -> Duration;
+
+    /// A random number.
+    fn random(&self) -> u64;
+
+    /// Waits.
+    fn sleep(&self, time: Duration) -> Task<()>;
+
+    /// Runs a task in the background.
+    fn spawn(&self, task: Task<()>);
+
+    /// Runs a computation on the pool of threads kept for them, as soon as one is free.
+    fn compute(&self, job: Job);
+}
+
+impl dyn Ambient {
+    /// Runs `job` on the pool and waits for what it returns.
+    ///
+    /// # Panics
+    /// Where `job` panics: the panic is the caller's then.
+    pub async fn computed<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        self.compute(Box::new(move || {
+            // A receiver that is gone belongs to a caller that was cancelled: nobody wants the value.
+            let _ = sender.send(job());
+        }));
+        receiver.await.expect("a computation panicked; its message stands above")
+    }
+
+    /// Draws 32 random bytes.
+    pub fn random_bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for piece in bytes.chunks_exact_mut(8) {
+            piece.copy_from_slice(&self.random().to_le_bytes());
+        }
+        bytes
+    }
+}

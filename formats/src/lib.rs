@@ -1,0 +1,34 @@
+//! The stored and exchanged formats of Gigastore.
+//!
+//! Pure: bytes in, values out, and back. No module here opens a file or a socket, reads a clock, draws a random number or
+//! starts a thread; hashing and compression are synchronous and the caller chooses the thread.
+//!
+//! | module | what it defines |
+//! |---|---|
+//! | [`digest`], [`verified`] | BLAKE3 digests, and the group trees that make any range checkable |
+//! | [`sealed`], [`record`] | self-checking JSON documents, and the records of the log |
+//! | [`name`], [`object`], [`range`] | names and targets, names of stored objects, byte ranges |
+//! | [`tensor`] | element types, boxes, safetensors headers |
+//! | [`ambient`] | the interface to time, chance and threads; no implementation |
+//! | [`pack`] | packs: stored objects of many slices, their codecs and their check |
+//! | [`manifest`] | checkpoint and dataset manifests, parts, pack lists |
+//! | [`table`] | what a Parquet file's footer says |
+//! | [`wire`] | what a client and a store say to each other |
+//! | [`limits`] | every bound |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
+
+pub mod ambient;
+pub mod digest;
+pub mod limits;
+pub mod manifest;
+pub mod name;
+pub mod object;
+pub mod pack;
+pub mod range;
+pub mod record;
+pub mod sealed;
+pub mod table;
+pub mod tensor;
+pub mod verified;
+pub mod wire;

@@ -1,0 +1,78 @@
+//! Every bound of the stored formats, each with the derivation of its number.
+//!
+//! Must never hold a tunable: what is here is part of the format or protects a parser; tunables live with their users.
+
+/// Bytes of one verified group of a tensor slice: 1 MiB.
+///
+/// 32 bytes of chaining value for 2^20 bytes is 0.003 % of overhead, and a reader of a 4 KiB row hashes at most 1 MiB,
+/// about a third of a millisecond on one core.
+pub const TENSOR_GROUP_BYTES: u64 = 1 << 20;
+
+/// Bytes of one verified group of a file or manifest: 256 KiB.
+///
+/// Parquet pages are read in pieces of tens to hundreds of KiB; a larger group would hash mostly bytes nobody asked for.
+pub const FILE_GROUP_BYTES: u64 = 256 << 10;
+
+/// Slices in one pack: 4,096. With about 1 KiB of header a slice the header stays below [`MAX_PACK_HEADER_BYTES`].
+pub const MAX_PACK_SLICES: usize = 4096;
+
+/// Header of a pack, length prefix included: 8 MiB. It is read whole before any byte of data can be checked.
+pub const MAX_PACK_HEADER_BYTES: u64 = 8 << 20;
+
+/// Header of a foreign safetensors file: 100,000,000 bytes, the limit of the reference implementation.
+pub const MAX_SAFETENSORS_HEADER_BYTES: u64 = 100_000_000;
+
+/// Longest slice: 4 GiB; longer ones are split along dimension 0. Its 4,096 group values (64 hex digits each, 256 KiB)
+/// fit a pack header, and with its header it stays below the 5 GiB that object stores take in one put.
+pub const MAX_SLICE_BYTES: u64 = 4 << 30;
+
+/// Pack size that packing aims at: 64 MiB, large enough that a store's latency (~50 ms) is small beside the transfer,
+/// small enough that a dozen in flight fit in one process.
+pub const PACK_TARGET_BYTES: u64 = 64 << 20;
+
+/// Slices of at least this many bytes start on a [`LARGE_ALIGNMENT`] border of the pack; smaller ones on [`SMALL_ALIGNMENT`].
+/// At 64 KiB a 4 KiB pad costs at most 6 %.
+pub const LARGE_SLICE_BYTES: u64 = 64 << 10;
+
+/// Alignment of large slices: a page, so that a mapped or directly read slice needs no copy.
+pub const LARGE_ALIGNMENT: u64 = 4096;
+
+/// Alignment of small slices: a cache line, and the widest vector register.
+pub const SMALL_ALIGNMENT: u64 = 64;
+
+/// Dimensions of a tensor: 16. Frameworks stop at 8 to 64; every algorithm over boxes is linear in it.
+pub const MAX_DIMENSIONS: usize = 16;
+
+/// Bytes of a tensor's name: 1,024, four times the longest parameter path seen in public models.
+pub const MAX_TENSOR_NAME_BYTES: usize = 1024;
+
+/// Bytes of a file path inside a dataset or checkpoint: 1,024, the key limit of S3.
+pub const MAX_PATH_BYTES: usize = 1024;
+
+/// Bytes of one log record: 8 MiB. The largest entry, a commit, holds 65 bytes a manifest group; a 4 GiB manifest
+/// ([`MAX_MANIFEST_BYTES`]) needs 1 MiB.
+pub const MAX_RECORD_BYTES: u64 = 8 << 20;
+
+/// Entries of one log record: 1,024, so that folding one record is bounded.
+pub const MAX_RECORD_ENTRIES: usize = 1024;
+
+/// Bytes of one manifest: 4 GiB, about 20 million slices.
+pub const MAX_MANIFEST_BYTES: u64 = 4 << 30;
+
+/// Bytes of folded log state: 1 GiB, about a million commits. It is a cache; past this a reader folds the records.
+pub const MAX_FOLDED_BYTES: u64 = 1 << 30;
+
+/// Bytes of one part of a save: 256 MiB, about a million slices of one rank.
+pub const MAX_PART_BYTES: u64 = 256 << 20;
+
+/// World size of a save: 2^20 ranks, ten times the largest cluster this is built for.
+pub const MAX_WORLD_SIZE: u32 = 1 << 20;
+
+/// Bytes of one opaque object (a dataset file): 5 TiB, the largest object of S3, GCS and most others.
+pub const MAX_BLOB_BYTES: u64 = 5 << 40;
+
+/// Bytes of a Parquet footer: 256 MiB. A file of 1,000 columns and 10,000 row groups needs about that.
+pub const MAX_PARQUET_FOOTER_BYTES: u64 = 256 << 20;
+
+/// Bytes of user metadata of one checkpoint, keys and values: 1 MiB; larger state belongs in a file of the checkpoint.
+pub const MAX_USER_METADATA_BYTES: usize = 1 << 20;

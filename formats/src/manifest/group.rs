@@ -1,0 +1,188 @@
+//! Decodes one row group of a manifest that anyone may have written.
+//!
+//! The decoder never sees the file's own schema or footer: it is told the columns that we know, where their chunks were
+//! found to lie, and gets only pages that were looked at ([`super::pages`]). Columns that a later version added are not
+//! read. Must never decode a column that differs from ours in type or nesting.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema as ArrowSchema;
+use bytes::Bytes;
+use parquet::DecodeResult;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, ParquetMetaData, RowGroupMetaData};
+use parquet::schema::types::SchemaDescPtr;
+
+use super::ManifestError;
+use super::pages::{PageLimits, check_pages};
+use super::row::{ROW_GROUP_ROWS, Row};
+use crate::range::ByteRange;
+use crate::table::{Chunk, Group, Leaf, Schema};
+
+/// Rows that are decoded at a time: 256. Times the longest text of a dictionary (1 MiB) this is the most memory that a
+/// text column can be made to take; honest ones take some KiB.
+const BATCH_ROWS: usize = 256;
+
+/// The columns that we know, and where they are among the leaves of a file.
+#[derive(Debug)]
+pub(super) struct KnownColumns {
+    schema: SchemaDescPtr,
+    positions: Vec<usize>,
+}
+
+/// A row group that is to be read.
+#[derive(Debug)]
+pub(super) struct WantedGroup {
+    /// Its number in the file.
+    pub(super) number: usize,
+    /// Rows before it.
+    pub(super) first_row: u64,
+    /// Its rows.
+    pub(super) rows: u64,
+    chunks: Vec<WantedChunk>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct WantedChunk {
+    range: ByteRange,
+    codec: i64,
+    values: u64,
+}
+
+impl KnownColumns {
+    /// Finds the columns of `R` among those of a file.
+    pub(super) fn find<R: Row>(file: &Schema) -> Result<Self, ManifestError> {
+        let schema = ArrowSchemaConverter::new().convert(&ArrowSchema::new(R::fields()))?;
+        let by_path: BTreeMap<&str, (usize, &Leaf)> =
+            file.leaves.iter().enumerate().map(|(i, leaf)| (leaf.path.as_str(), (i, leaf))).collect();
+        let mut positions = Vec::with_capacity(schema.num_columns());
+        for column in schema.columns() {
+            let path = column.path().string();
+            let found = by_path.get(path.as_str()).filter(|(_, leaf)| {
+                leaf.physical == column.physical_type() as i64
+                    && leaf.definition == column.max_def_level()
+                    && leaf.repetition == column.max_rep_level()
+            });
+            let (position, _) = found.ok_or(ManifestError::Column { column: path })?;
+            positions.push(*position);
+        }
+        Ok(Self { schema: Arc::new(schema), positions })
+    }
+
+    /// Returns the least and greatest value of the column that rows are found by.
+    pub(super) fn bounds<'a, R: Row>(&self, group: &Group<'a>) -> Option<(&'a [u8], &'a [u8])> {
+        let leaf = self.schema.columns().iter().position(|column| column.path().string() == R::FOUND_BY)?;
+        group.chunks[self.positions[leaf]].bounds
+    }
+
+    /// Returns what to read of a row group, checked against the bounds of `R`.
+    pub(super) fn wanted<R: Row>(
+        &self,
+        number: usize,
+        first_row: u64,
+        group: &Group<'_>,
+    ) -> Result<WantedGroup, ManifestError> {
+        let check = |what, limit, actual| {
+            if actual > limit {
+                Err(ManifestError::GroupTooLarge { group: number, what, limit, actual })
+            } else {
+                Ok(())
+            }
+        };
+        check("rows", ROW_GROUP_ROWS as u64, group.rows)?;
+        let mut chunks = Vec::with_capacity(self.positions.len());
+        for position in &self.positions {
+            let Chunk { range, codec, values, .. } = group.chunks[*position];
+            check("bytes of a column", R::COLUMN_BYTES, range.len())?;
+            // Every value takes eight bytes or, if it is a text, has its own row.
+            check("values of a column", R::COLUMN_BYTES / 8, values)?;
+            chunks.push(WantedChunk { range, codec, values });
+        }
+        Ok(WantedGroup { number, first_row, rows: group.rows, chunks })
+    }
+
+    /// Decodes a row group whose column chunks, in the order of [`WantedGroup::ranges`], are `bytes`.
+    pub(super) fn decode<R: Row>(
+        &self,
+        group: &WantedGroup,
+        bytes: Vec<Bytes>,
+        mut each: impl FnMut(&RecordBatch) -> Result<(), ManifestError>,
+    ) -> Result<(), ManifestError> {
+        let metadata = self.metadata::<R>(group, &bytes)?;
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let mut decoder = ParquetPushDecoderBuilder::try_new_decoder_with_options(Arc::new(metadata), options)?
+            .with_batch_size(BATCH_ROWS)
+            .build()?;
+        let ranges = group.ranges().map(|range| range.start()..range.end()).collect();
+        decoder.push_ranges(ranges, bytes)?;
+        let damaged = |message: &str| ManifestError::Damaged { group: group.number, message: message.to_owned() };
+        let mut rows = 0;
+        loop {
+            match next_batch(&mut decoder, group.number)? {
+                DecodeResult::Data(batch) => {
+                    rows += batch.num_rows() as u64;
+                    each(&batch)?;
+                }
+                DecodeResult::Finished if rows == group.rows => return Ok(()),
+                DecodeResult::Finished => return Err(damaged("rows are missing")),
+                DecodeResult::NeedsData(_) => return Err(damaged("its pages are not where its columns are")),
+            }
+        }
+    }
+
+    fn metadata<R: Row>(&self, group: &WantedGroup, bytes: &[Bytes]) -> Result<ParquetMetaData, ManifestError> {
+        let mut columns = Vec::with_capacity(group.chunks.len());
+        for ((chunk, bytes), column) in group.chunks.iter().zip(bytes).zip(self.schema.columns()) {
+            let limits = PageLimits { codec: chunk.codec, values: chunk.values, bytes: R::COLUMN_BYTES };
+            let page = |source| ManifestError::Page { group: group.number, column: column.path().string(), source };
+            let data_start = check_pages(bytes, limits).map_err(page)?;
+            let codec =
+                if chunk.codec == 0 { Compression::UNCOMPRESSED } else { Compression::ZSTD(ZstdLevel::default()) };
+            let start = signed(chunk.range.start())?;
+            let builder = ColumnChunkMetaData::builder(column.clone())
+                .set_compression(codec)
+                .set_num_values(signed(chunk.values)?)
+                .set_total_compressed_size(signed(chunk.range.len())?)
+                .set_data_page_offset(start + signed(data_start as u64)?)
+                .set_dictionary_page_offset((data_start > 0).then_some(start));
+            columns.push(builder.build()?);
+        }
+        let rows = signed(group.rows)?;
+        let row_group = RowGroupMetaData::builder(self.schema.clone()).set_num_rows(rows).set_column_metadata(columns);
+        let file = FileMetaData::new(1, rows, None, None, self.schema.clone(), None);
+        Ok(ParquetMetaData::new(file, vec![row_group.build()?]))
+    }
+}
+
+impl WantedGroup {
+    /// Returns the bytes of its column chunks.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = ByteRange> {
+        self.chunks.iter().map(|chunk| chunk.range)
+    }
+}
+
+/// Decodes the next batch.
+///
+/// The decoder asserts in places that pages are well-formed (the bit width of dictionary indices, for one), so that its
+/// panics are errors here. It is dropped after one, and shares nothing with the rest of the process.
+fn next_batch(decoder: &mut ParquetPushDecoder, group: usize) -> Result<DecodeResult<RecordBatch>, ManifestError> {
+    match catch_unwind(AssertUnwindSafe(|| decoder.try_decode())) {
+        Ok(decoded) => Ok(decoded?),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(ManifestError::Damaged { group, message: text.chars().take(200).collect() })
+        }
+    }
+}
+
+fn signed(number: u64) -> Result<i64, ParquetError> {
+    i64::try_from(number).map_err(|error| ParquetError::External(Box::new(error)))
+}

@@ -1,0 +1,98 @@
+//! The one place with the settings of the Parquet files that we write: the same rows give the same bytes.
+//!
+//! Must never write what the reader would refuse.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use super::ManifestError;
+use super::head::Head;
+use super::pages::DICTIONARY_BYTES;
+use super::row::{ROW_GROUP_ROWS, Row};
+
+/// Who wrote the file: the format's version, not the program's, so that a new program writes the same bytes.
+const CREATED_BY: &str = "gigastore version 1";
+
+/// zstd level of all pages: 3, its default; manifests are read more often than written, and decode at the same speed.
+const ZSTD_LEVEL: i32 = 3;
+
+/// Rows of a page: 1,024, so that a reader with the page index decodes about 100 KiB to find one row.
+const PAGE_ROWS: usize = 1024;
+
+/// Values after which the writer looks whether a page or a dictionary is full: 128. It divides [`PAGE_ROWS`], and 128
+/// names of 1 KiB are the most by which a dictionary can outgrow its bound.
+const WRITE_BATCH: usize = 128;
+
+/// Bytes of rows after which a row group is closed before it has all its rows: 64 MiB. Only files of hundreds of GiB
+/// have so many group values.
+const ROW_GROUP_WEIGHT: u64 = 64 << 20;
+
+/// Writes a manifest.
+pub(super) fn write_rows<R: Row>(head: &Head, rows: &[R]) -> Result<Vec<u8>, ManifestError> {
+    check_rows(rows)?;
+    let schema = Arc::new(Schema::new(R::fields()));
+    let options = ArrowWriterOptions::new().with_properties(properties::<R>(head)?).with_skip_arrow_metadata(true);
+    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options)?;
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let (group, after) = rest.split_at(row_group_len(rest));
+        writer.write(&RecordBatch::try_new(schema.clone(), R::arrays(group))?)?;
+        writer.flush()?;
+        rest = after;
+    }
+    let bytes = writer.into_inner()?;
+    head.check_len(bytes.len() as u64)?;
+    Ok(bytes)
+}
+
+fn check_rows<R: Row>(rows: &[R]) -> Result<(), ManifestError> {
+    for (i, row) in rows.iter().enumerate() {
+        let refuse = |source| ManifestError::Row { row: i as u64, label: row.label(), source };
+        row.check().map_err(refuse)?;
+        if row.weight() > R::COLUMN_BYTES {
+            let (limit, actual) = (R::COLUMN_BYTES, row.weight());
+            return Err(ManifestError::GroupTooLarge { group: i / ROW_GROUP_ROWS, what: "bytes", limit, actual });
+        }
+    }
+    match rows.windows(2).find(|pair| !pair[0].is_before(&pair[1])) {
+        Some(pair) => Err(ManifestError::Order { previous: pair[0].label(), next: pair[1].label() }),
+        None => Ok(()),
+    }
+}
+
+/// Rows that go into the next row group: at least one.
+fn row_group_len<R: Row>(rows: &[R]) -> usize {
+    let weights = rows.iter().take(ROW_GROUP_ROWS).scan(0u64, |sum, row| {
+        *sum = sum.saturating_add(row.weight());
+        Some(*sum)
+    });
+    weights.take_while(|sum| *sum <= ROW_GROUP_WEIGHT.min(R::COLUMN_BYTES)).count().max(1)
+}
+
+fn properties<R: Row>(head: &Head) -> Result<WriterProperties, ManifestError> {
+    let found_by = ColumnPath::from(R::FOUND_BY);
+    let pairs = head.pairs().into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
+    let mut builder = WriterProperties::builder()
+        .set_created_by(CREATED_BY.to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_write_batch_size(WRITE_BATCH)
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_column_statistics_enabled(found_by, EnabledStatistics::Page)
+        .set_statistics_truncate_length(None)
+        .set_key_value_metadata(Some(pairs));
+    for name in R::DISTINCT {
+        builder = builder.set_column_dictionary_enabled(ColumnPath::from(*name), false);
+    }
+    Ok(builder.build())
+}

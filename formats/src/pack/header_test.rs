@@ -1,0 +1,232 @@
+//! Tests of pack headers: one frozen form, and every other one refused.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::MAX_SLICE_BYTES;
+use crate::pack::sample::{Sample, coded, content, object, one_of_each, raw, samples, whole};
+use crate::verified::{GroupSize, GroupTree};
+
+/// A pack of version 1: header text, spaces at its end left out.
+const FROZEN: &str = include_str!("../../fixtures/pack-1.json");
+
+/// Its name.
+const FROZEN_NAME: &str = "9dd4d9b38f05785083586fc72b2d7fd655c0a7a020544c24dcbe9151f76331d6";
+
+/// The slices of the frozen pack. Its frames are fixed bytes, for the compressor's may change with its version.
+fn frozen() -> Vec<PackSlice> {
+    let plain = raw(whole("a", Dtype::F32, &[3]), &[7; 12]).0;
+    let groups = raw(whole("b \"q\"", Dtype::U8, &[(1 << 20) + 1]), &[1; (1 << 20) + 1]).0;
+    let file = raw(SliceId::file("config.json", 2).unwrap(), b"{}").0;
+    let coding = Coding::ZstdPlanes { stored: Digest::of(b"frames"), frames: vec![6] };
+    let short = PackSlice { coding, ..raw(whole("c", Dtype::BF16, &[2, 8]), &[9; 32]).0 };
+    vec![file, short, groups, plain]
+}
+
+/// Parses a header of this JSON under the name that its bytes have.
+fn parse(json: &str) -> Result<PackHeader, PackError> {
+    let mut bytes = [&[0; 8], json.as_bytes()].concat();
+    bytes.resize(bytes.len().next_multiple_of(4096), b' ');
+    let len = bytes.len() as u64 - 8;
+    bytes[..8].copy_from_slice(&len.to_le_bytes());
+    PackHeader::parse(Digest::of(&bytes), &bytes)
+}
+
+/// The JSON of a pack's header.
+fn json(slices: Vec<PackSlice>) -> String {
+    let (_, bytes) = PackHeader::build(slices).unwrap();
+    std::str::from_utf8(&bytes[8..]).unwrap().trim_end_matches(' ').to_owned()
+}
+
+/// What parsing says of a pack of one small coded slice after a change of its text.
+fn changed(from: &str, to: &str) -> PackError {
+    let text = json(vec![coded(whole("w", Dtype::BF16, &[4, 8]), &content(1, 64)).0]);
+    assert!(text.contains(from), "{from} is not in {text}");
+    parse(&text.replace(from, to)).expect_err(from)
+}
+
+#[test]
+fn a_pack_of_version_1_is_still_read_and_written() {
+    let text = FROZEN.trim_end();
+    let header = parse(text).unwrap();
+    assert_eq!(json(frozen()), text);
+    let (built, bytes) = PackHeader::build(frozen()).unwrap();
+    assert_eq!((built.name().to_string().as_str(), bytes.len()), (FROZEN_NAME, 4096));
+    assert_eq!(header, built);
+}
+
+#[test]
+fn slices_lie_on_their_borders_in_their_order() {
+    let (header, object) = object(&one_of_each());
+    let names: Vec<&str> = header.entries().iter().map(|entry| entry.slice.slice.name()).collect();
+    let expected = ["coded.groups", "empty", "groups", "nibbles", "none", "part \"\\é", "scalar", "rng/state.bin"];
+    assert_eq!(names, expected);
+    for entry in header.entries() {
+        let border = if entry.stored.len() >= LARGE_SLICE_BYTES { LARGE_ALIGNMENT } else { SMALL_ALIGNMENT };
+        assert!(entry.stored.start().is_multiple_of(border), "{entry:?}");
+        assert_eq!(header.find(&entry.slice.slice), Some(entry));
+    }
+    assert_eq!(header.find(&whole("scalar", Dtype::U64, &[])), None, "of another type");
+    assert_eq!(header.find(&whole("other", Dtype::I64, &[])), None);
+    let plain = SafetensorsHeader::parse(&object[..header.header_len() as usize], MAX_PACK_HEADER_BYTES).unwrap();
+    assert!(plain.check_file_len(object.len() as u64).is_ok());
+    let prefix = *object.first_chunk().unwrap();
+    assert_eq!(PackHeader::len_from_prefix(prefix).unwrap(), header.header_len());
+    assert!(matches!(PackHeader::len_from_prefix([255; 8]), Err(PackError::Header(HeaderError::TooLong { .. }))));
+}
+
+#[test]
+fn stored_groups_are_found() {
+    let (header, _) = object(&one_of_each());
+    for entry in header.entries() {
+        let count = entry.slice.tree.groups();
+        assert_eq!(entry.stored_groups(0..count), entry.stored);
+        let mut end = entry.stored.start();
+        for group in 0..count {
+            let range = entry.stored_groups(group..group + 1);
+            assert_eq!(range.start(), end);
+            end = range.end();
+        }
+        assert_eq!(end, entry.stored.end());
+        assert!(entry.stored_groups(count..u64::MAX).is_empty());
+        #[expect(clippy::reversed_empty_ranges, reason = "what a careless caller might ask for")]
+        let backwards = entry.stored_groups(1..0);
+        assert!(backwards.is_empty());
+    }
+}
+
+#[test]
+fn slices_that_can_not_be_stored_are_refused() {
+    let build = |slices| PackHeader::build(slices).map(|_| ()).unwrap_err();
+    let refused = |slice| match build(vec![slice]) {
+        PackError::Slice { source, .. } => source,
+        other => panic!("{other}"),
+    };
+    assert!(matches!(build(vec![]), PackError::Empty));
+    let one = raw(whole("w", Dtype::U8, &[1]), &[0]).0;
+    assert!(matches!(build(vec![one.clone(); MAX_PACK_SLICES + 1]), PackError::TooMany { .. }));
+    assert!(matches!(build(vec![one.clone(), one.clone()]), PackError::Duplicate { entry } if entry == "w[0:1]"));
+    let file = raw(SliceId::file("w", 1).unwrap(), &[0]).0;
+    assert!(matches!(build(vec![one.clone(), file]), PackError::Duplicate { .. }));
+
+    let long = PackSlice { slice: whole("w", Dtype::U8, &[MAX_SLICE_BYTES + 1]), ..one.clone() };
+    assert!(matches!(refused(long), PackSliceError::TooLong { .. }));
+    let other = PackSlice { tree: GroupTree::of(GroupSize::Tensor, &[0; 2]), ..one.clone() };
+    assert!(matches!(refused(other), PackSliceError::Tree { expected: 1, actual: 2, .. }));
+    let small = PackSlice { tree: GroupTree::of(GroupSize::File, &[0]), ..one.clone() };
+    assert!(matches!(refused(small), PackSliceError::Tree { .. }));
+    let frames = |frames| PackSlice { coding: Coding::ZstdPlanes { stored: Digest::of(b""), frames }, ..one.clone() };
+    assert!(matches!(refused(frames(vec![])), PackSliceError::FrameCount { expected: 1, actual: 0 }));
+    assert!(matches!(refused(frames(vec![9, 9])), PackSliceError::FrameCount { .. }));
+    assert!(matches!(refused(frames(vec![0])), PackSliceError::FrameLength { .. }));
+    assert!(matches!(refused(frames(vec![u64::MAX])), PackSliceError::FrameLength { .. }));
+    let none = raw(whole("w", Dtype::U8, &[0]), &[]).0;
+    let none = PackSlice { coding: Coding::ZstdPlanes { stored: Digest::of(b""), frames: vec![] }, ..none };
+    assert!(matches!(refused(none), PackSliceError::FrameCount { .. }));
+}
+
+#[test]
+fn a_header_over_the_limit_is_refused() {
+    let quotes = "\"".repeat(1000);
+    let many = (0..1200).map(|i| raw(whole(&format!("{quotes}{i}"), Dtype::U8, &[1]), &[0]).0).collect();
+    let refused = PackHeader::build(many).unwrap_err();
+    assert!(matches!(refused, PackError::Header(HeaderError::TooLong { .. })), "{refused}");
+}
+
+#[test]
+fn hostile_descriptions_are_refused() {
+    let slice = |error| match error {
+        PackError::Slice { source, .. } => source,
+        other => panic!("{other}"),
+    };
+    assert!(matches!(changed("gigastore-pack-1", "gigastore-pack-2"), PackError::Format { found: Some(_) }));
+    assert!(matches!(parse("{}"), Err(PackError::Format { found: None })));
+    assert!(matches!(parse(r#"{"__metadata__":{"format":"gigastore-pack-1"}}"#), Err(PackError::Empty)));
+    assert!(matches!(changed(r#"\"name\":\"w\""#, r#"\"name\":\"v\""#), PackError::EntryName { .. }));
+    assert!(matches!(slice(changed(r#"\"name\":\"w\""#, r#"\"name\":\"\""#)), PackSliceError::Slice(_)));
+    assert!(matches!(slice(changed("tensor", "file")), PackSliceError::Slice(_)));
+    assert!(matches!(slice(changed("tensor", "tensors")), PackSliceError::Json(_)));
+    assert!(matches!(slice(changed(r#"{\"kind\""#, r#"{\"more\":1,\"kind\""#)), PackSliceError::Json(_)));
+    assert!(matches!(
+        slice(changed(r#"{\"kind\":\"tensor\""#, r#"{\"kind\":\"tensor\",\"kind\":\"tensor\""#)),
+        PackSliceError::Json(_)
+    ));
+    assert!(matches!(
+        slice(changed(r#"\"global_offsets\":[0,0]"#, r#"\"global_offsets\":[0,1]"#)),
+        PackSliceError::Slice(_)
+    ));
+    assert!(matches!(
+        slice(changed(r#"\"global_offsets\":[0,0]"#, r#"\"global_offsets\":[0]"#)),
+        PackSliceError::Slice(_)
+    ));
+    assert!(matches!(slice(changed(r#"\"codec\""#, r#"\"groups\":\"00\",\"codec\""#)), PackSliceError::Groups(_)));
+    assert!(matches!(
+        slice(changed("zstd_planes", "raw")),
+        PackSliceError::Fields { codec: crate::pack::codec::Codec::Raw }
+    ));
+    assert!(matches!(slice(changed(r#"\"frames\":["#, r#"\"frames\":[1,"#)), PackSliceError::FrameCount { .. }));
+    assert!(matches!(slice(changed(r#"\"frames\":["#, r#"\"frames\":[1"#)), PackSliceError::FrameLength { .. }));
+    assert!(matches!(changed(r#"{\"kind\""#, r#"{ \"kind\""#), PackError::Form));
+}
+
+#[test]
+fn entries_that_the_slices_do_not_make_are_refused() {
+    let (small, one) = (raw(whole("a", Dtype::U8, &[3]), &[1; 3]).0, raw(whole("b", Dtype::U8, &[1]), &[1]).0);
+    let text = json(vec![small, one]);
+    let refused = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from} is not in {text}");
+        parse(&text.replacen(from, to, 1)).expect_err(from)
+    };
+    let pad = r#""__pad__.0":{"dtype":"U8","shape":[61],"data_offsets":[3,64]},"#;
+    let last = r#","b[0:1]":{"dtype":"U8","shape":[1],"data_offsets":[64,65]}"#;
+    assert!(matches!(refused("__pad__.0", "__pad__.1"), PackError::Entry { index: 1, .. }));
+    assert!(matches!(refused("__pad__.0", "hidden"), PackError::Entry { index: 1, .. }));
+    assert!(matches!(refused(last, ""), PackError::Entry { index: 2, .. }));
+    let more = format!(r#"{last},"more":{{"dtype":"U8","shape":[1],"data_offsets":[65,66]}}"#);
+    assert!(matches!(refused(last, &more), PackError::Entry { index: 3, .. }));
+    assert!(matches!(refused(pad, ""), PackError::Header(HeaderError::Place { .. })));
+    let signed = r#""a[0:3]":{"dtype":"I8""#;
+    assert!(matches!(refused(r#""a[0:3]":{"dtype":"U8""#, signed), PackError::Entry { index: 0, .. }));
+    assert!(matches!(refused(r#"{"__metadata__""#, r#"{ "__metadata__""#), PackError::Form));
+    let twice = format!("{pad}{pad}");
+    assert!(parse(&text.replace(pad, &twice)).is_err());
+    assert!(matches!(parse(&format!("{text}{}", " ".repeat(4096))), Err(PackError::Form)), "too many spaces");
+}
+
+#[test]
+fn a_header_is_first_of_all_held_against_the_name() {
+    let (header, bytes) = PackHeader::build(frozen()).unwrap();
+    for (at, byte) in [(0, 1), (100, 2), (4095, 4)] {
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= byte;
+        let refused = PackHeader::parse(header.name(), &damaged).unwrap_err();
+        assert!(matches!(refused, PackError::Name { expected, .. } if expected == header.name()), "{refused}");
+    }
+    assert!(matches!(PackHeader::parse(header.name(), b""), Err(PackError::Name { .. })));
+    assert!(matches!(PackHeader::parse(Digest::of(b""), b""), Err(PackError::Header(HeaderError::Length { .. }))));
+}
+
+proptest! {
+    #[test]
+    fn headers_round_trip_whatever_the_order_of_the_slices((list, other) in samples().prop_flat_map(|list: Vec<Sample>| {
+        (Just(list.clone()), Just(list).prop_shuffle())
+    })) {
+        let slices = |list: Vec<Sample>| list.into_iter().map(|sample| sample.0).collect();
+        let (header, bytes) = PackHeader::build(slices(list)).unwrap();
+        prop_assert_eq!(PackHeader::parse(header.name(), &bytes).unwrap(), header.clone());
+        prop_assert_eq!(PackHeader::build(slices(other)).unwrap().0, header);
+    }
+
+    #[test]
+    fn a_damaged_header_under_its_own_name_never_panics(
+        list in samples(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let (header, bytes) = PackHeader::build(list.into_iter().map(|sample| sample.0).collect()).unwrap();
+        let text = bytes.iter().rposition(|byte| *byte != b' ').unwrap();
+        let mut damaged = bytes.to_vec();
+        damaged[at.index(text)] = byte;
+        if let Ok(other) = PackHeader::parse(Digest::of(&damaged), &damaged) {
+            prop_assert_eq!(other.header_len(), header.header_len());
+        }
+    }
+}

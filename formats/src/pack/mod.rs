@@ -1,0 +1,23 @@
+//! Packs: stored objects that hold many slices each, valid safetensors files named by the digest of their header.
+//!
+//! ```text
+//! header   length prefix and JSON: entries, and for each slice its digest, group values and codec; spaces to 4 KiB
+//! data     slices in their order, each on its border; zero-filled pad entries between them
+//! ```
+//! The header is a Merkle node over all that is stored: with a pack's name alone, header and data can be checked as they
+//! pass. Must never hold a pack: only headers, and at most one group of data.
+
+pub mod codec;
+mod header;
+mod open;
+mod plan;
+#[cfg(test)]
+#[path = "sample_test.rs"]
+mod sample;
+mod slice;
+mod verify;
+
+pub use header::{PackEntry, PackError, PackHeader};
+pub use plan::plan_packs;
+pub use slice::{Coding, PackSlice, PackSliceError};
+pub use verify::{PackCheck, PackDamage, PackFault};

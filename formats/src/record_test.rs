@@ -1,0 +1,81 @@
+//! Tests of log records: one stored form, frozen, and every damage seen.
+
+use super::*;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// One entry of each kind.
+fn entries() -> Vec<Entry> {
+    let object = Stored { digest: Digest::of(b"manifest"), epoch: 3 };
+    let commit = Commit {
+        sort: Sort::Checkpoint,
+        name: name("run"),
+        number: 100,
+        manifest: Index { object, len: 4096, groups: String::new() },
+        packs: Some(Index { object, len: 512, groups: String::new() }),
+        content: Digest::of(b"content"),
+        bytes: 1 << 40,
+        items: 12,
+        world_size: 4,
+    };
+    let (run, tag) = (name("run"), name("best"));
+    let actions = [
+        Action::Commit(Box::new(commit)),
+        Action::Tag { name: run.clone(), tag, number: 100 },
+        Action::Pin { name: run.clone(), number: 100 },
+        Action::Unpin { name: run.clone(), number: 100 },
+        Action::Drop { name: run.clone(), number: 100 },
+        Action::Policy { name: run, policy: "last 5".to_owned() },
+        Action::Fence { epoch: 4 },
+    ];
+    let entry =
+        |(i, action): (usize, Action)| Entry { txn: TxnId::derive(&[&[i as u8]]), time: 1_700_000_000_000, action };
+    actions.into_iter().enumerate().map(entry).collect()
+}
+
+#[test]
+fn every_kind_round_trips() {
+    let record = Record { seq: 7, prev: Digest::of(b"before"), entries: entries() };
+    let (bytes, digest) = record.seal();
+    let (again, same) = Record::unseal(&bytes, 7, record.prev).unwrap();
+    assert_eq!((again, same), (record, digest));
+}
+
+#[test]
+fn a_record_of_version_1_is_still_read() {
+    let frozen = include_bytes!("../fixtures/record-1.json");
+    let record = Record { seq: 7, prev: Digest::of(b"before"), entries: entries() };
+    assert_eq!(Record::unseal(frozen, 7, record.prev).unwrap().0, record);
+    assert_eq!(String::from_utf8(record.seal().0).unwrap(), String::from_utf8(frozen.to_vec()).unwrap());
+}
+
+#[test]
+fn moved_swapped_and_unknown_records_are_refused() {
+    let record = Record { seq: 7, prev: Digest::of(b"before"), entries: entries() };
+    let (bytes, _) = record.seal();
+    assert!(matches!(Record::unseal(&bytes, 8, record.prev), Err(RecordError::Seq { .. })));
+    assert!(matches!(Record::unseal(&bytes, 7, Digest::of(b"other")), Err(RecordError::Chain { .. })));
+    let text = String::from_utf8(bytes).unwrap().replace("\"kind\":\"fence\"", "\"kind\":\"merge\"");
+    let line = text.lines().next().unwrap().to_owned() + "\n";
+    let sealed = format!("{line}{{\"blake3\":\"{}\"}}\n", Digest::of(line.as_bytes()));
+    let refused = Record::unseal(sealed.as_bytes(), 7, record.prev).unwrap_err();
+    assert!(matches!(refused, RecordError::Seal(SealError::Content(_))), "{refused}");
+}
+
+#[test]
+fn too_many_entries_are_refused() {
+    let one = entries().remove(6);
+    let record = Record { seq: 1, prev: Record::origin(), entries: vec![one; MAX_RECORD_ENTRIES + 1] };
+    let refused = Record::unseal(&record.seal().0, 1, Record::origin()).unwrap_err();
+    assert!(matches!(refused, RecordError::Entries { .. }), "{refused}");
+}
+
+#[test]
+fn transaction_ids_do_not_depend_on_where_parts_are_cut() {
+    assert_ne!(TxnId::derive(&[b"ab", b"c"]), TxnId::derive(&[b"a", b"bc"]));
+    let id = SaveBegin::id(&name("p"), &name("r"), 5, "job-1");
+    assert_ne!(id, SaveBegin::id(&name("p"), &name("r"), 5, "job-2"));
+    assert_ne!(id, SaveBegin::id(&name("p"), &name("r"), 6, "job-1"));
+}

@@ -1,0 +1,117 @@
+//! The facts of a user's Parquet file: rows, row groups and where they lie, a fingerprint of the schema.
+//!
+//! Must never read data pages.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::footer::{FooterError, Group, find_footer, read_footer};
+use super::given::{Given, Step};
+use crate::digest::Digest;
+use crate::limits::MAX_PARQUET_FOOTER_BYTES;
+use crate::range::ByteRange;
+
+/// One row group of a Parquet file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RowGroup {
+    /// First byte of its column chunks within the file.
+    pub offset: u64,
+    /// Bytes from there to the end of its last column chunk.
+    pub len: u64,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// What the store knows of a Parquet file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParquetFacts {
+    /// Rows of all row groups.
+    pub rows: u64,
+    /// The row groups in the order of the footer.
+    pub row_groups: Vec<RowGroup>,
+    /// Fingerprint of the schema: BLAKE3 of its canonical text (names, types, repetition, logical types).
+    pub schema: Digest,
+    /// Leaf columns: dotted path, and repetition and type as text, such as `optional timestamp(us,utc)`.
+    pub columns: Vec<(String, String)>,
+}
+
+/// Reads the facts of a Parquet file, asking for byte ranges.
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use gigastore_formats::range::ByteRange;
+/// use gigastore_formats::table::{FooterReader, ParquetFacts, Step};
+///
+/// fn facts(file_len: u64, fetch: impl Fn(ByteRange) -> Bytes) -> Result<ParquetFacts, Box<dyn std::error::Error>> {
+///     let mut reader = FooterReader::new(file_len);
+///     loop {
+///         match reader.step()? {
+///             Step::Done(facts) => return Ok(facts),
+///             Step::Need(ranges) => {
+///                 for range in ranges {
+///                     reader.give(range, fetch(range))?;
+///                 }
+///             }
+///         }
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct FooterReader {
+    given: Given,
+}
+
+impl FooterReader {
+    /// Starts on a file of `file_len` bytes.
+    pub fn new(file_len: u64) -> Self {
+        Self { given: Given::new(file_len) }
+    }
+
+    /// Goes on with what was given so far.
+    pub fn step(&mut self) -> Result<Step<ParquetFacts>, FooterError> {
+        match find_footer(&self.given, MAX_PARQUET_FOOTER_BYTES)? {
+            Step::Need(ranges) => Ok(Step::Need(ranges)),
+            Step::Done((footer, start)) => facts(&footer, start).map(Step::Done),
+        }
+    }
+
+    /// Takes the bytes of one range of the file.
+    pub fn give(&mut self, range: ByteRange, bytes: Bytes) -> Result<(), FooterError> {
+        Ok(self.given.give(range, bytes)?)
+    }
+}
+
+impl ParquetFacts {
+    /// Reads the facts of a whole file in memory.
+    pub fn of(file: &Bytes) -> Result<Self, FooterError> {
+        let mut given = Given::new(file.len() as u64);
+        let whole = ByteRange::new(0, file.len() as u64).expect("starts at 0");
+        given.give(whole, file.clone())?;
+        match find_footer(&given, MAX_PARQUET_FOOTER_BYTES)? {
+            Step::Done((footer, start)) => facts(&footer, start),
+            Step::Need(_) => unreachable!("the whole file was given"),
+        }
+    }
+}
+
+fn facts(footer: &[u8], start: u64) -> Result<ParquetFacts, FooterError> {
+    let mut row_groups = Vec::new();
+    let head = read_footer(footer, start, |_, group| {
+        row_groups.push(row_group(&group));
+        Ok(())
+    })?;
+    let schema = Digest::of(head.schema.text.as_bytes());
+    let columns = head.schema.leaves.into_iter().map(|leaf| (leaf.path, leaf.text)).collect();
+    Ok(ParquetFacts { rows: head.rows, row_groups, schema, columns })
+}
+
+/// A row group without columns has no bytes: it is put at 0.
+fn row_group(group: &Group<'_>) -> RowGroup {
+    let offset = group.chunks.iter().map(|chunk| chunk.range.start()).min().unwrap_or(0);
+    let end = group.chunks.iter().map(|chunk| chunk.range.end()).max().unwrap_or(0);
+    RowGroup { offset, len: end - offset, rows: group.rows }
+}
+
+#[cfg(test)]
+#[path = "row_group_test.rs"]
+mod tests;

@@ -1,0 +1,270 @@
+//! What a client and a store say to each other: requests, answers, faults. The same for a store in this process and for
+//! one behind HTTP.
+//!
+//! Must never hold behaviour beyond parsing and printing.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{Name, ProjectName};
+use crate::object::Stored;
+use crate::record::{Commit, Sort, TxnId};
+
+/// A save of one checkpoint, as every rank of it describes it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SaveRequest {
+    /// The project.
+    pub project: ProjectName,
+    /// The run.
+    pub run: Name,
+    /// The step.
+    pub step: u64,
+    /// What tells this attempt from others at the same step: from the launcher, or drawn at random.
+    pub attempt: String,
+    /// Ranks that take part.
+    pub world_size: u32,
+}
+
+/// An open save.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// Its id, which is also its transaction.
+    pub save: TxnId,
+    /// The epoch to upload under.
+    pub epoch: u64,
+    /// The checkpoint that is live at this step already, if there is one.
+    pub existing: Option<CommitInfo>,
+}
+
+/// How a save is finished.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FinishRequest {
+    /// The save.
+    pub save: SaveRequest,
+    /// A tag to set at the checkpoint, in the same record.
+    pub tag: Option<Name>,
+    /// How long to wait for the parts of other ranks, in milliseconds.
+    pub deadline_ms: u64,
+}
+
+/// How a dataset version is committed; its manifest comes beside it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DatasetRequest {
+    /// The project.
+    pub project: ProjectName,
+    /// The operation, the same through every retry.
+    pub txn: TxnId,
+    /// The epoch that its files were uploaded under.
+    pub epoch: u64,
+    /// A tag to set at the version, in the same record.
+    pub tag: Option<Name>,
+}
+
+/// A checkpoint or dataset version that was committed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Committed {
+    /// What is live now.
+    pub info: CommitInfo,
+    /// It was there before with the same content; nothing was committed.
+    pub existed: bool,
+}
+
+/// A live checkpoint or dataset version.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CommitInfo {
+    /// What was committed.
+    pub commit: Commit,
+    /// The record that made it visible.
+    pub seq: u64,
+    /// Milliseconds since 1970 at the writer.
+    pub time: u64,
+    /// Tags that point at it, `latest` included.
+    pub tags: Vec<String>,
+    /// Whether it is pinned.
+    pub pinned: bool,
+}
+
+/// A run or dataset.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NameInfo {
+    /// Its name.
+    pub name: Name,
+    /// Which of the two.
+    pub sort: Sort,
+    /// Live steps or versions, ascending.
+    pub live: Vec<CommitInfo>,
+}
+
+/// A project as a reader sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProjectInfo {
+    /// The project.
+    pub project: ProjectName,
+    /// Number of the newest record.
+    pub seq: u64,
+    /// The epoch.
+    pub epoch: u64,
+    /// Runs and datasets, by name.
+    pub names: Vec<NameInfo>,
+}
+
+/// How much of each object a verification reads.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Depth {
+    /// Every object is there with the right length; log, manifests and lists are read whole.
+    Quick,
+    /// As quick, and this share of the packs and files (more than 0, at most 1) is read whole.
+    Sample(f64),
+    /// Every byte of every object is read and hashed.
+    Full,
+}
+
+/// What a verification covers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VerifyRequest {
+    /// The project.
+    pub project: ProjectName,
+    /// Only this run or dataset.
+    pub name: Option<Name>,
+    /// Only this step or version of it.
+    pub number: Option<u64>,
+    /// How much is read.
+    pub depth: Depth,
+}
+
+/// What a verification found.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Log records read.
+    pub records: u64,
+    /// Checkpoints and dataset versions looked at.
+    pub commits: u64,
+    /// Objects looked at.
+    pub objects: u64,
+    /// Bytes of objects read and hashed.
+    pub bytes_read: u64,
+    /// Bytes of objects whose length alone was checked.
+    pub bytes_by_length: u64,
+    /// Everything that is not as it should be.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Finding {
+    /// The object's key.
+    pub object: String,
+    /// What a reader would lose: the tensor and its box, the file, or everything after a record.
+    pub affects: Vec<String>,
+    /// The damaged bytes of the object, where they are known: first, and after the last.
+    pub range: Option<(u64, u64)>,
+    /// What was found, with expected and actual.
+    pub problem: String,
+}
+
+/// How far a verification is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VerifyProgress {
+    /// Objects done.
+    pub objects_done: u64,
+    /// Objects in all.
+    pub objects: u64,
+    /// Bytes read.
+    pub bytes_done: u64,
+    /// Bytes to be read in all.
+    pub bytes: u64,
+}
+
+/// What kind of fault it is: decides exit codes and HTTP statuses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultCode {
+    /// The request makes no sense.
+    Invalid,
+    /// The named thing is not there.
+    NotFound,
+    /// The named thing was dropped.
+    Gone,
+    /// Something else is there already, or came first.
+    Conflict,
+    /// Ranks of a save have not delivered their parts in time.
+    MissingRanks,
+    /// Stored bytes are not what was committed.
+    Integrity,
+    /// An object that a commit refers to is not there: damage, unless the commit was dropped meanwhile.
+    Lost,
+    /// Bytes that were sent are not those that were promised.
+    BadUpload,
+    /// The store did not answer; the same call may succeed later.
+    Unavailable,
+    /// It is not known whether a commit took effect; the same call finds out.
+    CommitStateUnknown,
+    /// No room left in the store.
+    StoreFull,
+    /// The store takes no writes.
+    ReadOnly,
+    /// The credentials do not allow it.
+    Denied,
+    /// The store is of a newer format.
+    NewerFormat,
+}
+
+/// A fault as a client sees it, whichever way it came.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// What kind.
+    pub code: FaultCode,
+    /// What happened, with all its causes.
+    pub message: String,
+    /// The object concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// What was expected of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// What was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actual: Option<String>,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Names that exist where the asked one does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<String>,
+}
+
+impl Fault {
+    /// Returns a fault with the text of `error` and of all its causes.
+    pub fn new(code: FaultCode, error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // A transparent wrapper prints its cause: said once is enough.
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            cause = error.source();
+        }
+        Self { code, message, object: None, expected: None, actual: None, hint: None, known: Vec::new() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// A content-named object that is about to be stored or asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Found {
+    /// The object.
+    pub object: Stored,
+    /// Its bytes.
+    pub len: u64,
+}

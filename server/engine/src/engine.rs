@@ -1,0 +1,67 @@
+//! The engine: one open store, and the logs of its projects.
+//!
+//! Must never hold a rule of its own: each verb is in its own file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::name::ProjectName;
+
+use crate::log::{Log, LogError, State};
+use crate::store::{Objects, OpenError, OpenMode, StoreError, StoreUrl, keys};
+
+/// An open store. Cheap to clone; clones share what they have seen of the logs.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) objects: Objects,
+    pub(crate) ambient: Arc<dyn Ambient>,
+    logs: Arc<Mutex<BTreeMap<ProjectName, Arc<Log>>>>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("url", &self.objects.url()).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the store at `url`; `settings` are object_store's own key-value pairs, such as the environment's.
+    pub async fn open(
+        url: &StoreUrl,
+        mode: OpenMode,
+        settings: impl IntoIterator<Item = (String, String)>,
+        ambient: Arc<dyn Ambient>,
+    ) -> Result<Self, OpenError> {
+        Ok(Self::over(Objects::open(url, mode, settings).await?, ambient))
+    }
+
+    /// Runs on a store that is open already.
+    pub fn over(objects: Objects, ambient: Arc<dyn Ambient>) -> Self {
+        Self { objects, ambient, logs: Arc::default() }
+    }
+
+    /// Returns the store's URL.
+    pub fn url(&self) -> &str {
+        self.objects.url()
+    }
+
+    /// Lists the projects.
+    pub async fn projects(&self) -> Result<Vec<ProjectName>, StoreError> {
+        let folders = self.objects.folders(keys::PROJECTS).await?;
+        // A folder whose name is no project's was put there by somebody else.
+        Ok(folders.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Reads the log of `project` to its tail. A project without a log has the state of the origin.
+    pub async fn state(&self, project: &ProjectName) -> Result<Arc<State>, LogError> {
+        self.log(project).refresh().await
+    }
+
+    pub(crate) fn log(&self, project: &ProjectName) -> Arc<Log> {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = || Arc::new(Log::new(self.objects.clone(), Arc::clone(&self.ambient), project.clone()));
+        Arc::clone(logs.entry(project.clone()).or_insert_with(open))
+    }
+}

@@ -1,0 +1,200 @@
+//! What each error of the engine means to a client: its code, the object concerned, expected and actual, what to do next.
+//!
+//! The one place for that; no `_` arm, so that a new error must be thought about. Must never drop a cause: the message
+//! holds them all.
+
+use gigastore_formats::wire::{Fault, FaultCode};
+
+use crate::commit::{CommitError, Refusal};
+use crate::join::JoinError;
+use crate::log::{AppendError, LogError};
+use crate::place::PlaceError;
+use crate::read::ReadError;
+use crate::save::{FinishError, SaveError};
+use crate::store::{OpenError, StoreError};
+use crate::upload::UploadError;
+
+impl From<&StoreError> for Fault {
+    fn from(error: &StoreError) -> Self {
+        let (code, key) = match error {
+            // Who knows that the object must be there says so with an error of its own.
+            StoreError::NotFound { key } => (FaultCode::NotFound, key),
+            StoreError::Full { key, .. } => (FaultCode::StoreFull, key),
+            StoreError::ReadOnly { key, .. } => (FaultCode::ReadOnly, key),
+            StoreError::Denied { key, .. } => (FaultCode::Denied, key),
+            StoreError::Short { key, .. } | StoreError::TooLong { key, .. } => (FaultCode::Integrity, key),
+            StoreError::Body { key, .. } => (FaultCode::BadUpload, key),
+            StoreError::Unavailable { key, .. } => (FaultCode::Unavailable, key),
+        };
+        Self { object: Some(key.clone()), ..Self::new(code, error) }
+    }
+}
+
+impl From<&OpenError> for Fault {
+    fn from(error: &OpenError) -> Self {
+        let code = match error {
+            OpenError::Url { .. } | OpenError::Setup { .. } | OpenError::Foreign { .. } => FaultCode::Invalid,
+            OpenError::Folder { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull => FaultCode::StoreFull,
+                std::io::ErrorKind::ReadOnlyFilesystem => FaultCode::ReadOnly,
+                std::io::ErrorKind::PermissionDenied => FaultCode::Denied,
+                _ => FaultCode::Invalid,
+            },
+            OpenError::Absent { .. } => FaultCode::NotFound,
+            OpenError::Newer { .. } => FaultCode::NewerFormat,
+            OpenError::Marker { .. } => FaultCode::Integrity,
+            OpenError::Store(source) => return source.into(),
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<&LogError> for Fault {
+    fn from(error: &LogError) -> Self {
+        match error {
+            LogError::Store { source, .. } => {
+                let inner = Self::from(source);
+                Self { object: inner.object, ..Self::new(inner.code, error) }
+            }
+            LogError::Damaged { key, .. } => {
+                let hint = "`gigastore verify` lists all that is damaged".to_owned();
+                Self { object: Some(key.clone()), hint: Some(hint), ..Self::new(FaultCode::Integrity, error) }
+            }
+        }
+    }
+}
+
+impl From<&ReadError> for Fault {
+    fn from(error: &ReadError) -> Self {
+        let damaged = |key: &str, expected: String, actual: String| Self {
+            object: Some(key.to_owned()),
+            expected: Some(expected),
+            actual: Some(actual),
+            ..Self::new(FaultCode::Integrity, error)
+        };
+        match error {
+            ReadError::NotFound { known, .. } => Self { known: known.clone(), ..Self::new(FaultCode::NotFound, error) },
+            ReadError::Lost { key } => Self { object: Some(key.clone()), ..Self::new(FaultCode::Lost, error) },
+            ReadError::Damaged { key, source } => damaged(key, source.expected.to_string(), source.actual.to_string()),
+            ReadError::Length { key, expected, actual } => {
+                damaged(key, format!("{expected} bytes"), format!("{actual} bytes"))
+            }
+            ReadError::Index { .. } => Self::new(FaultCode::Integrity, error),
+            ReadError::Manifest { key, .. } => {
+                Self { object: Some(key.clone()), ..Self::new(FaultCode::NewerFormat, error) }
+            }
+            ReadError::Log(source) => source.into(),
+            ReadError::Store(source) => source.into(),
+        }
+    }
+}
+
+impl From<&UploadError> for Fault {
+    fn from(error: &UploadError) -> Self {
+        match error {
+            UploadError::Header { .. } => Self::new(FaultCode::BadUpload, error),
+            UploadError::Length { key, .. } => {
+                Self { object: Some(key.clone()), ..Self::new(FaultCode::BadUpload, error) }
+            }
+            UploadError::Damaged { key, .. } => {
+                Self { object: Some(key.clone()), ..Self::new(FaultCode::Integrity, error) }
+            }
+            UploadError::Store(source) => source.into(),
+        }
+    }
+}
+
+impl From<&SaveError> for Fault {
+    fn from(error: &SaveError) -> Self {
+        match error {
+            SaveError::Invalid { expected, actual, .. } => Self {
+                expected: Some(expected.clone()),
+                actual: Some(actual.clone()),
+                ..Self::new(FaultCode::Invalid, error)
+            },
+            SaveError::OtherSave { .. } => Self::new(FaultCode::Conflict, error),
+            SaveError::Damaged { key, .. } => {
+                Self { object: Some(key.clone()), ..Self::new(FaultCode::Integrity, error) }
+            }
+            SaveError::Part { .. } => Self::new(FaultCode::BadUpload, error),
+            SaveError::Log(source) => source.into(),
+            SaveError::Store(source) => source.into(),
+        }
+    }
+}
+
+impl From<&FinishError> for Fault {
+    fn from(error: &FinishError) -> Self {
+        match error {
+            FinishError::MissingRanks { .. } => Self::new(FaultCode::MissingRanks, error),
+            FinishError::TwoParts { .. } => Self::new(FaultCode::Conflict, error),
+            FinishError::DamagedPart { key, expected, actual } => Self {
+                object: Some(key.clone()),
+                expected: Some(expected.to_string()),
+                actual: Some(actual.to_string()),
+                ..Self::new(FaultCode::Integrity, error)
+            },
+            FinishError::Join(join) => match join {
+                JoinError::Disagree { .. } | JoinError::Overlap { .. } | JoinError::WorldSize { .. } => {
+                    Self::new(FaultCode::Conflict, error)
+                }
+                JoinError::Gap { .. } | JoinError::Empty { .. } => Self::new(FaultCode::Invalid, error),
+            },
+            FinishError::Save(source) => source.into(),
+            FinishError::Commit(source) => source.into(),
+        }
+    }
+}
+
+impl From<&CommitError> for Fault {
+    fn from(error: &CommitError) -> Self {
+        match error {
+            CommitError::Append(source) => source.into(),
+            CommitError::DroppedSince { .. } => Self::new(FaultCode::Gone, error),
+            CommitError::Place(source) => source.into(),
+            CommitError::File { .. } => Self::new(FaultCode::Conflict, error),
+            CommitError::Manifest(_) | CommitError::TooLong { .. } => Self::new(FaultCode::Invalid, error),
+            CommitError::Upload(source) => source.into(),
+            CommitError::Read(source) => source.into(),
+            CommitError::Log(source) => source.into(),
+            CommitError::Store(source) => source.into(),
+        }
+    }
+}
+
+impl From<&PlaceError> for Fault {
+    fn from(error: &PlaceError) -> Self {
+        let (code, key) = match error {
+            PlaceError::Missing { .. } => (FaultCode::Conflict, None),
+            PlaceError::Header { key, .. } | PlaceError::Length { key, .. } => (FaultCode::Integrity, Some(key)),
+            PlaceError::Slice { key, .. } => (FaultCode::BadUpload, Some(key)),
+        };
+        Self { object: key.cloned(), ..Self::new(code, error) }
+    }
+}
+
+impl From<&AppendError<Refusal>> for Fault {
+    fn from(error: &AppendError<Refusal>) -> Self {
+        match error {
+            AppendError::Refused(refusal) => match refusal {
+                Refusal::NotLive { .. } => Self::new(FaultCode::NotFound, error),
+                Refusal::Taken { expected, actual, .. } => Self {
+                    expected: Some(expected.to_string()),
+                    actual: Some(actual.to_string()),
+                    ..Self::new(FaultCode::Conflict, error)
+                },
+                Refusal::WrongSort { .. }
+                | Refusal::NotNext { .. }
+                | Refusal::Expired { .. }
+                | Refusal::BaseDropped { .. } => Self::new(FaultCode::Conflict, error),
+            },
+            AppendError::Void(_) => Self::new(FaultCode::Conflict, error),
+            AppendError::Log(source) => source.into(),
+            AppendError::Store { source, .. } => {
+                let inner = Self::from(source);
+                Self { object: inner.object, ..Self::new(inner.code, error) }
+            }
+            AppendError::StateUnknown { .. } => Self::new(FaultCode::CommitStateUnknown, error),
+        }
+    }
+}

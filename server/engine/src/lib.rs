@@ -1,0 +1,38 @@
+//! The store itself, over any object store: no service, no HTTP.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`store`] | opens a URL; every key; the few operations on objects |
+//! | [`log`] | the database: create-only records, and the state that they fold to |
+//! | `upload.rs` | packs and files in, checked as they pass |
+//! | `save.rs`, `join.rs` | a save in progress: begin, parts, and their join into one checkpoint |
+//! | `place.rs` | every pack that a checkpoint refers to, looked at before the commit |
+//! | `commit.rs` | the only writer of manifests and commit records |
+//! | `read.rs` | from a name to its commit, and ranges of objects |
+//! | `scrub.rs` | verification of everything that is stored |
+//! | `fault.rs` | what each error means to a client |
+//!
+//! *Architecture invariants:* nothing outside [`store`] names `object_store`; no clock, randomness or thread but through
+//! [`Ambient`](gigastore_formats::ambient::Ambient); the log alone decides what is committed.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
+
+mod commit;
+mod engine;
+mod fault;
+mod join;
+pub mod log;
+mod place;
+mod read;
+mod save;
+mod scrub;
+pub mod store;
+mod upload;
+
+pub use commit::{CommitError, Refusal};
+pub use engine::Engine;
+pub use join::JoinError;
+pub use place::PlaceError;
+pub use read::ReadError;
+pub use save::{FinishError, SaveError};
+pub use upload::{PackBody, UploadError};

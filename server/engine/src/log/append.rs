@@ -1,0 +1,139 @@
+//! The one way into the log: create the next slot, read back on any doubt, and search every record passed for one's own
+//! transaction.
+//!
+//! Why no step may be left out: an answer may be lost though the record landed (so: read back), a store may answer
+//! "exists" to our own success (so: compare transactions, not answers), and preconditions may break while another record
+//! takes the slot (so: propose anew for each slot). Must never try another slot while one is unresolved.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gigastore_formats::limits::MAX_RECORD_BYTES;
+use gigastore_formats::record::{Entry, Record, TxnId};
+
+use super::state::{Outcome, State, VoidReason};
+use super::view::{Log, LogError};
+use crate::store::{StoreError, keys};
+
+/// How long an append keeps asking about a slot whose fate is unknown: a minute rides out a failover of a store.
+const DOUBT_LIMIT: Duration = Duration::from_secs(60);
+
+/// First pause between two questions about a slot; doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Longest pause between two questions.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A transaction that took effect.
+#[derive(Clone, Debug)]
+pub(crate) struct Appended {
+    /// The state at or after its record.
+    pub(crate) state: Arc<State>,
+}
+
+/// An entry that stands in the log without effect.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("log record {seq} holds this operation, but it has no effect: {reason}")]
+pub struct Void {
+    /// The record.
+    pub seq: u64,
+    /// Why it has none.
+    pub reason: VoidReason,
+}
+
+/// Why nothing was appended, or why it is not known. `E` is the caller's own refusal.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError<E: std::error::Error + 'static> {
+    /// The caller's preconditions do not hold at the tail of the log.
+    #[error(transparent)]
+    Refused(E),
+    /// It stands in the log and has no effect.
+    #[error(transparent)]
+    Void(#[from] Void),
+    /// The log could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store refused the record.
+    #[error("log record {seq} could not be written")]
+    Store {
+        /// The record's number.
+        seq: u64,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The store went silent with the record perhaps written. Nothing was deleted; the same operation run again finds out.
+    #[error(
+        "it is not known whether log record {seq} was written: the store did not answer for {seconds} s; run the same again to find out (it takes effect once at most)"
+    )]
+    StateUnknown {
+        /// The record's number.
+        seq: u64,
+        /// How long it was asked.
+        seconds: u64,
+        /// The last answer.
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl Log {
+    /// Appends the entries that `propose` makes for the state at the tail, the first of which is of transaction `txn`.
+    ///
+    /// `propose` is called again for each slot that another writer took. Returns at once where `txn` took effect before.
+    pub(crate) async fn append<E: std::error::Error + 'static>(
+        &self,
+        txn: TxnId,
+        mut propose: impl FnMut(&State) -> Result<Vec<Entry>, E>,
+    ) -> Result<Appended, AppendError<E>> {
+        loop {
+            let state = self.refresh().await?;
+            match state.outcome(txn) {
+                Some(Outcome::Took(_)) => {
+                    self.keep_folded().await;
+                    return Ok(Appended { state });
+                }
+                Some(Outcome::Void(seq, reason)) => return Err(Void { seq, reason }.into()),
+                None => {}
+            }
+            let entries = propose(&state).map_err(AppendError::Refused)?;
+            let record = Record { seq: state.seq + 1, prev: state.head, entries };
+            self.fill_slot(&record).await?;
+        }
+    }
+
+    /// Tries to make `record` the one of its slot; returns when the slot is filled, by it or by another.
+    async fn fill_slot<E: std::error::Error + 'static>(&self, record: &Record) -> Result<(), AppendError<E>> {
+        let (bytes, digest) = record.seal();
+        let bytes = Bytes::from(bytes);
+        let (key, seq) = (keys::record(&self.project, record.seq), record.seq);
+        let started = self.ambient.monotonic();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut doubt = match self.objects.create_or_doubt(&key, bytes.clone()).await {
+                Ok(()) => {
+                    self.advance(record, digest).await;
+                    return Ok(());
+                }
+                Err(doubt) => doubt,
+            };
+            match self.objects.get(&key, MAX_RECORD_BYTES).await {
+                Ok(_) => return Ok(()),
+                // The store has said no, and nothing is there: that is an answer, not a doubt.
+                Err(StoreError::NotFound { .. }) if !doubt.is_retryable() => {
+                    return Err(AppendError::Store { seq, source: doubt });
+                }
+                Err(StoreError::NotFound { .. }) => {}
+                Err(unread) => doubt = unread,
+            }
+            let waited = self.ambient.monotonic().saturating_sub(started);
+            if waited > DOUBT_LIMIT {
+                return Err(AppendError::StateUnknown { seq, seconds: waited.as_secs(), source: doubt });
+            }
+            let jitter = self.ambient.random() % (pause.as_millis() as u64 + 1);
+            self.ambient.sleep(pause / 2 + Duration::from_millis(jitter)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}

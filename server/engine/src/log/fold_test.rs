@@ -1,0 +1,112 @@
+//! Tests of the fold: each precondition, and that the order of records alone decides.
+
+use gigastore_formats::object::Stored;
+use gigastore_formats::record::{Index, TxnId};
+
+use super::*;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn commit(sort: Sort, of: &str, number: u64) -> Action {
+    let object = Stored { digest: Digest::of(b"m"), epoch: 0 };
+    let manifest = Index { object, len: 1, groups: String::new() };
+    let content = Digest::of(&number.to_le_bytes());
+    let (packs, bytes, items, world_size) = (None, 10, 1, 1);
+    Action::Commit(Box::new(Commit {
+        sort,
+        name: name(of),
+        number,
+        manifest,
+        packs,
+        content,
+        bytes,
+        items,
+        world_size,
+    }))
+}
+
+/// Folds one entry of a new transaction and returns what became of it.
+fn fold(state: &mut State, action: Action) -> Outcome {
+    let txn = TxnId::derive(&[&state.seq.to_le_bytes()]);
+    fold_as(state, txn, action)
+}
+
+fn fold_as(state: &mut State, txn: TxnId, action: Action) -> Outcome {
+    let record = Record { seq: state.seq + 1, prev: state.head, entries: vec![Entry { txn, time: 0, action }] };
+    let digest = record.seal().1;
+    state.fold(&record, digest);
+    state.outcome(txn).unwrap()
+}
+
+fn void(outcome: Outcome) -> Option<VoidReason> {
+    match outcome {
+        Outcome::Took(_) => None,
+        Outcome::Void(_, reason) => Some(reason),
+    }
+}
+
+#[test]
+fn commits_need_a_free_number_of_the_right_sort() {
+    let mut state = State::origin();
+    assert_eq!(fold(&mut state, commit(Sort::Checkpoint, "run", 100)), Outcome::Took(1));
+    assert_eq!(void(fold(&mut state, commit(Sort::Checkpoint, "run", 100))), Some(VoidReason::Taken));
+    assert_eq!(void(fold(&mut state, commit(Sort::Dataset, "run", 1))), Some(VoidReason::WrongSort));
+    assert_eq!(void(fold(&mut state, commit(Sort::Dataset, "data", 2))), Some(VoidReason::NotNext));
+    assert_eq!(void(fold(&mut state, commit(Sort::Dataset, "data", 1))), None);
+    assert_eq!(void(fold(&mut state, commit(Sort::Dataset, "data", 3))), Some(VoidReason::NotNext));
+    assert_eq!(void(fold(&mut state, commit(Sort::Dataset, "data", 2))), None);
+}
+
+#[test]
+fn latest_is_the_last_commit_of_the_log() {
+    let mut state = State::origin();
+    fold(&mut state, commit(Sort::Checkpoint, "run", 200));
+    fold(&mut state, commit(Sort::Checkpoint, "run", 100));
+    let run = &state.names[&name("run")];
+    assert_eq!(run.select(&"latest".parse().unwrap()).unwrap().commit.number, 100);
+    assert_eq!(run.select(&"200".parse().unwrap()).unwrap().commit.number, 200);
+    assert_eq!(run.select(&"other".parse().unwrap()), None);
+    assert_eq!(run.tags_of(100), ["latest"]);
+}
+
+#[test]
+fn drops_need_a_target_that_nobody_holds() {
+    let mut state = State::origin();
+    for step in [1, 2, 3] {
+        fold(&mut state, commit(Sort::Checkpoint, "run", step));
+    }
+    let run = || name("run");
+    let drop_of = |number| Action::Drop { name: run(), number };
+    assert_eq!(void(fold(&mut state, Action::Pin { name: run(), number: 1 })), None);
+    assert_eq!(void(fold(&mut state, drop_of(1))), Some(VoidReason::Pinned));
+    assert_eq!(void(fold(&mut state, Action::Unpin { name: run(), number: 1 })), None);
+    assert_eq!(void(fold(&mut state, drop_of(1))), None);
+    assert_eq!(void(fold(&mut state, drop_of(1))), Some(VoidReason::NotLive));
+    assert_eq!(void(fold(&mut state, Action::Pin { name: run(), number: 1 })), Some(VoidReason::NotLive));
+    assert_eq!(void(fold(&mut state, Action::Tag { name: run(), tag: name("best"), number: 2 })), None);
+    assert_eq!(void(fold(&mut state, drop_of(2))), Some(VoidReason::Tagged));
+    assert_eq!(void(fold(&mut state, drop_of(3))), Some(VoidReason::Newest));
+    assert_eq!(void(fold(&mut state, commit(Sort::Checkpoint, "run", 1))), None, "a dropped step may be saved anew");
+}
+
+#[test]
+fn fences_raise_the_epoch_by_one_and_decide_what_is_usable() {
+    let mut state = State::origin();
+    assert!(state.is_usable(0) && !state.is_usable(1));
+    assert_eq!(void(fold(&mut state, Action::Fence { epoch: 2 })), Some(VoidReason::NotNextEpoch));
+    fold(&mut state, Action::Fence { epoch: 1 });
+    assert!(state.is_usable(0));
+    fold(&mut state, Action::Fence { epoch: 2 });
+    assert!(!state.is_usable(0) && state.is_usable(1) && state.is_usable(2));
+}
+
+#[test]
+fn a_transaction_has_one_effect() {
+    let mut state = State::origin();
+    let txn = TxnId::derive(&[b"save"]);
+    assert_eq!(fold_as(&mut state, txn, commit(Sort::Checkpoint, "run", 1)), Outcome::Took(1));
+    assert_eq!(fold_as(&mut state, txn, commit(Sort::Checkpoint, "run", 2)), Outcome::Took(1));
+    assert_eq!(state.live(&name("run"), 2), None);
+}

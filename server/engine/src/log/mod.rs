@@ -1,0 +1,21 @@
+//! The log: the database of a project. Records are created one after another, never rewritten; folding them gives the state.
+//!
+//! | file | what |
+//! |---|---|
+//! | `state.rs` | what a fold knows: runs, datasets, tags, pins, transactions, epoch |
+//! | `fold.rs` | whether an entry takes effect, from the records before it alone |
+//! | `view.rs` | from the bucket to the newest state, with the folded cache |
+//! | `append.rs` | the one way in: create-only slot, read-back, transactions |
+//!
+//! *Invariants:* one record per number, ever; an acknowledged transaction took effect exactly once, an unacknowledged one
+//! at most once; no clock decides anything. Must never delete a record.
+
+mod append;
+mod fold;
+mod state;
+mod view;
+
+pub use append::{AppendError, Void};
+pub use state::{Live, Named, Outcome, State, VoidReason};
+pub use view::LogError;
+pub(crate) use view::{Log, read_record};

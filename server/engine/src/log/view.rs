@@ -1,0 +1,203 @@
+//! From the bucket to the newest state of a project.
+//!
+//! Folded state is a cache: it may be missing, stale or damaged, and is believed only where its digest holds and the
+//! record it stands on is the one it names. Must never take a record whose chain does not hold.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::digest::Digest;
+use gigastore_formats::limits::{MAX_FOLDED_BYTES, MAX_RECORD_BYTES};
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::record::{Record, RecordError};
+use gigastore_formats::sealed::{seal, unseal};
+
+use super::state::State;
+use crate::store::{Objects, StoreError, keys};
+
+/// Records between two folded states: 64 records of some KiB are read in one or two rounds, and one write in 64 is small.
+const FOLD_EVERY: u64 = 64;
+
+/// Folded states kept: the newest, and the one before it for readers that listed a moment ago.
+const FOLDED_KEPT: usize = 2;
+
+/// Records asked for at once while catching up: hides a store's latency; at most 16 x 8 MiB are held.
+const READ_AHEAD: u64 = 16;
+
+/// Why the log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The store failed.
+    #[error("the log of project {project} could not be read")]
+    Store {
+        /// The project.
+        project: ProjectName,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// A record is damaged, moved, or of a newer version.
+    #[error("log record {key} is damaged: {source}; nothing after it can be trusted")]
+    Damaged {
+        /// The record's key.
+        key: String,
+        /// What is wrong with it.
+        source: RecordError,
+    },
+}
+
+/// The log of one project, and the newest state that this process has seen.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(super) objects: Objects,
+    pub(super) ambient: Arc<dyn Ambient>,
+    pub(super) project: ProjectName,
+    state: Mutex<Arc<State>>,
+    /// Held while the state moves, so that many readers in one process ask the store once.
+    moving: futures::lock::Mutex<()>,
+    /// The newest folded state that this process read or wrote.
+    folded: AtomicU64,
+}
+
+impl Log {
+    pub(crate) fn new(objects: Objects, ambient: Arc<dyn Ambient>, project: ProjectName) -> Self {
+        let state = Mutex::new(Arc::new(State::origin()));
+        let moving = futures::lock::Mutex::new(());
+        Self { objects, ambient, project, state, moving, folded: AtomicU64::new(0) }
+    }
+
+    /// Reads the log to its tail and returns the state there.
+    pub(crate) async fn refresh(&self) -> Result<Arc<State>, LogError> {
+        let _moving = self.moving.lock().await;
+        let mut state = self.seen();
+        if state.seq == 0 {
+            if let Some(folded) = self.load_folded().await? {
+                state = Arc::new(folded);
+            }
+        }
+        let mut ahead = 1;
+        loop {
+            let (next, more) = self.fold_ahead(state, ahead).await?;
+            state = next;
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
+            if !more {
+                return Ok(state);
+            }
+            ahead = (ahead * 2).min(READ_AHEAD);
+        }
+    }
+
+    /// Returns the newest state that this process has seen, without asking the store.
+    pub(super) fn seen(&self) -> Arc<State> {
+        Arc::clone(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes a record that this process has just created, without reading it again.
+    pub(super) async fn advance(&self, record: &Record, digest: Digest) {
+        let _moving = self.moving.lock().await;
+        let mut seen = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.seq + 1 == record.seq && seen.head == record.prev {
+            Arc::make_mut(&mut seen).fold(record, digest);
+        }
+    }
+
+    /// Writes the folded state where enough records have come since the last one.
+    ///
+    /// A failure is not an error: the state is a cache, later readers fold more records and a later append tries again.
+    pub(super) async fn keep_folded(&self) {
+        let state = self.seen();
+        if state.seq < self.folded.load(Ordering::Relaxed) + FOLD_EVERY {
+            return;
+        }
+        self.folded.store(state.seq, Ordering::Relaxed);
+        let copy = Arc::clone(&state);
+        let bytes = self.ambient.computed(move || seal(&*copy).0).await;
+        let key = keys::folded(&self.project, state.seq);
+        if self.objects.put_cache(&key, Bytes::from(bytes)).await.is_err() {
+            return;
+        }
+        for old in self.folded_keys().await.unwrap_or_default().iter().skip(FOLDED_KEPT) {
+            if self.objects.delete_cache(old).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Lists the keys of folded states, newest first.
+    async fn folded_keys(&self) -> Result<Vec<String>, StoreError> {
+        let mut found: Vec<(u64, String)> = self
+            .objects
+            .list(&keys::folded_states(&self.project))
+            .await?
+            .into_iter()
+            .filter_map(|(key, _)| Some((keys::folded_seq(&key)?, key)))
+            .collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(found.into_iter().map(|(_, key)| key).collect())
+    }
+
+    async fn load_folded(&self) -> Result<Option<State>, LogError> {
+        for key in self.folded_keys().await.map_err(|source| self.store_error(source))? {
+            let bytes = match self.objects.get(&key, MAX_FOLDED_BYTES).await {
+                Ok(bytes) => bytes,
+                Err(StoreError::NotFound { .. } | StoreError::TooLong { .. } | StoreError::Short { .. }) => continue,
+                Err(source) => return Err(self.store_error(source)),
+            };
+            let folded = self.ambient.computed(move || unseal::<State>(&bytes, MAX_FOLDED_BYTES)).await;
+            // A damaged or foreign cache entry is passed over; an older one or the records themselves say the same.
+            let Ok((state, _)) = folded else { continue };
+            if keys::folded_seq(&key) == Some(state.seq) && self.stands_on_its_record(&state).await? {
+                self.folded.store(state.seq, Ordering::Relaxed);
+                return Ok(Some(state));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn stands_on_its_record(&self, state: &State) -> Result<bool, LogError> {
+        match self.objects.get(&keys::record(&self.project, state.seq), MAX_RECORD_BYTES).await {
+            Ok(bytes) => Ok(unseal::<Record>(&bytes, MAX_RECORD_BYTES).is_ok_and(|(_, digest)| digest == state.head)),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            Err(source) => Err(self.store_error(source)),
+        }
+    }
+
+    /// Folds up to `ahead` records after `state`; says whether there may be more.
+    async fn fold_ahead(&self, mut state: Arc<State>, ahead: u64) -> Result<(Arc<State>, bool), LogError> {
+        let first = state.seq + 1;
+        let mut records = stream::iter(first..first + ahead)
+            .map(|seq| async move {
+                let key = keys::record(&self.project, seq);
+                self.objects.get(&key, MAX_RECORD_BYTES).await
+            })
+            .buffered(ahead as usize);
+        while let Some(found) = records.next().await {
+            let bytes = match found {
+                Ok(bytes) => bytes,
+                Err(StoreError::NotFound { .. }) => return Ok((state, false)),
+                Err(source) => return Err(self.store_error(source)),
+            };
+            let (record, digest) = read_record(&self.project, &bytes, state.seq + 1, state.head)?;
+            Arc::make_mut(&mut state).fold(&record, digest);
+        }
+        Ok((state, true))
+    }
+
+    pub(super) fn store_error(&self, source: StoreError) -> LogError {
+        LogError::Store { project: self.project.clone(), source }
+    }
+}
+
+/// Checks the bytes of record `seq`, which must follow the record with digest `prev`.
+pub(crate) fn read_record(
+    project: &ProjectName,
+    bytes: &[u8],
+    seq: u64,
+    prev: Digest,
+) -> Result<(Record, Digest), LogError> {
+    let damaged = |source| LogError::Damaged { key: keys::record(project, seq), source };
+    Record::unseal(bytes, seq, prev).map_err(damaged)
+}

@@ -1,0 +1,189 @@
+//! From a name to its commit, from a commit to its manifest, and ranges of stored objects.
+//!
+//! Must never guess: what is not live is not found, and a live object that is not there is damage, not absence.
+
+use bytes::Bytes;
+use gigastore_formats::limits::MAX_MANIFEST_BYTES;
+use gigastore_formats::manifest::ManifestError;
+use gigastore_formats::manifest::packs::{PackRow, read_packs};
+use gigastore_formats::name::{Name, ProjectName, Target};
+use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::record::{Commit, Index};
+use gigastore_formats::verified::{GroupMismatch, TreeError};
+use gigastore_formats::wire::{CommitInfo, NameInfo, ProjectInfo};
+
+use crate::engine::Engine;
+use crate::log::{Live, LogError, Named, State};
+use crate::store::{StoreError, keys};
+
+/// Names that an error lists for the caller to suggest from.
+const NAMES_LISTED: usize = 1000;
+
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is no such thing.
+    #[error("no {what} {name:?}{of}")]
+    NotFound {
+        /// Project, run or dataset, step, version or tag.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+        /// In what.
+        of: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// An object that a live commit refers to is not there.
+    #[error("{key} is missing, though a live commit refers to it: the store has lost an object")]
+    Lost {
+        /// The object's key.
+        key: String,
+    },
+    /// An object's bytes are not what was committed.
+    #[error("{key} is damaged: {source}")]
+    Damaged {
+        /// The object's key.
+        key: String,
+        /// What is wrong.
+        source: GroupMismatch,
+    },
+    /// An object is shorter or longer than what was committed.
+    #[error("{key} is damaged: expected {expected} bytes, actual {actual}")]
+    Length {
+        /// The object's key.
+        key: String,
+        /// Bytes committed.
+        expected: u64,
+        /// Bytes in the store.
+        actual: u64,
+    },
+    /// A commit record's description of its manifest does not hold together.
+    #[error("the commit record of {name}@{number} is not valid: {source}")]
+    Index {
+        /// The run or dataset.
+        name: Name,
+        /// The step or version.
+        number: u64,
+        /// What is wrong.
+        source: TreeError,
+    },
+    /// A manifest matches its digest and can't be read: a newer version wrote it.
+    #[error("manifest {key} can't be read")]
+    Manifest {
+        /// The object's key.
+        key: String,
+        /// What is wrong.
+        #[source]
+        source: ManifestError,
+    },
+    /// The log could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Engine {
+    /// Lists a project's runs and datasets. A project without a log is not found.
+    pub async fn project(&self, project: &ProjectName) -> Result<ProjectInfo, ReadError> {
+        let state = self.state(project).await?;
+        if state.seq == 0 {
+            let known = self.projects().await?.iter().map(Name::to_string).collect();
+            return Err(not_found("project", project.as_str(), String::new(), known));
+        }
+        let names = state.names.iter().map(|(name, named)| NameInfo {
+            name: name.clone(),
+            sort: named.sort,
+            live: named.live.values().map(|live| describe(named, live)).collect(),
+        });
+        Ok(ProjectInfo { project: project.clone(), seq: state.seq, epoch: state.epoch, names: names.collect() })
+    }
+
+    /// Finds the live commit that a target means; `latest` where it names no step, version or tag.
+    pub async fn resolve(&self, target: &Target) -> Result<CommitInfo, ReadError> {
+        let project = &target.project;
+        let state = self.state(project).await?;
+        if state.seq == 0 {
+            let known = self.projects().await?.iter().map(Name::to_string).collect();
+            return Err(not_found("project", project.as_str(), String::new(), known));
+        }
+        let Some(named) = state.names.get(&target.name) else {
+            let known = state.names.keys().map(Name::to_string).collect();
+            return Err(not_found("run or dataset", target.name.as_str(), format!(" in project {project}"), known));
+        };
+        let selector = target.selector_or_latest();
+        let live = named.select(&selector).ok_or_else(|| {
+            let numbers = named.live.keys().rev().map(u64::to_string);
+            let known = named.tags.keys().map(Name::to_string).chain(numbers).collect();
+            let of = format!(" of {project}/{}", target.name);
+            not_found("live step, version or tag", &selector.to_string(), of, known)
+        })?;
+        Ok(describe(named, live))
+    }
+
+    /// Reads a range of a stored object. The caller checks it against the digests it holds.
+    pub async fn read(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+        range: ByteRange,
+    ) -> Result<Bytes, ReadError> {
+        let key = keys::object(project, kind, object);
+        self.objects.get_range(&key, range).await.map_err(|error| match error {
+            StoreError::NotFound { key } => ReadError::Lost { key },
+            error => error.into(),
+        })
+    }
+
+    /// Reads a whole manifest, or list of packs, and checks it.
+    pub(crate) async fn manifest(
+        &self,
+        project: &ProjectName,
+        commit: &Commit,
+        index: &Index,
+    ) -> Result<Bytes, ReadError> {
+        let broken = |source| ReadError::Index { name: commit.name.clone(), number: commit.number, source };
+        let tree = index.tree().map_err(broken)?;
+        let key = keys::object(project, ObjectKind::Manifest, &index.object);
+        let bytes = match self.objects.get(&key, MAX_MANIFEST_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { key }) => return Err(ReadError::Lost { key }),
+            Err(error) => return Err(error.into()),
+        };
+        if bytes.len() as u64 != tree.len() {
+            return Err(ReadError::Length { key, expected: tree.len(), actual: bytes.len() as u64 });
+        }
+        let checked = self.ambient.computed(move || tree.check_range(0, &bytes).map(|()| bytes)).await;
+        checked.map_err(|source| ReadError::Damaged { key, source })
+    }
+
+    /// Reads the list of distinct packs of a checkpoint; none for a dataset.
+    pub(crate) async fn packs_of(&self, project: &ProjectName, commit: &Commit) -> Result<Vec<PackRow>, ReadError> {
+        let Some(index) = &commit.packs else { return Ok(Vec::new()) };
+        let bytes = self.manifest(project, commit, index).await?;
+        let key = keys::object(project, ObjectKind::Manifest, &index.object);
+        let rows = self.ambient.computed(move || read_packs(&bytes)).await;
+        rows.map_err(|source| ReadError::Manifest { key, source })
+    }
+}
+
+/// Describes a live commit of `state`.
+pub(crate) fn info(state: &State, name: &Name, number: u64) -> Option<CommitInfo> {
+    let named = state.names.get(name)?;
+    Some(describe(named, named.live.get(&number)?))
+}
+
+fn describe(named: &Named, live: &Live) -> CommitInfo {
+    let number = live.commit.number;
+    let (tags, pinned) = (named.tags_of(number), named.pins.contains(&number));
+    CommitInfo { commit: live.commit.clone(), seq: live.seq, time: live.time, tags, pinned }
+}
+
+fn not_found(what: &'static str, name: &str, of: String, mut known: Vec<String>) -> ReadError {
+    known.truncate(NAMES_LISTED);
+    ReadError::NotFound { what, name: name.to_owned(), of, known }
+}

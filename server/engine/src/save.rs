@@ -1,0 +1,315 @@
+//! A save in progress: announced, its parts collected, finished by whichever rank comes last.
+//!
+//! No rank needs to know another: all that is shared lies in the store. Every step may be repeated. Must never make a
+//! checkpoint visible; `commit.rs` does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{StreamExt, TryStreamExt};
+use gigastore_formats::digest::Digest;
+use gigastore_formats::limits::{MAX_PART_BYTES, MAX_WORLD_SIZE};
+use gigastore_formats::manifest::ManifestError;
+use gigastore_formats::manifest::part::{Part, read_part};
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::record::{SaveBegin, TxnId};
+use gigastore_formats::sealed::{SealError, seal, unseal};
+use gigastore_formats::wire::{Committed, FinishRequest, SaveRequest, Session};
+
+use crate::commit::CommitError;
+use crate::engine::Engine;
+use crate::join::{JoinError, merge};
+use crate::log::{LogError, Outcome};
+use crate::read::info;
+use crate::store::{Created, StoreError, keys};
+
+/// Bytes of `begin.json`: names, an attempt of at most 1 KiB and some numbers.
+const MAX_BEGIN_BYTES: u64 = 8 << 10;
+
+/// Bytes of the text that names an attempt.
+const MAX_ATTEMPT_BYTES: usize = 1024;
+
+/// Pause between two looks at a save that waits for other ranks.
+const WAIT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Looks at the log between two looks at the parts: the rank whose part came last joins at once, the others only take
+/// over where it died, so that a thousand ranks do not all join.
+const LOOKS_BEFORE_TAKEOVER: u32 = 50;
+
+/// Parts read at once.
+const PARTS_IN_FLIGHT: usize = 16;
+
+/// Missing ranks that an error names one by one.
+const RANKS_NAMED: usize = 16;
+
+/// Why a save could not begin, or a part not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The request makes no sense.
+    #[error("{what} is {actual}, expected {expected}")]
+    Invalid {
+        /// Which number or text.
+        what: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
+    /// A save of the same target and attempt is open with another shape.
+    #[error(
+        "attempt {attempt:?} of this step was begun with {expected} ranks, not {actual}: give each launch its own attempt"
+    )]
+    OtherSave {
+        /// The attempt.
+        attempt: String,
+        /// Ranks it was begun with.
+        expected: u32,
+        /// Ranks of this request.
+        actual: u32,
+    },
+    /// The announcement of the save is damaged.
+    #[error("{key} is damaged: {source}; save again under a new attempt")]
+    Damaged {
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        source: SealError,
+    },
+    /// A part can't be read.
+    #[error("the part of rank {rank} is not valid")]
+    Part {
+        /// The rank.
+        rank: u32,
+        /// What is wrong with it.
+        #[source]
+        source: ManifestError,
+    },
+    /// The log could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a save could not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum FinishError {
+    /// Ranks have not delivered their parts in time.
+    #[error(
+        "{missing} of {world_size} ranks have not delivered their part after {waited_s} s: {ranks}; nothing was committed, and what they uploaded is kept for the next try"
+    )]
+    MissingRanks {
+        /// How many.
+        missing: usize,
+        /// How many there should be.
+        world_size: u32,
+        /// How long was waited.
+        waited_s: u64,
+        /// The first of them.
+        ranks: String,
+    },
+    /// One rank delivered two different parts.
+    #[error(
+        "rank {rank} delivered two different parts ({first} and {second}) in one attempt: two processes claim this rank, or it was restarted with other content; give each launch its own attempt"
+    )]
+    TwoParts {
+        /// The rank.
+        rank: u32,
+        /// Digest of one.
+        first: String,
+        /// Digest of the other.
+        second: String,
+    },
+    /// A stored part is not what its name says.
+    #[error("{key} is damaged: expected BLAKE3 {expected}, actual {actual}; save again under a new attempt")]
+    DamagedPart {
+        /// The part's key.
+        key: String,
+        /// The digest in its name.
+        expected: Digest,
+        /// The digest of its bytes.
+        actual: Digest,
+    },
+    /// The parts do not make a checkpoint.
+    #[error("the parts of this save do not make a checkpoint: {0}; nothing was committed")]
+    Join(#[from] JoinError),
+    /// A part can't be read, or the request makes no sense.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// The checkpoint could not be committed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+impl Engine {
+    /// Opens a save, or finds it open. Says which checkpoint is at this step already.
+    pub async fn begin_save(&self, request: &SaveRequest) -> Result<Session, SaveError> {
+        check_request(request)?;
+        let project = &request.project;
+        let save = SaveBegin::id(project, &request.run, request.step, &request.attempt);
+        let mut state = self.state(project).await?;
+        if state.outcome(save).is_none() {
+            let begin = SaveBegin {
+                run: request.run.clone(),
+                step: request.step,
+                attempt: request.attempt.clone(),
+                world_size: request.world_size,
+                epoch: state.epoch,
+            };
+            let key = keys::save_begin(project, save);
+            if let Created::Exists(_) = self.objects.create(&key, vec![seal(&begin).0.into()]).await? {
+                self.check_same_save(&key, request).await?;
+            }
+            // Collectors look for open saves after they have read the log; so the log is read again after announcing.
+            state = self.state(project).await?;
+        }
+        let existing = info(&state, &request.run, request.step);
+        Ok(Session { save, epoch: state.epoch, existing })
+    }
+
+    async fn check_same_save(&self, key: &str, request: &SaveRequest) -> Result<(), SaveError> {
+        let bytes = self.objects.get(key, MAX_BEGIN_BYTES).await?;
+        let damaged = |source| SaveError::Damaged { key: key.to_owned(), source };
+        let (begin, _): (SaveBegin, _) = unseal(&bytes, MAX_BEGIN_BYTES).map_err(damaged)?;
+        if begin.world_size != request.world_size {
+            let (expected, actual) = (begin.world_size, request.world_size);
+            return Err(SaveError::OtherSave { attempt: request.attempt.clone(), expected, actual });
+        }
+        Ok(())
+    }
+
+    /// Takes the part of one rank: which slices it has, and where they lie. The same part may come again.
+    pub async fn put_part(&self, project: &ProjectName, save: TxnId, rank: u32, bytes: Bytes) -> Result<(), SaveError> {
+        let copy = bytes.clone();
+        let part = self.ambient.computed(move || read_part(&copy)).await;
+        let part = part.map_err(|source| SaveError::Part { rank, source })?;
+        if part.meta.rank != rank || rank >= part.meta.world_size {
+            let expected = format!("{rank}, below the world size {}", part.meta.world_size);
+            return Err(SaveError::Invalid { what: "rank", expected, actual: part.meta.rank.to_string() });
+        }
+        let key = keys::save_part(project, save, rank, Digest::of(&bytes));
+        self.objects.create(&key, vec![bytes]).await?;
+        Ok(())
+    }
+
+    /// Commits a save once all its parts are there, or finds it committed. Waits for other ranks up to the deadline.
+    ///
+    /// Every rank may call it: one commits, all get the same answer.
+    pub async fn finish_save(&self, request: &FinishRequest) -> Result<Committed, FinishError> {
+        let save_request = &request.save;
+        check_request(save_request)?;
+        let project = &save_request.project;
+        let save = SaveBegin::id(project, &save_request.run, save_request.step, &save_request.attempt);
+        let started = self.ambient.monotonic();
+        let deadline = Duration::from_millis(request.deadline_ms);
+        let mut looks = 0;
+        loop {
+            let state = self.state(project).await.map_err(SaveError::from)?;
+            if let Some(Outcome::Took(_)) = state.outcome(save) {
+                // Dropped since: the save did take effect, and the log says what became of it.
+                let live = info(&state, &save_request.run, save_request.step);
+                let info = live.ok_or_else(|| CommitError::DroppedSince {
+                    name: save_request.run.clone(),
+                    number: save_request.step,
+                })?;
+                return Ok(Committed { info, existed: false });
+            }
+            let waited = self.ambient.monotonic().saturating_sub(started);
+            if looks % LOOKS_BEFORE_TAKEOVER == 0 || waited >= deadline {
+                let parts = self.list_parts(project, save).await?;
+                if parts.len() == save_request.world_size as usize {
+                    return self.join_and_commit(request, save, parts).await;
+                }
+                if waited >= deadline {
+                    return Err(missing_ranks(&parts, save_request.world_size, waited));
+                }
+            }
+            looks += 1;
+            let jitter = Duration::from_millis(self.ambient.random() % (WAIT_PAUSE.as_millis() as u64));
+            self.ambient.sleep((WAIT_PAUSE / 2 + jitter).min(deadline.saturating_sub(waited))).await;
+        }
+    }
+
+    async fn join_and_commit(
+        &self,
+        request: &FinishRequest,
+        save: TxnId,
+        parts: BTreeMap<u32, (Digest, u64)>,
+    ) -> Result<Committed, FinishError> {
+        let project = &request.save.project;
+        let parts = futures::stream::iter(parts)
+            .map(|(rank, (digest, _))| self.read_stored_part(project, save, rank, digest))
+            .buffered(PARTS_IN_FLIGHT)
+            .try_collect::<Vec<Part>>()
+            .await?;
+        let world_size = request.save.world_size;
+        let merged = self.ambient.computed(move || merge(parts, world_size)).await?;
+        let committed = self.commit_checkpoint(request, save, merged).await?;
+        // Only a hint for the sweep of old saves; without it they are found by the log.
+        let ended = seal(&committed.info.seq).0;
+        self.objects.create(&keys::save_ended(project, save), vec![ended.into()]).await.map_err(SaveError::from)?;
+        Ok(committed)
+    }
+
+    /// Lists the parts that are there: rank, digest, bytes.
+    async fn list_parts(
+        &self,
+        project: &ProjectName,
+        save: TxnId,
+    ) -> Result<BTreeMap<u32, (Digest, u64)>, FinishError> {
+        let mut parts = BTreeMap::new();
+        for (key, len) in self.objects.list(&keys::save_parts(project, save)).await.map_err(SaveError::from)? {
+            let Some((rank, digest)) = keys::part_of(&key) else { continue };
+            if let Some((other, _)) = parts.insert(rank, (digest, len)) {
+                let (first, second) = (other.min(digest).short(), other.max(digest).short());
+                return Err(FinishError::TwoParts { rank, first, second });
+            }
+        }
+        Ok(parts)
+    }
+
+    async fn read_stored_part(
+        &self,
+        project: &ProjectName,
+        save: TxnId,
+        rank: u32,
+        expected: Digest,
+    ) -> Result<Part, FinishError> {
+        let key = keys::save_part(project, save, rank, expected);
+        let bytes = self.objects.get(&key, MAX_PART_BYTES).await.map_err(SaveError::from)?;
+        // Not a byte is parsed before its digest is known to be right.
+        let read = self.ambient.computed(move || match Digest::of(&bytes) {
+            actual if actual == expected => Ok(read_part(&bytes)),
+            actual => Err(actual),
+        });
+        let part = read.await.map_err(|actual| FinishError::DamagedPart { key, expected, actual })?;
+        Ok(part.map_err(|source| SaveError::Part { rank, source })?)
+    }
+}
+
+fn check_request(request: &SaveRequest) -> Result<(), SaveError> {
+    if !(1..=MAX_WORLD_SIZE).contains(&request.world_size) {
+        let expected = format!("1 to {MAX_WORLD_SIZE}");
+        return Err(SaveError::Invalid { what: "world size", expected, actual: request.world_size.to_string() });
+    }
+    if request.attempt.is_empty() || request.attempt.len() > MAX_ATTEMPT_BYTES {
+        let expected = format!("1 to {MAX_ATTEMPT_BYTES} bytes");
+        return Err(SaveError::Invalid {
+            what: "attempt",
+            expected,
+            actual: format!("{} bytes", request.attempt.len()),
+        });
+    }
+    Ok(())
+}
+
+fn missing_ranks(parts: &BTreeMap<u32, (Digest, u64)>, world_size: u32, waited: Duration) -> FinishError {
+    let there: BTreeSet<u32> = parts.keys().copied().collect();
+    let missing: Vec<u32> = (0..world_size).filter(|rank| !there.contains(rank)).collect();
+    let named: Vec<String> = missing.iter().take(RANKS_NAMED).map(u32::to_string).collect();
+    let more = if missing.len() > RANKS_NAMED { ", …" } else { "" };
+    let ranks = format!("ranks {}{more}", named.join(", "));
+    FinishError::MissingRanks { missing: missing.len(), world_size, waited_s: waited.as_secs(), ranks }
+}

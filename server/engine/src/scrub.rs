@@ -1,0 +1,200 @@
+//! Verification: everything that live commits refer to is looked at, and what is not as it should be is reported exactly.
+//!
+//! The log is read from its first record, without the folded cache; manifests and lists of packs are read whole; packs and
+//! files by their lengths, a sample of them or all of them by every byte. Must never stop at the first damage, and must
+//! never change anything.
+
+mod bodies;
+mod plan;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::stream::StreamExt;
+use gigastore_formats::digest::Digest;
+use gigastore_formats::limits::MAX_RECORD_BYTES;
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::record::Record;
+use gigastore_formats::wire::{Depth, Finding, VerifyProgress, VerifyReport, VerifyRequest};
+
+use crate::engine::Engine;
+use crate::log::{LogError, State, read_record};
+use crate::read::ReadError;
+use crate::store::{StoreError, keys};
+
+use plan::{Item, Plan};
+
+/// Objects verified at once: enough to keep a store and all cores busy; each holds one window of bytes.
+const OBJECTS_IN_FLIGHT: usize = 4;
+
+/// Takes progress as it comes.
+pub(crate) type OnProgress<'a> = &'a (dyn Fn(VerifyProgress) + Send + Sync);
+
+impl Engine {
+    /// Verifies a project, or one run, dataset, step or version of it.
+    ///
+    /// What is damaged is reported, not returned as an error; errors are for what could not be looked at at all.
+    pub async fn verify(&self, request: &VerifyRequest, progress: OnProgress<'_>) -> Result<VerifyReport, ReadError> {
+        let mut report = VerifyReport::default();
+        let project = &request.project;
+        self.verify_log(project, &mut report).await?;
+        let state = match self.state(project).await {
+            Ok(state) => state,
+            // The damaged record is in the report; what it would have made visible can't be known.
+            Err(LogError::Damaged { .. }) => return Ok(report),
+            Err(error) => return Err(error.into()),
+        };
+        let plan = self.plan(request, &state, &mut report).await?;
+        self.verify_objects(project, request.depth, plan, &mut report, progress).await?;
+        report.findings.sort_by(|a, b| (&a.object, a.range).cmp(&(&b.object, b.range)));
+        Ok(report)
+    }
+
+    /// Reads every record from the first on. Stops at the first that is damaged: nothing after it can be trusted.
+    async fn verify_log(&self, project: &ProjectName, report: &mut VerifyReport) -> Result<(), ReadError> {
+        let (mut seq, mut head) = (0, Record::origin());
+        loop {
+            let key = keys::record(project, seq + 1);
+            let found = match self.objects.get(&key, MAX_RECORD_BYTES).await {
+                Ok(bytes) => read_record(project, &bytes, seq + 1, head).map_err(|error| chain_text(&error)),
+                Err(StoreError::NotFound { .. }) => break,
+                Err(error @ (StoreError::TooLong { .. } | StoreError::Short { .. })) => Err(error.to_string()),
+                Err(error) => return Err(error.into()),
+            };
+            match found {
+                Ok((_, digest)) => head = digest,
+                Err(problem) => {
+                    report.findings.push(after_record(key, seq + 1, problem));
+                    return Ok(());
+                }
+            }
+            seq += 1;
+            report.records += 1;
+        }
+        self.find_gap(project, seq, report).await
+    }
+
+    /// Looks for records after the last that could be read: one between was lost.
+    async fn find_gap(&self, project: &ProjectName, last: u64, report: &mut VerifyReport) -> Result<(), ReadError> {
+        let folder = format!("{}/log", keys::project(project));
+        let seq_of = |key: &str| key.strip_prefix(&format!("{folder}/"))?.strip_suffix(".json")?.parse::<u64>().ok();
+        let later = self
+            .objects
+            .list(&folder)
+            .await?
+            .iter()
+            .filter_map(|(key, _)| seq_of(key))
+            .filter(|seq| *seq > last + 1)
+            .min();
+        if let Some(later) = later {
+            let problem = format!("record {} is missing, though record {later} is there", last + 1);
+            report.findings.push(after_record(keys::record(project, last + 1), last + 1, problem));
+        }
+        Ok(())
+    }
+
+    async fn verify_objects(
+        &self,
+        project: &ProjectName,
+        depth: Depth,
+        plan: Plan,
+        report: &mut VerifyReport,
+        progress: OnProgress<'_>,
+    ) -> Result<(), ReadError> {
+        let salt = self.ambient.random();
+        let items: Vec<(Item, bool)> = plan
+            .items
+            .into_iter()
+            .map(|item| {
+                let whole = reads_whole(depth, &item, salt);
+                (item, whole)
+            })
+            .collect();
+        let bytes = items.iter().filter(|(_, whole)| *whole).map(|(item, _)| item.len).sum();
+        let (objects, done, read) = (items.len() as u64, AtomicU64::new(0), AtomicU64::new(0));
+        let tell = || {
+            let (objects_done, bytes_done) = (done.load(Ordering::Relaxed), read.load(Ordering::Relaxed));
+            progress(VerifyProgress { objects_done, objects, bytes_done, bytes });
+        };
+        tell();
+        let mut results = futures::stream::iter(items)
+            .map(|(item, whole)| {
+                let (read, tell) = (&read, &tell);
+                async move {
+                    let count = move |bytes: u64| {
+                        read.fetch_add(bytes, Ordering::Relaxed);
+                        tell();
+                    };
+                    let findings = self.verify_object(project, &item, whole, &count).await;
+                    (item.len, whole, findings)
+                }
+            })
+            .buffer_unordered(OBJECTS_IN_FLIGHT);
+        while let Some((len, whole, findings)) = results.next().await {
+            done.fetch_add(1, Ordering::Relaxed);
+            tell();
+            report.objects += 1;
+            let counted = if whole { &mut report.bytes_read } else { &mut report.bytes_by_length };
+            *counted += len;
+            report.findings.extend(findings?);
+        }
+        Ok(())
+    }
+
+    /// Verifies one pack or file: by its length, and if `whole` by every byte.
+    async fn verify_object(
+        &self,
+        project: &ProjectName,
+        item: &Item,
+        whole: bool,
+        count: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Vec<Finding>, ReadError> {
+        let key = keys::object(project, item.kind, &item.object);
+        let problem = match self.objects.len(&key).await? {
+            None => "the object is missing".to_owned(),
+            Some(actual) if actual != item.len => format!("expected {} bytes, actual {actual}", item.len),
+            Some(_) if whole => return self.verify_body(&key, item, count).await,
+            Some(_) => return Ok(Vec::new()),
+        };
+        let affects = item.affects();
+        Ok(vec![Finding { object: key, affects, range: None, problem }])
+    }
+}
+
+/// Whether an object is read whole. A sample is another one each time, so that repeated samples cover everything.
+fn reads_whole(depth: Depth, item: &Item, salt: u64) -> bool {
+    match depth {
+        Depth::Quick => false,
+        Depth::Full => true,
+        Depth::Sample(share) => {
+            let mut bytes = item.object.digest.as_bytes().to_vec();
+            bytes.extend(salt.to_le_bytes());
+            let drawn = u32::from_le_bytes(*Digest::of(&bytes).as_bytes().first_chunk().expect("32 bytes have 4"));
+            f64::from(drawn) < share * (f64::from(u32::MAX) + 1.0)
+        }
+    }
+}
+
+fn after_record(object: String, seq: u64, problem: String) -> Finding {
+    Finding {
+        object,
+        affects: vec![format!("everything committed by log record {seq} and later")],
+        range: None,
+        problem,
+    }
+}
+
+/// The text of an error and of all its causes.
+fn chain_text(error: &dyn std::error::Error) -> String {
+    gigastore_formats::wire::Fault::new(gigastore_formats::wire::FaultCode::Integrity, error).message
+}
+
+impl State {
+    /// Returns the live commits that a verification covers.
+    fn covered<'s>(&'s self, request: &'s VerifyRequest) -> impl Iterator<Item = &'s crate::log::Live> + 's {
+        let names = self.names.iter().filter(|(name, _)| request.name.as_ref().is_none_or(|only| only == *name));
+        names
+            .flat_map(|(_, named)| named.live.values())
+            .filter(|live| request.number.is_none_or(|only| only == live.commit.number))
+            .map(AsRef::as_ref)
+    }
+}

@@ -1,0 +1,188 @@
+//! Every byte of a pack or file, read in windows and checked.
+//!
+//! A sound pack is checked as one stream. Only where that fails is each slice looked at by itself, so that the report
+//! names every damaged one. Must never hold more than a window of an object.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use gigastore_formats::object::Stored;
+use gigastore_formats::pack::{PackCheck, PackDamage};
+use gigastore_formats::pack::{PackEntry, PackHeader};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::verified::GroupTree;
+use gigastore_formats::wire::Finding;
+
+use super::plan::{Expected, Holds, Item};
+use crate::engine::Engine;
+use crate::read::ReadError;
+
+/// Bytes read at once: eight groups of a tensor, thirty-two of a file.
+const WINDOW_BYTES: u64 = 8 << 20;
+
+/// Counts bytes as they are read.
+type Count<'a> = &'a (dyn Fn(u64) + Send + Sync);
+
+impl Engine {
+    /// Verifies every byte of an object whose length is right.
+    pub(super) async fn verify_body(
+        &self,
+        key: &str,
+        item: &Item,
+        count: Count<'_>,
+    ) -> Result<Vec<Finding>, ReadError> {
+        match &item.holds {
+            Holds::File { path, tree } => self.verify_file(key, path, tree, count).await,
+            Holds::Slices { header_len, slices } => {
+                let found = self.verify_pack(key, item, *header_len, count).await?;
+                let header = match found {
+                    Ok(header) => header,
+                    Err(findings) => return Ok(findings),
+                };
+                Ok(unexpected(key, &header, slices))
+            }
+        }
+    }
+
+    async fn verify_file(
+        &self,
+        key: &str,
+        path: &str,
+        tree: &GroupTree,
+        count: Count<'_>,
+    ) -> Result<Vec<Finding>, ReadError> {
+        let mut findings = Vec::new();
+        let mut start = 0;
+        while start < tree.len() {
+            let range = window(start, tree.len());
+            let bytes = self.objects.get_range(key, range).await?;
+            count(range.len());
+            let copy = tree.clone();
+            let damaged = self.ambient.computed(move || damaged_groups(&copy, range.start(), &bytes)).await;
+            findings.extend(damaged.into_iter().map(|(range, problem)| Finding {
+                object: key.to_owned(),
+                affects: vec![path.to_owned()],
+                range: Some((range.start(), range.end())),
+                problem,
+            }));
+            start = range.end();
+        }
+        Ok(findings)
+    }
+
+    /// Checks a pack as one stream; returns its header, or everything that is damaged.
+    async fn verify_pack(
+        &self,
+        key: &str,
+        item: &Item,
+        header_len: u64,
+        count: Count<'_>,
+    ) -> Result<Result<PackHeader, Vec<Finding>>, ReadError> {
+        let Stored { digest, .. } = item.object;
+        let range = ByteRange::new(0, header_len.min(item.len)).expect("0 is the smallest number");
+        let bytes = self.objects.get_range(key, range).await?;
+        count(range.len());
+        let parsed = self.ambient.computed(move || PackHeader::parse(digest, &bytes)).await;
+        let header = match parsed {
+            Ok(header) => header,
+            Err(error) => {
+                let problem = super::chain_text(&error);
+                let range = Some((0, header_len));
+                return Ok(Err(vec![Finding { object: key.to_owned(), affects: item.affects(), range, problem }]));
+            }
+        };
+        let mut check = PackCheck::new(header.clone());
+        let mut start = header_len;
+        while start < item.len {
+            let range = window(start, item.len);
+            let bytes = self.objects.get_range(key, range).await?;
+            count(range.len());
+            let (result, same) = self.ambient.computed(move || (check.update(&bytes), check)).await;
+            check = same;
+            if let Err(first) = result {
+                return Ok(Err(self.damaged_entries(key, &header, first).await?));
+            }
+            start = range.end();
+        }
+        if let Err(first) = check.finish() {
+            return Ok(Err(self.damaged_entries(key, &header, first).await?));
+        }
+        Ok(Ok(header))
+    }
+
+    /// Looks at each slice of a damaged pack by itself.
+    async fn damaged_entries(
+        &self,
+        key: &str,
+        header: &PackHeader,
+        first: PackDamage,
+    ) -> Result<Vec<Finding>, ReadError> {
+        let mut findings = Vec::new();
+        for entry in header.entries() {
+            findings.extend(self.damaged_groups_of(key, entry).await?);
+        }
+        let covered = |damage: &PackDamage| {
+            let range = (damage.range.start(), damage.range.end());
+            findings.iter().any(|found: &Finding| found.range.is_some_and(|(a, b)| a < range.1 && range.0 < b))
+        };
+        if !covered(&first) {
+            // A pad, or stored bytes that decode to the right ones.
+            findings.push(Finding {
+                object: key.to_owned(),
+                affects: first.slice.iter().map(ToString::to_string).collect(),
+                range: Some((first.range.start(), first.range.end())),
+                problem: super::chain_text(&*first.fault),
+            });
+        }
+        Ok(findings)
+    }
+
+    async fn damaged_groups_of(&self, key: &str, entry: &PackEntry) -> Result<Vec<Finding>, ReadError> {
+        let mut findings = Vec::new();
+        for index in 0..entry.slice.tree.groups() {
+            let range = entry.stored_groups(index..index + 1);
+            let bytes = self.objects.get_range(key, range).await?;
+            let copy = entry.clone();
+            let opened = self.ambient.computed(move || copy.open_group(index, &bytes)).await;
+            if let Err(fault) = opened {
+                findings.push(Finding {
+                    object: key.to_owned(),
+                    affects: vec![entry.slice.slice.to_string()],
+                    range: Some((range.start(), range.end())),
+                    problem: super::chain_text(&fault),
+                });
+            }
+        }
+        Ok(findings)
+    }
+}
+
+/// Compares a sound pack with what manifests expect in it.
+fn unexpected<'i>(key: &str, header: &PackHeader, slices: impl IntoIterator<Item = &'i Expected>) -> Vec<Finding> {
+    let place = |entry: &PackEntry| {
+        let coding = entry.slice.coding.codec();
+        (entry.stored.start(), entry.stored.len(), coding, entry.slice.tree.root())
+    };
+    let places: HashSet<_> = header.entries().iter().map(place).collect();
+    let there = |e: &Expected| places.contains(&(e.offset, e.stored_len, e.codec, e.blake3));
+    let lost = slices.into_iter().filter(|expected| !there(expected));
+    lost.map(|expected| Finding {
+        object: key.to_owned(),
+        affects: vec![expected.slice.clone()],
+        range: Some((expected.offset, expected.offset + expected.stored_len)),
+        problem: format!("the pack has no slice with BLAKE3 {} at this place", expected.blake3),
+    })
+    .collect()
+}
+
+fn window(start: u64, len: u64) -> ByteRange {
+    ByteRange::new(start, len.min(start + WINDOW_BYTES)).expect("a window ends after its start")
+}
+
+/// Returns every group in `bytes`, which start at the group border `start`, that does not match.
+fn damaged_groups(tree: &GroupTree, start: u64, bytes: &Bytes) -> Vec<(ByteRange, String)> {
+    let size = tree.size().bytes();
+    let pieces = bytes.chunks(size as usize).enumerate();
+    let checks = pieces.filter_map(|(i, piece)| tree.check_group(start / size + i as u64, piece).err());
+    checks.map(|mismatch| (mismatch.range, mismatch.to_string())).collect()
+}

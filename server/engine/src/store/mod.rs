@@ -1,0 +1,15 @@
+//! The object store underneath: opened from a URL, every key built in one file, few operations with typed errors.
+//!
+//! *Architecture invariant:* nothing outside this module names `object_store`. Must never hold a rule of the log or of
+//! commits.
+
+mod error;
+pub(crate) mod keys;
+mod objects;
+mod open;
+
+pub use error::StoreError;
+pub use objects::{Body, BodyError, Objects};
+pub use open::{OpenError, OpenMode, StoreUrl};
+
+pub(crate) use objects::Created;

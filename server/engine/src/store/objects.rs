@@ -1,0 +1,290 @@
+//! The few operations that Gigastore needs of an object store: get, create, stream in, list, length.
+//!
+//! Must never overwrite an object (folded state, a cache, is the one exception and says so) and never return fewer bytes
+//! than were asked for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, FuturesUnordered, StreamExt, TryStreamExt};
+use gigastore_formats::range::ByteRange;
+use object_store::path::Path;
+use object_store::{
+    Error, GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
+
+use super::StoreError;
+
+/// Bytes of one part of a multipart upload: 16 MiB. With S3's 10,000 parts that reaches 156 GiB; larger objects get
+/// larger parts (see [`part_bytes`]).
+const PART_BYTES: u64 = 16 << 20;
+
+/// Most parts of one upload, S3's limit.
+const MAX_PARTS: u64 = 10_000;
+
+/// Parts of one upload in flight: four hide a store's latency and hold at most 64 MiB.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// How often a create is tried whose answer says "exists" while nothing does: S3 answers 409 when two creates collide and
+/// neither may have landed yet.
+const CREATE_TRIES: u32 = 5;
+
+/// The store of one URL.
+#[derive(Clone)]
+pub struct Objects {
+    store: Arc<dyn ObjectStore>,
+    url: String,
+}
+
+/// The bytes of an object to be stored.
+pub enum Body {
+    /// All of them, in memory, known to be right.
+    Whole(Vec<Bytes>),
+    /// They come in pieces; the stream checks them and ends with an error where they are not those that were promised.
+    Stream {
+        /// How many bytes will come.
+        len: u64,
+        /// The pieces.
+        pieces: BoxStream<'static, Result<Bytes, BodyError>>,
+    },
+}
+
+/// Why bytes to be stored did not come as promised: whatever the stream's owner found.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// What a create found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Created {
+    /// Nothing was there; now the given bytes are.
+    New,
+    /// An object of this length was there and stays.
+    Exists(u64),
+}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Objects").field(&self.url).finish()
+    }
+}
+
+impl Objects {
+    pub(super) fn over(store: Arc<dyn ObjectStore>, url: String) -> Self {
+        Self { store, url }
+    }
+
+    /// Returns the URL that the store was opened with.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Reads a whole object of at most `limit` bytes; a longer one is refused before its body is read.
+    pub(crate) async fn get(&self, key: &str, limit: u64) -> Result<Bytes, StoreError> {
+        let sort = |source| StoreError::sort(key, source);
+        let found = self.store.get_opts(&Path::from(key), GetOptions::default()).await.map_err(sort)?;
+        let actual = found.meta.size;
+        if actual > limit {
+            return Err(StoreError::TooLong { key: key.to_owned(), limit, actual });
+        }
+        let bytes = found.bytes().await.map_err(sort)?;
+        self.exact(key, ByteRange::with_len(0, actual).expect("an object ends before 2^64"), bytes)
+    }
+
+    /// Reads `range` of an object; fails where the object ends before it.
+    pub(crate) async fn get_range(&self, key: &str, range: ByteRange) -> Result<Bytes, StoreError> {
+        Ok(self.get_range_and_len(key, range).await?.0)
+    }
+
+    /// Reads `range` of an object and says how long the object is: one request for both.
+    pub(crate) async fn get_range_and_len(&self, key: &str, range: ByteRange) -> Result<(Bytes, u64), StoreError> {
+        if range.is_empty() {
+            let len = self.len(key).await?.ok_or_else(|| StoreError::NotFound { key: key.to_owned() })?;
+            return Ok((Bytes::new(), len));
+        }
+        let bounded = GetRange::Bounded(range.start()..range.end());
+        let options = GetOptions { range: Some(bounded), ..GetOptions::default() };
+        let found = match self.store.get_opts(&Path::from(key), options).await {
+            Ok(found) => found,
+            Err(source) => return Err(self.past_the_end(key, range, source).await),
+        };
+        let len = found.meta.size;
+        let bytes = found.bytes().await.map_err(|source| StoreError::sort(key, source))?;
+        if len < range.end() {
+            return Err(StoreError::Short { key: key.to_owned(), wanted: range, actual: len });
+        }
+        Ok((self.exact(key, range, bytes)?, len))
+    }
+
+    /// Returns an object's length; `None` where there is none.
+    pub(crate) async fn len(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        match self.store.head(&Path::from(key)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(StoreError::sort(key, source)),
+        }
+    }
+
+    /// Stores an object where there is none. What is there already stays as it is.
+    pub(crate) async fn create(&self, key: &str, pieces: Vec<Bytes>) -> Result<Created, StoreError> {
+        let payload = PutPayload::from_iter(pieces);
+        let mut tries = 1;
+        loop {
+            match self.create_once(key, payload.clone()).await {
+                Ok(()) => return Ok(Created::New),
+                Err(source @ Error::AlreadyExists { .. }) => match self.len(key).await? {
+                    Some(len) => return Ok(Created::Exists(len)),
+                    None if tries < CREATE_TRIES => tries += 1,
+                    None => return Err(StoreError::Unavailable { key: key.to_owned(), source }),
+                },
+                Err(source) => return Err(StoreError::sort(key, source)),
+            }
+        }
+    }
+
+    /// Tries to store an object where there is none, once. After an error of any kind it may be there or not: the caller
+    /// reads back.
+    pub(crate) async fn create_or_doubt(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.create_once(key, bytes.into()).await.map_err(|source| StoreError::sort(key, source))
+    }
+
+    async fn create_once(&self, key: &str, payload: PutPayload) -> Result<(), Error> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.store.put_opts(&Path::from(key), payload, options).await.map(|_| ())
+    }
+
+    /// Writes a cache entry, over an older one if there is any. For folded state only.
+    pub(crate) async fn put_cache(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let put = self.store.put(&Path::from(key), bytes.into()).await;
+        put.map(|_| ()).map_err(|source| StoreError::sort(key, source))
+    }
+
+    /// Deletes a cache entry. For folded state only.
+    pub(crate) async fn delete_cache(&self, key: &str) -> Result<(), StoreError> {
+        match self.store.delete(&Path::from(key)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(StoreError::sort(key, source)),
+        }
+    }
+
+    /// Stores a content-named object from `body`. Where one is there already nothing is sent and its length is returned.
+    ///
+    /// A stream goes up in parts that become visible together; completing has no create mode at S3, so the look before
+    /// is what keeps an existing object, and a race of two writers ends with the same content either way.
+    pub(crate) async fn store(&self, key: &str, body: Body) -> Result<Created, StoreError> {
+        match body {
+            Body::Whole(pieces) => self.create(key, pieces).await,
+            Body::Stream { len, pieces } => match self.len(key).await? {
+                Some(len) => Ok(Created::Exists(len)),
+                None if len <= PART_BYTES => {
+                    let gathered = pieces.try_collect().await;
+                    let pieces = gathered.map_err(|source| StoreError::Body { key: key.to_owned(), source })?;
+                    self.create(key, pieces).await
+                }
+                None => self.upload(key, len, pieces).await.map(|()| Created::New),
+            },
+        }
+    }
+
+    async fn upload(
+        &self,
+        key: &str,
+        len: u64,
+        pieces: BoxStream<'static, Result<Bytes, BodyError>>,
+    ) -> Result<(), StoreError> {
+        let sort = |source| StoreError::sort(key, source);
+        let mut upload = self.store.put_multipart(&Path::from(key)).await.map_err(sort)?;
+        let sent = send_parts(key, upload.as_mut(), part_bytes(len), pieces).await;
+        let done = match sent {
+            Ok(()) => upload.complete().await.map(|_| ()).map_err(sort),
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            // The error that ended the upload is the one to report; a part that stays is swept with the staging files.
+            let _ = upload.abort().await;
+        }
+        done
+    }
+
+    /// Lists the keys below `folder` with their lengths, in no order.
+    pub(crate) async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, StoreError> {
+        let found = self.store.list(Some(&Path::from(folder)));
+        let found = found.map_ok(|meta| (meta.location.to_string(), meta.size));
+        found.try_collect().await.map_err(|source| StoreError::sort(folder, source))
+    }
+
+    /// Lists the folders directly below `folder`, by name, sorted.
+    pub(crate) async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        let found = self.store.list_with_delimiter(Some(&Path::from(folder))).await;
+        let found = found.map_err(|source| StoreError::sort(folder, source))?;
+        let mut names: Vec<String> =
+            found.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Tells a range past the end from other errors: stores answer it in many ways.
+    async fn past_the_end(&self, key: &str, wanted: ByteRange, source: Error) -> StoreError {
+        let error = StoreError::sort(key, source);
+        match (&error, self.len(key).await) {
+            (StoreError::Unavailable { .. }, Ok(Some(actual))) if actual < wanted.end() => {
+                StoreError::Short { key: key.to_owned(), wanted, actual }
+            }
+            _ => error,
+        }
+    }
+
+    fn exact(&self, key: &str, wanted: ByteRange, bytes: Bytes) -> Result<Bytes, StoreError> {
+        if bytes.len() as u64 == wanted.len() {
+            return Ok(bytes);
+        }
+        Err(StoreError::Short { key: key.to_owned(), wanted, actual: wanted.start() + bytes.len() as u64 })
+    }
+}
+
+/// Part size for an object of `len` bytes: at most [`MAX_PARTS`] of them, whole MiB.
+fn part_bytes(len: u64) -> u64 {
+    PART_BYTES.max(len.div_ceil(MAX_PARTS).next_multiple_of(1 << 20))
+}
+
+async fn send_parts(
+    key: &str,
+    upload: &mut dyn MultipartUpload,
+    part_bytes: u64,
+    mut pieces: BoxStream<'static, Result<Bytes, BodyError>>,
+) -> Result<(), StoreError> {
+    let sort = |source| StoreError::sort(key, source);
+    let mut in_flight = FuturesUnordered::new();
+    let (mut part, mut filled) = (Vec::new(), 0);
+    while let Some(piece) = pieces.next().await {
+        let mut piece = piece.map_err(|source| StoreError::Body { key: key.to_owned(), source })?;
+        while !piece.is_empty() {
+            let take = piece.len().min((part_bytes - filled) as usize);
+            part.push(piece.split_to(take));
+            filled += take as u64;
+            if filled == part_bytes {
+                if in_flight.len() >= PARTS_IN_FLIGHT {
+                    in_flight.try_next().await.map_err(sort)?;
+                }
+                in_flight.push(upload.put_part(PutPayload::from_iter(std::mem::take(&mut part))));
+                filled = 0;
+            }
+        }
+    }
+    if filled > 0 {
+        in_flight.push(upload.put_part(PutPayload::from_iter(part)));
+    }
+    while in_flight.try_next().await.map_err(sort)?.is_some() {}
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_object_fits_its_parts() {
+        for len in [0, 1, PART_BYTES * MAX_PARTS, PART_BYTES * MAX_PARTS + 1, 5 << 40] {
+            assert!(len.div_ceil(part_bytes(len)) <= MAX_PARTS);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Packs and dataset files on their way in: checked group after group as they pass, visible only when all of it matched.
+//!
+//! Must never overwrite an object, and never make one visible whose bytes were not checked by somebody in this process.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, Stream, StreamExt, TryStreamExt};
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::digest::Digest;
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::pack::PackCheck;
+use gigastore_formats::pack::{PackError, PackHeader};
+use gigastore_formats::verified::{GroupTree, StreamCheck};
+
+use crate::engine::Engine;
+use crate::store::{Body, BodyError, Created, StoreError, keys};
+
+/// Questions about objects in flight at once: lookups cost latency, not bandwidth.
+const LOOKUPS_IN_FLIGHT: usize = 64;
+
+/// The bytes of a pack after its header.
+pub enum PackBody {
+    /// In memory, hashed in this process since they were last touched.
+    Whole(Vec<Bytes>),
+    /// From a socket, or read a second time from a source that may have changed: checked as they pass.
+    Stream(BoxStream<'static, Result<Bytes, BodyError>>),
+}
+
+/// Why an upload was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The header is not that of the named pack.
+    #[error("the header of pack {name} is not valid")]
+    Header {
+        /// The pack.
+        name: Digest,
+        /// What is wrong with it.
+        #[source]
+        source: PackError,
+    },
+    /// The bytes are not as many as the header says.
+    #[error("{key} has {expected} bytes, but {actual} were sent")]
+    Length {
+        /// The object's key.
+        key: String,
+        /// Bytes that it has.
+        expected: u64,
+        /// Bytes sent.
+        actual: u64,
+    },
+    /// An object of that name is there with another length: it was damaged after it was stored.
+    #[error(
+        "{key} is in the store with {actual} bytes, expected {expected}: it is damaged; `gigastore verify` says who needs it"
+    )]
+    Damaged {
+        /// The object's key.
+        key: String,
+        /// Bytes that it should have.
+        expected: u64,
+        /// Bytes that it has.
+        actual: u64,
+    },
+    /// The store failed, or the stream did.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Engine {
+    /// Returns the length of each object, `None` for those that are not there.
+    pub async fn lengths(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        objects: &[Stored],
+    ) -> Result<Vec<Option<u64>>, StoreError> {
+        let keys: Vec<String> = objects.iter().map(|stored| keys::object(project, kind, stored)).collect();
+        let lengths = futures::stream::iter(keys).map(|key| async move { self.objects.len(&key).await });
+        lengths.buffered(LOOKUPS_IN_FLIGHT).try_collect().await
+    }
+
+    /// Stores a pack. Nothing is sent where it is there already.
+    pub async fn put_pack(
+        &self,
+        project: &ProjectName,
+        pack: Stored,
+        header: Bytes,
+        body: PackBody,
+    ) -> Result<(), UploadError> {
+        let key = keys::object(project, ObjectKind::Pack, &pack);
+        let invalid = |source| UploadError::Header { name: pack.digest, source };
+        let parsed = PackHeader::parse(pack.digest, &header).map_err(invalid)?;
+        let len = parsed.object_len();
+        let body = match body {
+            PackBody::Whole(mut pieces) => {
+                pieces.insert(0, header);
+                let actual = pieces.iter().map(|piece| piece.len() as u64).sum();
+                if actual != len {
+                    return Err(UploadError::Length { key, expected: len, actual });
+                }
+                Body::Whole(pieces)
+            }
+            PackBody::Stream(pieces) => {
+                let checked = checked(PackCheck::new(parsed), pieces, Arc::clone(&self.ambient));
+                let head = futures::stream::once(std::future::ready(Ok(header)));
+                Body::Stream { len, pieces: head.chain(checked).boxed() }
+            }
+        };
+        self.store_object(key, len, body).await
+    }
+
+    /// Stores a dataset file of which `tree` is the group tree. Nothing is sent where it is there already.
+    pub async fn put_blob(
+        &self,
+        project: &ProjectName,
+        epoch: u64,
+        tree: GroupTree,
+        bytes: BoxStream<'static, Result<Bytes, BodyError>>,
+    ) -> Result<Stored, UploadError> {
+        let blob = Stored { digest: tree.root(), epoch };
+        let key = keys::object(project, ObjectKind::Blob, &blob);
+        let len = tree.len();
+        let pieces = checked(StreamCheck::new(tree), bytes, Arc::clone(&self.ambient)).boxed();
+        self.store_object(key, len, Body::Stream { len, pieces }).await?;
+        Ok(blob)
+    }
+
+    pub(crate) async fn store_object(&self, key: String, expected: u64, body: Body) -> Result<(), UploadError> {
+        match self.objects.store(&key, body).await? {
+            Created::Exists(actual) if actual != expected => Err(UploadError::Damaged { key, expected, actual }),
+            Created::New | Created::Exists(_) => Ok(()),
+        }
+    }
+}
+
+/// Something that checks bytes as they pass.
+trait Check: Send + 'static {
+    fn update(&mut self, bytes: &[u8]) -> Result<(), BodyError>;
+    fn finish(self) -> Result<(), BodyError>;
+}
+
+impl Check for PackCheck {
+    fn update(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
+        Ok(PackCheck::update(self, bytes)?)
+    }
+
+    fn finish(self) -> Result<(), BodyError> {
+        Ok(PackCheck::finish(self)?)
+    }
+}
+
+impl Check for StreamCheck {
+    fn update(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
+        Ok(StreamCheck::update(self, bytes)?)
+    }
+
+    fn finish(self) -> Result<(), BodyError> {
+        Ok(StreamCheck::finish(self)?)
+    }
+}
+
+/// Passes pieces on once `check` has taken them; ends with an error at the first that does not match, or where the
+/// stream ends too early. The hashing runs on the pool of the ambient.
+fn checked<C: Check>(
+    check: C,
+    pieces: BoxStream<'static, Result<Bytes, BodyError>>,
+    ambient: Arc<dyn Ambient>,
+) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
+    futures::stream::try_unfold((check, pieces), move |(mut check, mut pieces)| {
+        let ambient = Arc::clone(&ambient);
+        async move {
+            let Some(piece) = pieces.next().await.transpose()? else {
+                check.finish()?;
+                return Ok(None);
+            };
+            let (checked, check) = ambient.computed(move || (check.update(&piece).map(|()| piece), check)).await;
+            Ok(Some((checked?, (check, pieces))))
+        }
+    })
+}

@@ -1,0 +1,15 @@
+//! What the tests share: a store that fails on purpose, small models, and the data that `cargo xtask data` prepared.
+//!
+//! Must never be a dependency of anything that is shipped.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`faulty`] | an object store that numbers, records, fails, cuts and kills, as a plan says |
+//! | [`model`] | small transformer-shaped tensors, the same for the same seed, and a safetensors file of them |
+//! | [`prepared`] | other people's readers and files |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
+
+pub mod faulty;
+pub mod model;
+pub mod prepared;

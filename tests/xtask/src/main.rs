@@ -1,0 +1,89 @@
+//! The project's chores, run as `cargo xtask COMMAND`.
+//!
+//! `test` is everything that CI checks, in CI's order. Must never need more than Rust's standard library, and must
+//! never install anything outside `target/`.
+
+mod data;
+mod step;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use data::TestData;
+use step::{StepError, Steps};
+
+const HELP: &str = "\
+Chores of the Gigastore workspace.
+
+cargo xtask test    run all that CI checks: format, lints, documentation, test data, tests
+cargo xtask data    only prepare the test data (Python readers, a model, a Parquet file) under target/test-data
+cargo xtask help    print this
+
+The tests find the data by GIGASTORE_TEST_VENV, GIGASTORE_TEST_MODEL and GIGASTORE_TEST_PARQUET, which `test` sets.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["test"] => test(),
+        ["data"] => prepare_only(),
+        ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> Result<(), StepError> {
+    let mut steps = Steps::new(5);
+    steps.run("format", |step| step.command(cargo(&["fmt", "--all", "--", "--check"])))?;
+    steps.run("lints", |step| {
+        let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+        step.command(cargo(&arguments))
+    })?;
+    steps.run("documentation", |step| {
+        let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+        doc.env("RUSTDOCFLAGS", "-D warnings");
+        step.command(doc)
+    })?;
+    let found = steps.run("test data", |step| data::prepare(step, &root()))?;
+    steps.run("tests", |step| {
+        let mut test = cargo(&["test", "--workspace", "--locked"]);
+        test.envs(found.variables());
+        step.command(test)
+    })?;
+    steps.finish();
+    Ok(())
+}
+
+fn prepare_only() -> Result<(), StepError> {
+    let found: TestData = Steps::new(1).run("test data", |step| data::prepare(step, &root()))?;
+    for (name, value) in found.variables() {
+        println!("export {name}='{}'", value.display());
+    }
+    Ok(())
+}
+
+/// Returns the workspace's root: two folders above this crate.
+fn root() -> PathBuf {
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_folder.ancestors().nth(2).unwrap_or(crate_folder).to_path_buf()
+}
+
+/// Returns the cargo that runs this program, at work in the root.
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
