@@ -10,7 +10,7 @@
 //! | `export.rs` | a checkpoint as safetensors files |
 //! | `shard.rs` | which box of a tensor a rank takes, where nobody says otherwise |
 
-mod compare;
+pub mod compare;
 pub mod export;
 pub mod model;
 pub mod open;

@@ -94,6 +94,8 @@ pub struct NameInfo {
     pub sort: Sort,
     /// Live steps or versions, ascending.
     pub live: Vec<CommitInfo>,
+    /// The highest step or version ever committed; a dataset's next version is one more, even after drops.
+    pub highest: u64,
 }
 
 /// A project as a reader sees it.

@@ -131,6 +131,13 @@ impl SourceFile {
     }
 }
 
+impl FileRegion {
+    /// Returns the path of its file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+}
+
 fn look(metadata: &Metadata) -> (u64, Option<SystemTime>) {
     (metadata.len(), metadata.modified().ok())
 }

@@ -98,6 +98,7 @@ impl Engine {
             name: name.clone(),
             sort: named.sort,
             live: named.live.values().map(|live| describe(named, live)).collect(),
+            highest: named.highest,
         });
         Ok(ProjectInfo { project: project.clone(), seq: state.seq, epoch: state.epoch, names: names.collect() })
     }

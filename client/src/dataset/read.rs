@@ -1,0 +1,225 @@
+//! A dataset version's files, and ranges of them, verified.
+//!
+//! Must never return or write a byte of a file that was not checked against the version's manifest.
+
+use std::path::Path;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{StreamExt, TryStreamExt};
+use gigastore_formats::manifest::ManifestError;
+use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, read_dataset};
+use gigastore_formats::name::Target;
+use gigastore_formats::object::ObjectKind;
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::record::Sort;
+use gigastore_formats::verified::GroupMismatch;
+use gigastore_formats::wire::{CommitInfo, Fault};
+
+use crate::checkpoint::open::OpenError;
+use crate::staging::{Staging, StagingError};
+use crate::store::Store;
+use crate::transfer::progress::Progress;
+
+/// Longest read of a file: 8 MiB, 32 groups.
+const READ_BYTES: u64 = 8 << 20;
+
+/// Reads of one file in flight.
+const READS_IN_FLIGHT: usize = 8;
+
+/// An open dataset version, bound to the record that committed it.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    store: Store,
+    target: Target,
+    info: CommitInfo,
+    meta: DatasetMeta,
+    files: Vec<FileRow>,
+}
+
+/// Why a dataset could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    /// The target is a checkpoint.
+    #[error("{target} is a checkpoint, not a dataset: see `gigastore ckpt`")]
+    Checkpoint {
+        /// The target.
+        target: String,
+    },
+    /// The manifest's bytes are not those that were committed.
+    #[error(transparent)]
+    Index(OpenError),
+    /// The manifest matches its digest and can't be read.
+    #[error("the manifest of {target} can't be read (was it written by a newer version?)")]
+    Manifest {
+        /// The target.
+        target: String,
+        /// What is wrong.
+        #[source]
+        source: ManifestError,
+    },
+    /// The version has no such file.
+    #[error("{target} has no file {path:?}")]
+    Unknown {
+        /// The version.
+        target: String,
+        /// What was asked for.
+        path: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The file ends before the range does.
+    #[error("{path} has {len} bytes: {range} does not lie inside")]
+    Range {
+        /// The file.
+        path: String,
+        /// Its bytes.
+        len: u64,
+        /// What was asked for.
+        range: ByteRange,
+    },
+    /// Stored bytes are not those that were committed.
+    #[error("integrity failure: file {path} in object {object}: {source}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// The object's key below its project.
+        object: String,
+        /// What is wrong.
+        source: GroupMismatch,
+    },
+    /// The file can't be written.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] Fault),
+}
+
+impl Store {
+    /// Opens the dataset version that `target` means.
+    pub async fn dataset(&self, target: &Target) -> Result<Dataset, DatasetError> {
+        let info = self.resolve(target).await?;
+        let index = info.commit.manifest.clone();
+        if info.commit.sort != Sort::Dataset {
+            return Err(DatasetError::Checkpoint { target: target.to_string() });
+        }
+        let whole = ByteRange::new(0, index.len).expect("0 is the smallest number");
+        let mut read = self.index_ranges(target, &info, &index, &[whole]).await.map_err(|error| match error {
+            OpenError::Store(fault) => DatasetError::Store(fault),
+            error => DatasetError::Index(error),
+        })?;
+        let (_, bytes) = read.pop().expect("one range was asked for");
+        let parsed = self.ambient.computed(move || read_dataset(&bytes)).await;
+        let found = parsed.map_err(|source| DatasetError::Manifest { target: target.to_string(), source })?;
+        Ok(Dataset { store: self.clone(), target: target.clone(), info, meta: found.meta, files: found.rows })
+    }
+}
+
+impl Dataset {
+    /// Returns its commit.
+    pub fn info(&self) -> &CommitInfo {
+        &self.info
+    }
+
+    /// Returns what its manifest says of it as a whole.
+    pub fn meta(&self) -> &DatasetMeta {
+        &self.meta
+    }
+
+    /// Returns its files, by path.
+    pub fn files(&self) -> &[FileRow] {
+        &self.files
+    }
+
+    /// Reads a range of a file, or all of it, into memory.
+    pub async fn read(&self, path: &str, range: Option<ByteRange>, progress: &Progress) -> Result<Bytes, DatasetError> {
+        let row = self.file(path)?;
+        let whole = ByteRange::new(0, row.bytes).expect("0 is the smallest number");
+        let range = range.unwrap_or(whole);
+        if !whole.contains(&range) {
+            return Err(DatasetError::Range { path: path.to_owned(), len: row.bytes, range });
+        }
+        progress.plan(range.len());
+        let mut pieces =
+            futures::stream::iter(cuts(range)).map(|cut| self.piece(row, cut, progress)).buffered(READS_IN_FLIGHT);
+        let mut bytes = BytesMut::with_capacity(range.len() as usize);
+        while let Some((_, piece)) = pieces.try_next().await? {
+            if piece.len() as u64 == range.len() {
+                return Ok(piece);
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Writes a file to the local path `to`, which appears when it is complete. Returns its bytes.
+    pub async fn fetch(
+        &self,
+        path: &str,
+        to: &Path,
+        overwrite: bool,
+        progress: &Progress,
+    ) -> Result<u64, DatasetError> {
+        let row = self.file(path)?;
+        progress.plan(row.bytes);
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut staging = Staging::new(folder, overwrite, &self.store.ambient)?;
+        let file = staging.create(&name, row.bytes)?;
+        let whole = ByteRange::new(0, row.bytes).expect("0 is the smallest number");
+        let mut pieces = futures::stream::iter(cuts(whole))
+            .map(|cut| self.piece(row, cut, progress))
+            .buffer_unordered(READS_IN_FLIGHT);
+        while let Some((cut, piece)) = pieces.try_next().await? {
+            staging.write(&file, &name, &piece, cut.start())?;
+        }
+        self.store.ambient.computed(move || staging.finish()).await?;
+        Ok(row.bytes)
+    }
+
+    fn file(&self, path: &str) -> Result<&FileRow, DatasetError> {
+        let found = self.files.binary_search_by(|row| row.path.as_str().cmp(path));
+        found.map(|i| &self.files[i]).map_err(|_| DatasetError::Unknown {
+            target: self.target.to_string(),
+            path: path.to_owned(),
+            known: self.files.iter().map(|row| row.path.clone()).collect(),
+        })
+    }
+
+    /// Reads and checks the groups around `cut`; returns exactly `cut`.
+    async fn piece(
+        &self,
+        row: &FileRow,
+        cut: ByteRange,
+        progress: &Progress,
+    ) -> Result<(ByteRange, Bytes), DatasetError> {
+        let range = row.tree.widened(cut);
+        let _taken = self.store.budget.take(range.len()).await;
+        let read = self.store.transport.read(&self.target.project, ObjectKind::Blob, &row.blob, range).await;
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(fault) => return Err(self.store.lost_or_gone(&self.target, &self.info, fault).await.into()),
+        };
+        progress.moved(range.len());
+        let tree = row.tree.clone();
+        let checked =
+            self.store.ambient.computed(move || tree.check_range(range.start(), &bytes).map(|()| bytes)).await;
+        let object = row.blob.key(ObjectKind::Blob);
+        let bytes = checked.map_err(|source| DatasetError::Damaged { path: row.path.clone(), object, source })?;
+        progress.done(cut.len());
+        let start = (cut.start() - range.start()) as usize;
+        Ok((cut, bytes.slice(start..start + cut.len() as usize)))
+    }
+}
+
+/// Cuts a range at multiples of [`READ_BYTES`], which are group borders.
+fn cuts(range: ByteRange) -> Vec<ByteRange> {
+    let mut cuts = Vec::new();
+    let mut start = range.start();
+    while start < range.end() {
+        let end = (start / READ_BYTES + 1).saturating_mul(READ_BYTES).min(range.end());
+        cuts.push(ByteRange::new(start, end).expect("a cut ends after its start"));
+        start = end;
+    }
+    cuts
+}
