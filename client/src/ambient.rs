@@ -1,6 +1,7 @@
 //! The real world: system clock, system randomness, tokio's timers and tasks, one pool of threads for hashing.
 //!
-//! The only place of the client that asks for any of these. Must never run a computation on a thread that serves sockets.
+//! The only place of the client that asks for any of these. Must never run a computation on a thread that serves
+//! sockets.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};

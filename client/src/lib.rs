@@ -4,7 +4,8 @@
 //! tensors, or any boxes of them, into memory of the caller. No byte reaches the caller that was not checked against a
 //! committed BLAKE3 hash, and checking costs no second read.
 //!
-//! What it is not: a training framework's adapter (those are built on it), a cache, or a service; it needs no service for
+//! What it is not: a training framework's adapter (those are built on it), a cache, or a service; it needs no service
+//! for
 //! `file:///`, `s3://`, `gs://` and `az://` stores.
 //!
 //! ```
@@ -42,7 +43,8 @@
 //! | [`error`] | what kind of fault each error is |
 //! | [`ambient`] | the real clock, randomness, threads |
 //!
-//! Limits: a slice has at most 4 GiB in one piece (longer ones are split along dimension 0); one process holds at most its
+//! Limits: a slice has at most 4 GiB in one piece (longer ones are split along dimension 0); one process holds at most
+//! its
 //! budget of bytes in flight, 512 MiB unless set; slices over 256 MiB in files are read twice, and stored raw.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]

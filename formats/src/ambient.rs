@@ -1,6 +1,7 @@
 //! What the world outside gives: time, chance, waiting, threads for computation. Only the interface.
 //!
-//! The engine and the client take these from here and from nowhere else, so that a deterministic simulation can own them.
+//! The engine and the client take these from here and from nowhere else, so that a deterministic simulation can own
+//! them.
 //! Must never hold an implementation: the real one is the client's, the simulated one the tests'.
 
 use std::fmt;

@@ -10,7 +10,8 @@ pub const TENSOR_GROUP_BYTES: u64 = 1 << 20;
 
 /// Bytes of one verified group of a file or manifest: 256 KiB.
 ///
-/// Parquet pages are read in pieces of tens to hundreds of KiB; a larger group would hash mostly bytes nobody asked for.
+/// Parquet pages are read in pieces of tens to hundreds of KiB; a larger group would hash mostly bytes nobody asked
+/// for.
 pub const FILE_GROUP_BYTES: u64 = 256 << 10;
 
 /// Slices in one pack: 4,096. With about 1 KiB of header a slice the header stays below [`MAX_PACK_HEADER_BYTES`].
@@ -30,7 +31,8 @@ pub const MAX_SLICE_BYTES: u64 = 4 << 30;
 /// small enough that a dozen in flight fit in one process.
 pub const PACK_TARGET_BYTES: u64 = 64 << 20;
 
-/// Slices of at least this many bytes start on a [`LARGE_ALIGNMENT`] border of the pack; smaller ones on [`SMALL_ALIGNMENT`].
+/// Slices of at least this many bytes start on a [`LARGE_ALIGNMENT`] border of the pack; smaller ones on
+/// [`SMALL_ALIGNMENT`].
 /// At 64 KiB a 4 KiB pad costs at most 6 %.
 pub const LARGE_SLICE_BYTES: u64 = 64 << 10;
 

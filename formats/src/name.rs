@@ -41,7 +41,8 @@ pub enum NameError {
     },
     /// A tag would be read as a step or version.
     #[error(
-        "{text:?} can't be a tag: a tag is a name with at least one character that is not a digit, and `latest` is moved only by commits"
+        "{text:?} can't be a tag: a tag is a name with at least one character that is not a digit, and `latest` is \
+         moved only by commits"
     )]
     Tag {
         /// What was given.

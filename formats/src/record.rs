@@ -1,7 +1,8 @@
 //! The records of the log: what was committed, in what order, chained by digests.
 //!
-//! A record is a [sealed](crate::sealed) document: `{"seq":7,"prev":"…","entries":[…]}` and its BLAKE3. `prev` is the
-//! digest of the record before it, so a changed byte or a swapped record shows. Must never decide whether an entry takes
+//! A record is a [sealed](crate::sealed) document: `{"seq":7,"prev":"…","entries":[…]}` and its BLAKE3. `prev` is
+//! the digest of the record before it, so a changed byte or a swapped record shows. Must never decide whether an entry
+//! takes
 //! effect: that is the fold's, from all records before it.
 
 use serde::{Deserialize, Serialize};
@@ -109,7 +110,8 @@ pub enum Action {
         /// The step or version.
         number: u64,
     },
-    /// Ends the life of a step or version; deletes nothing by itself and is final. Needs: live, unpinned, untagged (by a
+    /// Ends the life of a step or version; deletes nothing by itself and is final. Needs: live, unpinned, untagged (by
+    /// a
     /// tag a person set), and not the newest step of its run.
     Drop {
         /// The run or dataset.
@@ -205,7 +207,10 @@ pub enum RecordError {
         actual: u64,
     },
     /// The record does not follow the one before it.
-    #[error("log record {seq} follows a record with digest {actual}, but record {before} has {expected}", before = seq - 1)]
+    #[error(
+        "log record {seq} follows a record with digest {actual}, but record {before} has {expected}",
+        before = seq - 1
+    )]
     Chain {
         /// Its place.
         seq: u64,

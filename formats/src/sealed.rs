@@ -33,7 +33,8 @@ pub enum SealError {
         /// The digest of the first line.
         actual: Digest,
     },
-    /// The first line matches its seal and is not the document that was asked for: most likely written by a newer version.
+    /// The first line matches its seal and is not the document that was asked for: most likely written by a newer
+    /// version.
     #[error("sealed document is not of the expected form (was it written by a newer version?): {0}")]
     Content(#[source] serde_json::Error),
 }

@@ -27,7 +27,8 @@ const PIECE_BYTES: u64 = 64 << 20;
 pub enum CompareError {
     /// A tensor is not in it, or of another type or shape.
     #[error(
-        "{target} exists with other content: {what} {name} is {expected} there, {actual} here; save under another step or run"
+        "{target} exists with other content: {what} {name} is {expected} there, {actual} here; save under another \
+         step or run"
     )]
     Differs {
         /// The checkpoint.

@@ -1,7 +1,8 @@
 //! Saving: begin, one call for each rank, finish. Ranks may be in one process or in many; none waits for another until
 //! finish.
 //!
-//! Everything may be run again after a crash: what is in the store is found by its digest and not sent again. Must never
+//! Everything may be run again after a crash: what is in the store is found by its digest and not sent again. Must
+//! never
 //! make anything visible before finish.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -135,7 +136,8 @@ pub enum SaveError {
     },
     /// The user metadata is too long.
     #[error(
-        "user metadata of {actual} bytes is over the limit of {MAX_USER_METADATA_BYTES}: save it as a file of the checkpoint"
+        "user metadata of {actual} bytes is over the limit of {MAX_USER_METADATA_BYTES}: save it as a file of the \
+         checkpoint"
     )]
     Metadata {
         /// Its bytes.
@@ -235,7 +237,8 @@ impl CheckpointSave {
         Ok(self.store.transport.finish_save(&request).await?)
     }
 
-    /// Checks slices, cuts those that are too long, and tells those that this rank sends from those that a replica does.
+    /// Checks slices, cuts those that are too long, and tells those that this rank sends from those that a replica
+    /// does.
     fn sort_slices(&self, rank: u32, slices: Vec<Slice>) -> Result<(Vec<Loaded>, Vec<Loaded>), SaveError> {
         let (mut mine, mut theirs) = (Vec::new(), Vec::new());
         let mut seen = BTreeSet::new();

@@ -1,4 +1,5 @@
-//! Large buffers, page-aligned, in huge pages where the system has them, and used again: fresh memory costs more than the
+//! Large buffers, page-aligned, in huge pages where the system has them, and used again: fresh memory costs more than
+//! the
 //! copy into it (on Linux, filling 4 KiB pages for the first time runs at about a seventh of the speed of warm memory).
 //!
 //! Anonymous maps of memmap2. Must never hand out a buffer that somebody still reads.
@@ -56,15 +57,16 @@ fn fresh(len: usize) -> io::Result<MmapMut> {
     Ok(map)
 }
 
-impl Buffer {
-    /// Returns the bytes to be filled.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
         match &mut self.map {
             Some(map) => &mut map[..self.len],
             None => &mut [],
         }
     }
+}
 
+impl Buffer {
     /// Ends writing: the bytes can be shared and sliced without a copy.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)

@@ -1,6 +1,7 @@
 //! Planned reads: stored groups, coalesced per pack, verified and decoded on all cores, into the callers' sinks.
 //!
-//! Each stored byte is fetched once, however many wanted boxes need it, and only the groups that some box needs. Must never
+//! Each stored byte is fetched once, however many wanted boxes need it, and only the groups that some box needs. Must
+//! never
 //! write a byte into a sink that did not match the pack's header, which is proven by the pack's name.
 
 use std::collections::{BTreeMap, HashMap};
@@ -49,7 +50,8 @@ pub enum FetchError {
     },
     /// A pack's header is not that of its name.
     #[error(
-        "integrity failure: the header of object {object}, bytes 0..{header_len}, which {slices} slices need (first {first}): {source}"
+        "integrity failure: the header of object {object}, bytes 0..{header_len}, which {slices} slices need \
+         (first {first}): {source}"
     )]
     Header {
         /// The object's key below its project.
@@ -65,7 +67,8 @@ pub enum FetchError {
     },
     /// A pack is sound and does not have what the manifest says.
     #[error(
-        "integrity failure: object {object} has no slice with BLAKE3 {blake3} at byte {offset}, where its manifest has {slice}"
+        "integrity failure: object {object} has no slice with BLAKE3 {blake3} at byte {offset}, where its manifest \
+         has {slice}"
     )]
     Absent {
         /// The slice.

@@ -1,6 +1,7 @@
 //! Where the bytes of a save come from: memory of the caller, or a region of a local file.
 //!
-//! Files are read with positioned reads into buffers of our own, not mapped: a mapped file that another process truncates
+//! Files are read with positioned reads into buffers of our own, not mapped: a mapped file that another process
+//! truncates
 //! raises a signal that no error can stand for. A file that changes while it is read is an error. Must never hand out
 //! fewer bytes than the slice has.
 
@@ -53,7 +54,8 @@ pub enum SourceError {
     },
     /// The file changed while it was read.
     #[error(
-        "{path} changed while it was read: expected {expected}, actual {actual}; nothing was committed, save again when nobody writes to it"
+        "{path} changed while it was read: expected {expected}, actual {actual}; nothing was committed, save again \
+         when nobody writes to it"
     )]
     Changed {
         /// The file.

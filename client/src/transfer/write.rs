@@ -1,7 +1,9 @@
 //! Packs out: slices are loaded, hashed, coded and sent, as many at once as the budget holds.
 //!
-//! A pack that fits in memory is read once, hashed in the buffer it is sent from, and so can't change between the two. A
-//! longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second time. Must never
+//! A pack that fits in memory is read once, hashed in the buffer it is sent from, and so can't change between the two.
+//! A
+//! longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second time. Must
+//! never
 //! send a pack that is in the store.
 
 use bytes::Bytes;
@@ -70,7 +72,8 @@ pub(crate) struct Writer {
 pub(crate) type PartRow = SliceRow<Option<Place<Digest>>>;
 
 impl Writer {
-    /// Stores one pack of slices. `known` gives the place of content that the store has already; such slices are not sent.
+    /// Stores one pack of slices. `known` gives the place of content that the store has already; such slices are not
+    /// sent.
     pub(crate) async fn pack(
         &self,
         slices: Vec<(SliceId, SliceData)>,

@@ -1,3 +1,5 @@
+//! Tests of the checkpoint manifest: round trips, the frozen fixture, and hostile bytes.
+
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Tests of the dataset manifest: round trips, the frozen fixture, and hostile bytes.
+
 use std::sync::Arc;
 
 use arrow_array::{Int32Array, RecordBatch};
@@ -39,7 +41,8 @@ proptest! {
 
     #[test]
     fn round_trips(
-        paths in prop::collection::btree_map("[a-z]{1,5}(/[a-zä ]{1,5}){0,2}", 0u64..4, 0..12), metadata in any_metadata(),
+        paths in prop::collection::btree_map("[a-z]{1,5}(/[a-zä ]{1,5}){0,2}", 0u64..4, 0..12),
+        metadata in any_metadata(),
     ) {
         let rows: Vec<FileRow> = paths.iter().map(|(path, groups)| file(path, *groups)).collect();
         let meta = DatasetMeta { metadata, ..meta() };

@@ -121,7 +121,8 @@ pub enum ManifestError {
 pub enum MetaError {
     /// The user metadata is too long.
     #[error(
-        "user metadata of {actual} bytes is over the limit of {MAX_USER_METADATA_BYTES}: save larger state as a file of the checkpoint"
+        "user metadata of {actual} bytes is over the limit of {MAX_USER_METADATA_BYTES}: save larger state as a \
+         file of the checkpoint"
     )]
     UserMetadata {
         /// Bytes of all keys and values.
@@ -220,7 +221,8 @@ pub enum RowError {
     },
     /// The place can't be: it overlaps the pack's header, ends past 2^64, or its header is too long.
     #[error(
-        "bytes {offset} + {stored_len} do not lie behind a pack header of {header_len} bytes (at most {MAX_PACK_HEADER_BYTES})"
+        "bytes {offset} + {stored_len} do not lie behind a pack header of {header_len} bytes (at most \
+         {MAX_PACK_HEADER_BYTES})"
     )]
     Place {
         /// Bytes of the pack's header.

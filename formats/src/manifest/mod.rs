@@ -1,4 +1,5 @@
-//! Manifests: the Parquet files that say which slices a checkpoint and which files a dataset version has, the parts that a
+//! Manifests: the Parquet files that say which slices a checkpoint and which files a dataset version has, the parts
+//! that a
 //! checkpoint is put together from, and the list of its packs.
 //!
 //! | kind | sorted by | says of itself |
@@ -10,7 +11,8 @@
 //!
 //! All are written with the same settings, so that the same rows give the same bytes, and are read by column name, so
 //! that a later version may add columns. A reader checks every row. Must never read a file: readers ask for byte ranges
-//! ([`Step`]) or take whole bytes; and must never panic on, nor take memory out of proportion for, what a stranger wrote.
+//! ([`Step`]) or take whole bytes; and must never panic on, nor take memory out of proportion for, what a stranger
+//! wrote.
 
 pub mod checkpoint;
 mod columns;

@@ -1,3 +1,5 @@
+//! Tests of the packs manifest: round trips, the frozen fixture, and hostile bytes.
+
 use proptest::prelude::*;
 
 use super::super::samples::{damaged, digest};

@@ -1,3 +1,5 @@
+//! Tests of the part manifest: round trips, the frozen fixture, and hostile bytes.
+
 use proptest::prelude::*;
 
 use super::super::samples::{any_metadata, any_rows, damaged, digest, note, rows};

@@ -25,7 +25,8 @@ const MAX_ROW_GROUPS: usize = 1 << 16;
 /// never held whole.
 const WINDOW_BYTES: u64 = 16 << 20;
 
-/// Bytes between two wanted ranges that are read rather than left out: 64 KiB, what a store sends in about the time that
+/// Bytes between two wanted ranges that are read rather than left out: 64 KiB, what a store sends in about the time
+/// that
 /// another request takes to start.
 const MAX_GAP_BYTES: u64 = 64 << 10;
 

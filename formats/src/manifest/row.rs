@@ -8,7 +8,8 @@ use arrow_schema::Field;
 use super::columns::Columns;
 use super::{ManifestError, RowError};
 
-/// Rows of a row group, and of what is decoded at a time at most: 4,096. With about 1 KiB a row, one of a million slices
+/// Rows of a row group, and of what is decoded at a time at most: 4,096. With about 1 KiB a row, one of a million
+/// slices
 /// is found by reading a few MiB.
 pub(super) const ROW_GROUP_ROWS: usize = 4096;
 

@@ -60,7 +60,8 @@ impl SlicePlace for Option<Place<Digest>> {
 }
 
 impl<L: SlicePlace> Row for SliceRow<L> {
-    /// 4,096 rows of at most 2 KiB: a name of 1,024 bytes, three lists of 16 numbers, and less than 500 bytes of others.
+    /// 4,096 rows of at most 2 KiB: a name of 1,024 bytes, three lists of 16 numbers, and less than 500 bytes of
+    /// others.
     const COLUMN_BYTES: u64 = 16 << 20;
     const FOUND_BY: &'static str = "name";
     const DISTINCT: &'static [&'static str] = &["blake3"];

@@ -20,7 +20,8 @@ const LEVEL: i32 = 1;
 /// cost at most 3 MiB of compression, some ten milliseconds, for a slice of up to 4 GiB.
 const SAMPLED_GROUPS: u64 = 3;
 
-/// What coded bytes may be of the logical ones, in percent, to be worth it: 95. Decoding costs a reader about as much as
+/// What coded bytes may be of the logical ones, in percent, to be worth it: 95. Decoding costs a reader about as much
+/// as
 /// hashing does, and takes away views without copies; less than a twentieth of the transfer does not pay for that.
 const MAX_CODED_PERCENT: u64 = 95;
 

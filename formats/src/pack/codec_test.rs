@@ -91,7 +91,9 @@ proptest! {
     }
 
     #[test]
-    fn damaged_frames_never_panic(seed in any::<u64>(), len in 1usize..3000, at in any::<prop::sample::Index>(), bit in 0u8..8) {
+    fn damaged_frames_never_panic(
+        seed in any::<u64>(), len in 1usize..3000, at in any::<prop::sample::Index>(), bit in 0u8..8,
+    ) {
         let group: Vec<u8> = noise(seed, len).iter().map(|byte| byte >> 4).collect();
         let mut frame = encode_group(Dtype::BF16, &group);
         let at = at.index(frame.len());

@@ -208,9 +208,9 @@ fn a_header_is_first_of_all_held_against_the_name() {
 
 proptest! {
     #[test]
-    fn headers_round_trip_whatever_the_order_of_the_slices((list, other) in samples().prop_flat_map(|list: Vec<Sample>| {
-        (Just(list.clone()), Just(list).prop_shuffle())
-    })) {
+    fn headers_round_trip_whatever_the_order_of_the_slices(
+        (list, other) in samples().prop_flat_map(|list: Vec<Sample>| (Just(list.clone()), Just(list).prop_shuffle())),
+    ) {
         let slices = |list: Vec<Sample>| list.into_iter().map(|sample| sample.0).collect();
         let (header, bytes) = PackHeader::build(slices(list)).unwrap();
         prop_assert_eq!(PackHeader::parse(header.name(), &bytes).unwrap(), header.clone());

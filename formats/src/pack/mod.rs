@@ -4,7 +4,8 @@
 //! header   length prefix and JSON: entries, and for each slice its digest, group values and codec; spaces to 4 KiB
 //! data     slices in their order, each on its border; zero-filled pad entries between them
 //! ```
-//! The header is a Merkle node over all that is stored: with a pack's name alone, header and data can be checked as they
+//! The header is a Merkle node over all that is stored: with a pack's name alone, header and data can be checked as
+//! they
 //! pass. Must never hold a pack: only headers, and at most one group of data.
 
 pub mod codec;

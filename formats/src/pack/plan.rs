@@ -12,7 +12,8 @@ use crate::tensor::slice::SliceId;
 /// bytes) and the spaces that fill the header up to [`LARGE_ALIGNMENT`].
 const SLICES_HEADER_BYTES: u64 = MAX_PACK_HEADER_BYTES - LARGE_ALIGNMENT - 128;
 
-/// Header bytes of a slice with neither name, dimensions nor groups: at most 335 of its entry and its text, 109 of stored
+/// Header bytes of a slice with neither name, dimensions nor groups: at most 335 of its entry and its text, 109 of
+/// stored
 /// digest and codec fields, 92 of a pad entry before it, with offsets of 14 digits; rounded up.
 const SLICE_HEADER_BYTES: u64 = 640;
 

@@ -99,7 +99,8 @@ fn slices() -> impl Strategy<Value = Vec<SliceId>> {
 proptest! {
     #[test]
     fn every_slice_comes_once_and_in_the_same_pack_for_any_order(
-        (slices, other) in slices().prop_flat_map(|list| (Just(list.clone()), Just(list).prop_shuffle())), target in 0u64..300,
+        (slices, other) in slices().prop_flat_map(|list| (Just(list.clone()), Just(list).prop_shuffle())),
+        target in 0u64..300,
     ) {
         let packs = plan_packs(&slices, target);
         let mut seen: Vec<usize> = packs.concat();

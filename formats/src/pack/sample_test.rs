@@ -61,7 +61,8 @@ pub(super) fn object(samples: &[Sample]) -> (PackHeader, Vec<u8>) {
     (header, object)
 }
 
-/// One of each: several groups, large and small, raw and coded, narrower than a byte, a scalar, a file, no bytes at all.
+/// One of each: several groups, large and small, raw and coded, narrower than a byte, a scalar, a file, no bytes at
+/// all.
 pub(super) fn one_of_each() -> Vec<Sample> {
     let groups = whole("groups", Dtype::F32, &[(TENSOR_GROUP_BYTES + 4096) / 4]);
     let part = TensorBox::new(vec![8, 0], vec![4, 6]).unwrap();

@@ -1,6 +1,7 @@
 //! What a pack's header says of one slice: its tree and its codec, as a JSON text under the name of its entry.
 //!
-//! Must never return a slice whose group values do not merge to its digest, or whose frames can't be those of its groups.
+//! Must never return a slice whose group values do not merge to its digest, or whose frames can't be those of its
+//! groups.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,3 +1,5 @@
+//! Tests of footers: real files, and hostile ones that must neither panic nor allocate without bound.
+
 use std::sync::Arc;
 
 use arrow_array::builder::{ListBuilder, StringBuilder};

@@ -42,7 +42,8 @@ pub enum BoxError {
     },
     /// Elements narrower than a byte that start or end inside one.
     #[error(
-        "a box of {dtype} elements starts or ends inside a byte: cut it along another dimension or at a multiple of {multiple}"
+        "a box of {dtype} elements starts or ends inside a byte: cut it along another dimension or at a multiple \
+         of {multiple}"
     )]
     SubByte {
         /// The element type.
@@ -192,7 +193,8 @@ pub struct Run {
     pub len: u64,
 }
 
-/// How the common elements of a saved and a wanted box are copied: runs of equal length, in the order of the saved bytes.
+/// How the common elements of a saved and a wanted box are copied: runs of equal length, in the order of the saved
+/// bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CopyPlan {
     /// Sizes of the dimensions that runs iterate over, outermost first.

@@ -12,7 +12,8 @@ fn shape_and_boxes() -> impl Strategy<Value = (Vec<u64>, TensorBox, TensorBox)> 
     });
     prop::collection::vec(dim, 0..5).prop_map(|dims| {
         let shape = dims.iter().map(|d| d.0).collect();
-        let make = |f: fn(&(u64, (u64, u64), (u64, u64))) -> (u64, u64)| {
+        type Dim = (u64, (u64, u64), (u64, u64));
+        let make = |f: fn(&Dim) -> (u64, u64)| {
             let (offsets, sizes) = dims.iter().map(f).unzip();
             TensorBox::new(offsets, sizes).unwrap()
         };
@@ -23,8 +24,8 @@ fn shape_and_boxes() -> impl Strategy<Value = (Vec<u64>, TensorBox, TensorBox)> 
 /// The global index of every element of a box, row-major.
 fn elements(shape: &[u64], of: &TensorBox) -> Vec<u64> {
     let mut list = vec![0u64];
-    for d in 0..shape.len() {
-        list = list.iter().flat_map(|&base| (of.offsets()[d]..of.end(d)).map(move |i| base * shape[d] + i)).collect();
+    for (d, size) in shape.iter().enumerate() {
+        list = list.iter().flat_map(|&base| (of.offsets()[d]..of.end(d)).map(move |i| base * size + i)).collect();
     }
     list
 }

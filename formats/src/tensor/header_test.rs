@@ -38,7 +38,8 @@ fn the_written_form_is_frozen_and_aligned() {
     let bytes = write_header(&metadata, &tensors, 64);
     let json = concat!(
         r#"{"__metadata__":{"format":"pt\"x"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"#,
-        r#""é\\":{"dtype":"F4","shape":[6],"data_offsets":[24,27]},"s":{"dtype":"BOOL","shape":[],"data_offsets":[27,28]}}"#,
+        r#""é\\":{"dtype":"F4","shape":[6],"data_offsets":[24,27]},"#,
+        r#""s":{"dtype":"BOOL","shape":[],"data_offsets":[27,28]}}"#,
     );
     let text = std::str::from_utf8(&bytes[8..]).unwrap();
     assert_eq!(text.trim_end_matches(' '), json);
@@ -140,7 +141,11 @@ fn tensors_that_do_not_fit_their_bytes_are_refused() {
 #[test]
 fn an_index_of_shards_names_plain_files() {
     let index = ShardIndex::parse(
-        br#"{"metadata":{"total_size":10,"x":[{}]},"weight_map":{"b":"m-2.safetensors","a":"m-1.safetensors","c":"m-1.safetensors"}}"#,
+        concat!(
+            r#"{"metadata":{"total_size":10,"x":[{}]},"weight_map":"#,
+            r#"{"b":"m-2.safetensors","a":"m-1.safetensors","c":"m-1.safetensors"}}"#,
+        )
+        .as_bytes(),
     )
     .unwrap();
     assert_eq!(index.files().into_iter().collect::<Vec<_>>(), ["m-1.safetensors", "m-2.safetensors"]);
@@ -187,7 +192,8 @@ proptest! {
 
     #[test]
     fn damaged_headers_never_panic(
-        tensors in tensors(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
+        tensors in tensors(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        cut in any::<prop::sample::Index>(),
     ) {
         let mut bytes = write_header(&BTreeMap::new(), &tensors, 8);
         let at = at.index(bytes.len());

@@ -46,7 +46,8 @@ pub struct SliceId {
     bytes: u64,
 }
 
-/// Where a slice's stored bytes lie. `P` names the pack: by its digest while a save is open, with its epoch once committed.
+/// Where a slice's stored bytes lie. `P` names the pack: by its digest while a save is open, with its epoch once
+/// committed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place<P> {
     /// The pack.
@@ -63,7 +64,8 @@ pub struct Place<P> {
 
 /// One row of a manifest or of a part: a slice, its digest, its place.
 ///
-/// `L` is [`Place<Stored>`](crate::object::Stored) in a manifest and `Option<Place<Digest>>` in a part, where `None` says
+/// `L` is [`Place<Stored>`](crate::object::Stored) in a manifest and `Option<Place<Digest>>` in a part, where `None`
+/// says
 /// that another rank uploads the same bytes or that the store has them already.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SliceRow<L> {
@@ -174,7 +176,8 @@ impl SliceId {
         (self.kind, &self.name, self.area.offsets(), self.area.sizes())
     }
 
-    /// Returns the name of the slice's entry in a pack: the tensor's name and its box, such as `wte.weight[0:512,0:64]`.
+    /// Returns the name of the slice's entry in a pack: the tensor's name and its box, such as
+    /// `wte.weight[0:512,0:64]`.
     pub fn entry_name(&self) -> String {
         format!("{}{}", self.name, self.area)
     }

@@ -143,7 +143,8 @@ mod tests {
 
         #[test]
         fn any_split_of_any_bytes_hashes_to_the_standard_root(
-            seed in any::<u64>(), len in 0usize..700_000, cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+            seed in any::<u64>(), len in 0usize..700_000,
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         ) {
             let bytes: Vec<u8> = (0..len as u64).map(|i| (i.wrapping_mul(seed | 1) >> 7) as u8).collect();
             let mut cuts: Vec<usize> = cuts.iter().map(|c| c.index(len + 1)).collect();

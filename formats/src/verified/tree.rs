@@ -301,24 +301,29 @@ mod tests {
             len in (FILE_GROUP_BYTES as usize + 1)..(12 * FILE_GROUP_BYTES as usize), threads in 1usize..9,
         ) {
             let bytes = content(len);
-            let groups: Vec<(u64, &[u8])> =
-                bytes.chunks(FILE_GROUP_BYTES as usize).enumerate().map(|(i, b)| (i as u64, b)).collect();
+            let groups: Vec<(usize, &[u8])> = bytes.chunks(FILE_GROUP_BYTES as usize).enumerate().collect();
             let mut values = vec![[0; 32]; groups.len()];
+            let (sender, receiver) = std::sync::mpsc::channel();
             std::thread::scope(|scope| {
-                let mut slots: Vec<Vec<(&(u64, &[u8]), &mut ChainingValue)>> = (0..threads).map(|_| Vec::new()).collect();
-                for (i, pair) in groups.iter().zip(values.iter_mut()).enumerate() {
-                    slots[i % threads].push(pair);
-                }
-                for slot in slots {
-                    scope.spawn(|| for (group, value) in slot { *value = group_value(GroupSize::File, group.0, group.1) });
+                for thread in 0..threads {
+                    let (sender, groups) = (sender.clone(), &groups);
+                    scope.spawn(move || {
+                        for (i, group) in groups.iter().skip(thread).step_by(threads) {
+                            sender.send((*i, group_value(GroupSize::File, *i as u64, group))).unwrap();
+                        }
+                    });
                 }
             });
+            drop(sender);
+            receiver.iter().for_each(|(i, value)| values[i] = value);
             let tree = GroupTree::merged(GroupSize::File, len as u64, values).unwrap();
             prop_assert_eq!(tree.root(), Digest::of(&bytes));
         }
 
         #[test]
-        fn any_flipped_byte_is_seen_in_its_group(len in 1usize..(3 * FILE_GROUP_BYTES as usize), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        fn any_flipped_byte_is_seen_in_its_group(
+            len in 1usize..(3 * FILE_GROUP_BYTES as usize), at in any::<prop::sample::Index>(), bit in 0u8..8,
+        ) {
             let mut bytes = content(len);
             let tree = GroupTree::of(GroupSize::File, &bytes);
             prop_assert!(tree.check_range(0, &bytes).is_ok());

@@ -1,6 +1,7 @@
 //! The only writer of manifests and of commit and tag records.
 //!
-//! Before an entry is proposed, every object that it refers to was seen in the store with the right length (of packs: the
+//! Before an entry is proposed, every object that it refers to was seen in the store with the right length (of packs:
+//! the
 //! right header, and in it each slice); at each slot of the log the proposal is checked against the state there. Must
 //! never refer to an object that a collector may delete.
 
@@ -38,7 +39,8 @@ const FILES_IN_FLIGHT: usize = 64;
 pub enum Refusal {
     /// Another checkpoint is live at this step.
     #[error(
-        "{name}@{number} exists with other content: expected content digest {expected}, actual {actual}; save under another step or run"
+        "{name}@{number} exists with other content: expected content digest {expected}, actual {actual}; save \
+         under another step or run"
     )]
     Taken {
         /// The run.
@@ -80,7 +82,8 @@ pub enum Refusal {
     },
     /// Objects uploaded for this commit may be collected by now.
     #[error(
-        "objects of this commit were uploaded in epoch {oldest} and the project is in {epoch} now: run the same again, what is missing is sent anew"
+        "objects of this commit were uploaded in epoch {oldest} and the project is in {epoch} now: run the same \
+         again, what is missing is sent anew"
     )]
     Expired {
         /// The oldest epoch among the objects.
@@ -90,7 +93,8 @@ pub enum Refusal {
     },
     /// A checkpoint whose packs are referred to was dropped meanwhile.
     #[error(
-        "step {base} of {name}, whose unchanged slices this checkpoint shares, was dropped meanwhile: run the same again"
+        "step {base} of {name}, whose unchanged slices this checkpoint shares, was dropped meanwhile: run the same \
+         again"
     )]
     BaseDropped {
         /// The run.
@@ -119,7 +123,8 @@ pub enum CommitError {
     Place(#[from] PlaceError),
     /// A dataset file is missing, or has another length than its manifest says.
     #[error(
-        "file {path} is not in the store as its manifest says: expected {expected} bytes, actual {actual:?}; push it again"
+        "file {path} is not in the store as its manifest says: expected {expected} bytes, actual {actual:?}; push \
+         it again"
     )]
     File {
         /// Its path in the dataset.
@@ -221,7 +226,8 @@ impl Engine {
         Ok(Committed { info: info(&state, name, number).ok_or_else(gone)?, existed: true })
     }
 
-    /// Commits a dataset version of which `manifest` is the manifest, or finds that the newest version has the same files.
+    /// Commits a dataset version of which `manifest` is the manifest, or finds that the newest version has the same
+    /// files.
     pub async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, CommitError> {
         let project = &request.project;
         let copy = manifest.clone();

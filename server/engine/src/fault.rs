@@ -1,4 +1,5 @@
-//! What each error of the engine means to a client: its code, the object concerned, expected and actual, what to do next.
+//! What each error of the engine means to a client: its code, the object concerned, expected and actual, what to do
+//! next.
 //!
 //! The one place for that; no `_` arm, so that a new error must be thought about. Must never drop a cause: the message
 //! holds them all.

@@ -126,7 +126,8 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
     Ok(Merged { rows: said.into_iter().map(|(_, row)| row).collect(), bases, compared_to, metadata })
 }
 
-/// Makes one of the rows of the same box, which must agree. Of several places the smallest is taken, so that every joiner
+/// Makes one of the rows of the same box, which must agree. Of several places the smallest is taken, so that every
+/// joiner
 /// takes the same.
 fn merge_replicas(said: Vec<Said>) -> Result<Vec<Said>, JoinError> {
     let mut merged: Vec<Said> = Vec::with_capacity(said.len());
@@ -142,10 +143,10 @@ fn merge_replicas(said: Vec<Said>) -> Result<Vec<Said>, JoinError> {
             return Err(disagree("content (BLAKE3)", &row.slice.to_string(), (*other, first), (rank, second)));
         }
         let key = |place: &Place<Digest>| (place.pack, place.offset);
-        if let Some(place) = row.place {
-            if before.place.as_ref().is_none_or(|old| key(&place) < key(old)) {
-                before.place = Some(place);
-            }
+        if let Some(place) = row.place
+            && before.place.as_ref().is_none_or(|old| key(&place) < key(old))
+        {
+            before.place = Some(place);
         }
     }
     Ok(merged)

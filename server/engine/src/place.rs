@@ -1,7 +1,9 @@
-//! From what ranks say of their slices to where the slices really lie: every pack that a checkpoint refers to is looked at
+//! From what ranks say of their slices to where the slices really lie: every pack that a checkpoint refers to is
+//! looked at
 //! before the commit.
 //!
-//! Must never take a rank's word for it: a pack's header is read, proven by the pack's name, and each slice found in it.
+//! Must never take a rank's word for it: a pack's header is read, proven by the pack's name, and each slice found in
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -36,6 +38,13 @@ pub(crate) struct Placed {
     pub(crate) needs: Needs,
 }
 
+/// A pack that is in the store, sound in its length and header.
+struct Found {
+    object: Stored,
+    header_len: u64,
+    len: u64,
+}
+
 /// Why slices are not where ranks say.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
@@ -68,7 +77,8 @@ pub enum PlaceError {
     },
     /// A pack does not have the slice that a rank says it has.
     #[error(
-        "pack {key} has no slice with BLAKE3 {blake3} at byte {offset}, where {slice} should lie: the part of its rank is wrong"
+        "pack {key} has no slice with BLAKE3 {blake3} at byte {offset}, where {slice} should lie: the part of its \
+         rank is wrong"
     )]
     Slice {
         /// The pack's key.
@@ -110,7 +120,7 @@ impl Engine {
             candidates.extend(usable_epochs(state).map(|epoch| Stored { digest: *pack, epoch }));
             searches.push((*pack, candidates, members.clone()));
         }
-        let found: Vec<(Digest, Option<(Stored, u64, u64)>)> = futures::stream::iter(searches)
+        let found: Vec<(Digest, Option<Found>)> = futures::stream::iter(searches)
             .map(|(pack, candidates, members)| async move {
                 Ok::<_, CommitError>((pack, self.find_pack(project, candidates, rows, &members).await?))
             })
@@ -120,7 +130,7 @@ impl Engine {
         let mut packs = BTreeMap::new();
         let mut stored = HashMap::new();
         for (pack, found) in found {
-            let Some((object, header_len, len)) = found else {
+            let Some(Found { object, header_len, len }) = found else {
                 return Err(missing(&merged.rows, &by_pack[&pack]).into());
             };
             packs.insert(object, (header_len, len));
@@ -163,7 +173,7 @@ impl Engine {
         candidates: Vec<Stored>,
         rows: &[SliceRow<Option<Place<Digest>>>],
         members: &[usize],
-    ) -> Result<Option<(Stored, u64, u64)>, CommitError> {
+    ) -> Result<Option<Found>, CommitError> {
         let header_len = members.iter().filter_map(|i| rows[*i].place.as_ref()).map(|place| place.header_len).max();
         let header_len = header_len.unwrap_or_default().min(MAX_PACK_HEADER_BYTES);
         for stored in candidates {
@@ -180,7 +190,8 @@ impl Engine {
                 return Err(PlaceError::Length { key, expected: header.object_len(), actual }.into());
             }
             check_members(&key, &header, members.iter().map(|i| &rows[*i]))?;
-            return Ok(Some((stored, header.header_len(), header.object_len())));
+            let (header_len, len) = (header.header_len(), header.object_len());
+            return Ok(Some(Found { object: stored, header_len, len }));
         }
         Ok(None)
     }

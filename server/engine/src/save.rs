@@ -58,7 +58,8 @@ pub enum SaveError {
     },
     /// A save of the same target and attempt is open with another shape.
     #[error(
-        "attempt {attempt:?} of this step was begun with {expected} ranks, not {actual}: give each launch its own attempt"
+        "attempt {attempt:?} of this step was begun with {expected} ranks, not {actual}: give each launch its own \
+         attempt"
     )]
     OtherSave {
         /// The attempt.
@@ -98,7 +99,8 @@ pub enum SaveError {
 pub enum FinishError {
     /// Ranks have not delivered their parts in time.
     #[error(
-        "{missing} of {world_size} ranks have not delivered their part after {waited_s} s: {ranks}; nothing was committed, and what they uploaded is kept for the next try"
+        "{missing} of {world_size} ranks have not delivered their part after {waited_s} s: {ranks}; nothing was \
+         committed, and what they uploaded is kept for the next try"
     )]
     MissingRanks {
         /// How many.
@@ -112,7 +114,8 @@ pub enum FinishError {
     },
     /// One rank delivered two different parts.
     #[error(
-        "rank {rank} delivered two different parts ({first} and {second}) in one attempt: two processes claim this rank, or it was restarted with other content; give each launch its own attempt"
+        "rank {rank} delivered two different parts ({first} and {second}) in one attempt: two processes claim this \
+         rank, or it was restarted with other content; give each launch its own attempt"
     )]
     TwoParts {
         /// The rank.

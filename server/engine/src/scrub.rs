@@ -1,6 +1,8 @@
-//! Verification: everything that live commits refer to is looked at, and what is not as it should be is reported exactly.
+//! Verification: everything that live commits refer to is looked at, and what is not as it should be is reported
+//! exactly.
 //!
-//! The log is read from its first record, without the folded cache; manifests and lists of packs are read whole; packs and
+//! The log is read from its first record, without the folded cache; manifests and lists of packs are read whole; packs
+//! and
 //! files by their lengths, a sample of them or all of them by every byte. Must never stop at the first damage, and must
 //! never change anything.
 

@@ -1,4 +1,5 @@
-//! Packs and dataset files on their way in: checked group after group as they pass, visible only when all of it matched.
+//! Packs and dataset files on their way in: checked group after group as they pass, visible only when all of it
+//! matched.
 //!
 //! Must never overwrite an object, and never make one visible whose bytes were not checked by somebody in this process.
 
@@ -52,7 +53,8 @@ pub enum UploadError {
     },
     /// An object of that name is there with another length: it was damaged after it was stored.
     #[error(
-        "{key} is in the store with {actual} bytes, expected {expected}: it is damaged; `gigastore verify` says who needs it"
+        "{key} is in the store with {actual} bytes, expected {expected}: it is damaged; `gigastore verify` says \
+         who needs it"
     )]
     Damaged {
         /// The object's key.

@@ -2,7 +2,8 @@
 //! transaction.
 //!
 //! Why no step may be left out: an answer may be lost though the record landed (so: read back), a store may answer
-//! "exists" to our own success (so: compare transactions, not answers), and preconditions may break while another record
+//! "exists" to our own success (so: compare transactions, not answers), and preconditions may break while another
+//! record
 //! takes the slot (so: propose anew for each slot). Must never try another slot while one is unresolved.
 
 use std::sync::Arc;
@@ -63,9 +64,11 @@ pub enum AppendError<E: std::error::Error + 'static> {
         #[source]
         source: StoreError,
     },
-    /// The store went silent with the record perhaps written. Nothing was deleted; the same operation run again finds out.
+    /// The store went silent with the record perhaps written. Nothing was deleted; the same operation run again finds
+    /// out.
     #[error(
-        "it is not known whether log record {seq} was written: the store did not answer for {seconds} s; run the same again to find out (it takes effect once at most)"
+        "it is not known whether log record {seq} was written: the store did not answer for {seconds} s; run the \
+         same again to find out (it takes effect once at most)"
     )]
     StateUnknown {
         /// The record's number.
@@ -81,7 +84,8 @@ pub enum AppendError<E: std::error::Error + 'static> {
 impl Log {
     /// Appends the entries that `propose` makes for the state at the tail, the first of which is of transaction `txn`.
     ///
-    /// `propose` is called again for each slot that another writer took. Returns at once where `txn` took effect before.
+    /// `propose` is called again for each slot that another writer took. Returns at once where `txn` took effect
+    /// before.
     pub(crate) async fn append<E: std::error::Error + 'static>(
         &self,
         txn: TxnId,

@@ -1,4 +1,5 @@
-//! The log: the database of a project. Records are created one after another, never rewritten; folding them gives the state.
+//! The log: the database of a project. Records are created one after another, never rewritten; folding them gives the
+//! state.
 //!
 //! | file | what |
 //! |---|---|
@@ -7,7 +8,8 @@
 //! | `view.rs` | from the bucket to the newest state, with the folded cache |
 //! | `append.rs` | the one way in: create-only slot, read-back, transactions |
 //!
-//! *Invariants:* one record per number, ever; an acknowledged transaction took effect exactly once, an unacknowledged one
+//! *Invariants:* one record per number, ever; an acknowledged transaction took effect exactly once, an unacknowledged
+//! one
 //! at most once; no clock decides anything. Must never delete a record.
 
 mod append;

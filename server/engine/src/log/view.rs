@@ -18,7 +18,8 @@ use gigastore_formats::sealed::{seal, unseal};
 use super::state::State;
 use crate::store::{Objects, StoreError, keys};
 
-/// Records between two folded states: 64 records of some KiB are read in one or two rounds, and one write in 64 is small.
+/// Records between two folded states: 64 records of some KiB are read in one or two rounds, and one write in 64 is
+/// small.
 const FOLD_EVERY: u64 = 64;
 
 /// Folded states kept: the newest, and the one before it for readers that listed a moment ago.
@@ -73,10 +74,10 @@ impl Log {
     pub(crate) async fn refresh(&self) -> Result<Arc<State>, LogError> {
         let _moving = self.moving.lock().await;
         let mut state = self.seen();
-        if state.seq == 0 {
-            if let Some(folded) = self.load_folded().await? {
-                state = Arc::new(folded);
-            }
+        if state.seq == 0
+            && let Some(folded) = self.load_folded().await?
+        {
+            state = Arc::new(folded);
         }
         let mut ahead = 1;
         loop {

@@ -17,7 +17,8 @@ pub enum StoreError {
     },
     /// There is no room left.
     #[error(
-        "the store is full: {key} could not be written; free space (nothing half-written is visible) and run the same again"
+        "the store is full: {key} could not be written; free space (nothing half-written is visible) and run the \
+         same again"
     )]
     Full {
         /// The object's key.

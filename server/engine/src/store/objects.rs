@@ -1,6 +1,7 @@
 //! The few operations that Gigastore needs of an object store: get, create, stream in, list, length.
 //!
-//! Must never overwrite an object (folded state, a cache, is the one exception and says so) and never return fewer bytes
+//! Must never overwrite an object (folded state, a cache, is the one exception and says so) and never return fewer
+//! bytes
 //! than were asked for.
 
 use std::fmt;
@@ -26,7 +27,8 @@ const MAX_PARTS: u64 = 10_000;
 /// Parts of one upload in flight: four hide a store's latency and hold at most 64 MiB.
 const PARTS_IN_FLIGHT: usize = 4;
 
-/// How often a create is tried whose answer says "exists" while nothing does: S3 answers 409 when two creates collide and
+/// How often a create is tried whose answer says "exists" while nothing does: S3 answers 409 when two creates collide
+/// and
 /// neither may have landed yet.
 const CREATE_TRIES: u32 = 5;
 
@@ -141,7 +143,8 @@ impl Objects {
         }
     }
 
-    /// Tries to store an object where there is none, once. After an error of any kind it may be there or not: the caller
+    /// Tries to store an object where there is none, once. After an error of any kind it may be there or not: the
+    /// caller
     /// reads back.
     pub(crate) async fn create_or_doubt(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.create_once(key, bytes.into()).await.map_err(|source| StoreError::sort(key, source))
@@ -166,7 +169,8 @@ impl Objects {
         }
     }
 
-    /// Stores a content-named object from `body`. Where one is there already nothing is sent and its length is returned.
+    /// Stores a content-named object from `body`. Where one is there already nothing is sent and its length is
+    /// returned.
     ///
     /// A stream goes up in parts that become visible together; completing has no create mode at S3, so the look before
     /// is what keeps an existing object, and a race of two writers ends with the same content either way.

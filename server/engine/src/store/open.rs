@@ -39,7 +39,8 @@ pub enum OpenMode {
 pub enum OpenError {
     /// The text is not the URL of a store.
     #[error(
-        "{text:?} is not the URL of a store: {reason} (expected file:///DIR, s3://BUCKET/PREFIX, gs://…, az://… or memory:///)"
+        "{text:?} is not the URL of a store: {reason} (expected file:///DIR, s3://BUCKET/PREFIX, gs://…, az://… or \
+         memory:///)"
     )]
     Url {
         /// What was given.
@@ -75,7 +76,8 @@ pub enum OpenError {
     },
     /// The store is of a version that this program does not know.
     #[error(
-        "the store at {url} has format version {found}, this program knows up to {FORMAT_VERSION}: use a newer gigastore"
+        "the store at {url} has format version {found}, this program knows up to {FORMAT_VERSION}: use a newer \
+         gigastore"
     )]
     Newer {
         /// The store.
