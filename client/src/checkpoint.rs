@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `save.rs` | begin, one call a rank, finish |
 //! | `compare.rs` | a step that is there already: is it the same? |
+//! | `diff.rs` | what changed between two checkpoints |
 //! | `open.rs` | from a target to its manifest |
 //! | `restore.rs` | whole tensors or boxes into sinks |
 //! | `model.rs` | local safetensors files as sources |
@@ -11,6 +12,7 @@
 //! | `shard.rs` | which box of a tensor a rank takes, where nobody says otherwise |
 
 pub mod compare;
+pub mod diff;
 pub mod export;
 pub mod model;
 pub mod open;

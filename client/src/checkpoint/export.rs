@@ -9,14 +9,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gigastore_formats::manifest::packs::{PackRow, read_packs};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::header::{TensorInfo as HeaderEntry, write_header};
 use gigastore_formats::tensor::slice::SliceKind;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::model::METADATA_PREFIX;
-use super::open::{Checkpoint, OpenError, TensorInfo};
+use super::open::{Checkpoint, TensorInfo};
 use super::restore::{RestoreError, Wanted};
 use crate::staging::{Staging, StagingError};
 use crate::transfer::progress::Progress;
@@ -126,16 +125,6 @@ impl Checkpoint {
         let bytes = tensors.iter().chain(&files).map(|tensor| tensor.bytes).sum();
         let files = self.store.ambient.computed(move || staging.finish()).await?;
         Ok(Exported { files, tensors: tensors.len(), bytes })
-    }
-
-    /// Reads the list of the distinct packs of this checkpoint.
-    pub async fn packs(&self) -> Result<Vec<PackRow>, OpenError> {
-        let Some(index) = &self.info().commit.packs else { return Ok(Vec::new()) };
-        let whole = ByteRange::new(0, index.len).expect("0 is the smallest number");
-        let mut read = self.store.index_ranges(self.target(), self.info(), index, &[whole]).await?;
-        let (_, bytes) = read.pop().expect("one range was asked for");
-        let target = self.target().to_string();
-        read_packs(&bytes).map_err(|source| OpenError::Manifest { target, source })
     }
 
     /// Puts tensors into files in the order of their names, each file up to `max_bytes`.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gigastore_formats::manifest::checkpoint::{CheckpointMeta, CheckpointReader, CheckpointRow, Selection};
+use gigastore_formats::manifest::packs::{PackRow, read_packs};
 use gigastore_formats::manifest::{ManifestError, Step};
 use gigastore_formats::name::{ProjectName, Target};
 use gigastore_formats::object::ObjectKind;
@@ -119,6 +120,18 @@ impl Store {
             }
         };
         Ok(Checkpoint { store: self.clone(), target: target.clone(), info, meta: found.meta, rows: found.rows })
+    }
+
+    /// Reads the list of the distinct packs of the checkpoint that `target` means.
+    pub async fn packs(&self, target: &Target) -> Result<Vec<PackRow>, OpenError> {
+        let info = self.resolve(target).await?;
+        let Some(index) = &info.commit.packs else {
+            return Err(OpenError::Dataset { target: target.to_string() });
+        };
+        let whole = ByteRange::new(0, index.len).expect("0 is the smallest number");
+        let mut read = self.index_ranges(target, &info, index, &[whole]).await?;
+        let (_, bytes) = read.pop().expect("one range was asked for");
+        read_packs(&bytes).map_err(|source| OpenError::Manifest { target: target.to_string(), source })
     }
 
     /// Reads ranges of a manifest, widened to groups and checked.

@@ -172,6 +172,13 @@ impl SliceData {
         }
     }
 
+    /// Reads all of it into memory.
+    pub fn to_vec(&self) -> Result<Vec<u8>, SourceError> {
+        let mut bytes = vec![0; self.len() as usize];
+        self.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Fills `into` from `offset` on.
     pub(crate) fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
         match self {

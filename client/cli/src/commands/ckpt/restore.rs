@@ -1,0 +1,131 @@
+//! `gigastore ckpt restore`
+//!
+//! Must never write a byte that was not verified, nor pass over a damaged step without saying so.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use gigastore_client::Coded;
+use gigastore_client::checkpoint::export::{ExportSpec, Exported};
+use gigastore_client::store::Store;
+use gigastore_client::transfer::progress::Progress;
+use gigastore_formats::name::{Selector, Target};
+use gigastore_formats::wire::{CommitInfo, FaultCode};
+use serde_json::json;
+
+use crate::context::Globals;
+use crate::failure::Failure;
+use crate::output::{note, say, say_json, size, with_progress};
+
+/// Write a checkpoint as safetensors files, every byte verified
+///
+/// Whole tensors, each once: model.safetensors, or several files and an index above 5 GB; other saved files beside
+/// them. Nothing appears under its final name before all of it is complete.
+///
+/// Examples:
+///
+///   gigastore ckpt restore demo/minilm@100 --out ./model
+///
+///   gigastore ckpt restore demo/minilm --out ./layers --names 'encoder.layer.0.*' --fallback
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Restore {
+    /// What to restore; without @… the latest
+    target: Target,
+    /// The folder to write to
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Only tensors and files whose names match
+    #[arg(long, value_name = "GLOB", num_args = 1..)]
+    names: Vec<String>,
+    /// Where the step is damaged, take the newest one before it that verifies
+    #[arg(long)]
+    fallback: bool,
+    /// Replace files that are there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Restore {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let store = globals.open().await?;
+        let started = Instant::now();
+        let candidates = self.candidates(&store).await?;
+        let mut damaged = Vec::new();
+        for target in candidates {
+            match self.restore(globals, &store, &target).await {
+                Ok(exported) => return self.done(globals, &target, exported, &damaged, started),
+                Err((FaultCode::Integrity | FaultCode::Lost, failure)) if self.fallback => {
+                    note(&format_args!("{target} is damaged and passed over:"));
+                    // The exit code is that of what follows; here only its text is wanted.
+                    let _ = failure.report(globals.format);
+                    damaged.push(target.to_string());
+                }
+                Err((_, failure)) => return Err(failure),
+            }
+        }
+        Err(Failure::integrity(format!("no step of {} verifies: {} tried", self.target, damaged.len())))
+    }
+
+    /// The step that was asked for and, with --fallback, those committed before it, newest first.
+    async fn candidates(&self, store: &Store) -> Result<Vec<Target>, Failure> {
+        let first = store.resolve(&self.target).await?;
+        let at =
+            |info: &CommitInfo| Target { selector: Some(Selector::Number(info.commit.number)), ..self.target.clone() };
+        let mut targets = vec![at(&first)];
+        if self.fallback {
+            let project = store.project(&self.target.project).await?;
+            let run = project.names.into_iter().find(|name| name.name == self.target.name);
+            let mut older: Vec<CommitInfo> = run.map(|run| run.live).unwrap_or_default();
+            older.retain(|info| info.seq < first.seq);
+            older.sort_by_key(|info| std::cmp::Reverse(info.seq));
+            targets.extend(older.iter().map(at));
+        }
+        Ok(targets)
+    }
+
+    async fn restore(
+        &self,
+        globals: &Globals,
+        store: &Store,
+        target: &Target,
+    ) -> Result<Option<Exported>, (FaultCode, Failure)> {
+        let checkpoint = store.checkpoint(target).await.map_err(|error| (error.code(), error.into()))?;
+        if globals.dry_run {
+            return Ok(None);
+        }
+        let spec = ExportSpec { names: self.names.clone(), overwrite: self.overwrite, ..ExportSpec::default() };
+        let progress = Progress::default();
+        let export = checkpoint.export(&self.out, &spec, &progress);
+        let exported = with_progress(globals.quiet, "restoring", &progress, export).await;
+        exported.map(Some).map_err(|error| (error.code(), error.into()))
+    }
+
+    fn done(
+        &self,
+        globals: &Globals,
+        target: &Target,
+        exported: Option<Exported>,
+        damaged: &[String],
+        started: Instant,
+    ) -> Result<(), Failure> {
+        let Some(Exported { files, tensors, bytes }) = exported else {
+            say(&format_args!("would restore {target} into {}", self.out.display()));
+            return Ok(());
+        };
+        if globals.json() {
+            let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+            say_json(&json!({
+                "target": target.to_string(), "files": files, "tensors": tensors, "bytes": bytes, "damaged": damaged,
+            }));
+            return Ok(());
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        say(&format_args!("{target} restored: {tensors} tensors, {}, verified, {seconds:.2} s", size(bytes)));
+        for file in files {
+            say(&format_args!("  {}", file.display()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,45 @@
+//! `gigastore ckpt tag`
+//!
+//! Must never move `latest`: commits do.
+
+use clap::Args;
+use gigastore_formats::name::{Name, Target};
+use serde_json::json;
+
+use crate::context::Globals;
+use crate::failure::Failure;
+use crate::output::{say, say_json};
+
+/// Point a tag at a checkpoint or dataset version
+///
+/// Example:
+///
+///   gigastore ckpt tag demo/minilm@100 best
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Tag {
+    /// What to tag; without @… the latest
+    target: Target,
+    /// The tag
+    #[arg(value_parser = Name::new_tag)]
+    tag: Name,
+}
+
+impl Tag {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let store = globals.open().await?;
+        let info = if globals.dry_run {
+            store.resolve(&self.target).await?
+        } else {
+            store.set_tag(&self.target, &self.tag).await?
+        };
+        let (name, number) = (&info.commit.name, info.commit.number);
+        if globals.json() {
+            say_json(&json!({ "name": name, "number": number, "tag": self.tag, "tags": info.tags }));
+            return Ok(());
+        }
+        let verb = if globals.dry_run { "would point" } else { "points" };
+        say(&format_args!("{} {verb} at {}/{name}@{number}", self.tag, self.target.project));
+        Ok(())
+    }
+}

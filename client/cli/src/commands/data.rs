@@ -1,0 +1,32 @@
+//! The commands on datasets.
+//!
+//! Must never hold more than the list.
+
+mod get;
+mod ls;
+mod push;
+mod show;
+
+use clap::Subcommand;
+
+use crate::context::Globals;
+use crate::failure::Failure;
+
+/// What to do with datasets.
+#[derive(Subcommand)]
+pub(crate) enum Data {
+    Push(push::Push),
+    Ls(ls::Ls),
+    Show(show::Show),
+    Get(get::Get),
+}
+
+/// Runs a command.
+pub(crate) async fn run(globals: &Globals, command: Data) -> Result<(), Failure> {
+    match command {
+        Data::Push(command) => command.run(globals).await,
+        Data::Ls(command) => command.run(globals).await,
+        Data::Show(command) => command.run(globals).await,
+        Data::Get(command) => command.run(globals).await,
+    }
+}

@@ -1,0 +1,83 @@
+//! `gigastore data get`
+//!
+//! Must never write a byte that was not verified.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use gigastore_client::transfer::progress::Progress;
+use gigastore_formats::name::Target;
+use gigastore_formats::range::ByteRange;
+use serde_json::json;
+
+use crate::context::Globals;
+use crate::failure::Failure;
+use crate::output::{say, say_bytes, say_json, size, with_progress};
+
+/// Fetch files of a dataset version, every byte verified
+///
+/// Examples:
+///
+///   gigastore data get demo/corpus --out ./corpus
+///
+///   gigastore data get demo/corpus@3 part-0.parquet --range 4..1000 > bytes
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Get {
+    /// The version; without @… the latest
+    target: Target,
+    /// Files of it; all where none is named
+    paths: Vec<String>,
+    /// The folder to write to
+    #[arg(long, value_name = "DIR", required_unless_present = "range")]
+    out: Option<PathBuf>,
+    /// Write these bytes of one file to stdout
+    #[arg(long, value_name = "START..END", value_parser = range, conflicts_with = "out")]
+    range: Option<ByteRange>,
+    /// Replace files that are there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+fn range(text: &str) -> Result<ByteRange, String> {
+    let numbers = text.split_once("..").and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
+    let (start, end) = numbers.ok_or_else(|| format!("{text:?} is not START..END, such as 0..4096"))?;
+    ByteRange::new(start, end).map_err(|error| error.to_string())
+}
+
+impl Get {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let dataset = globals.open().await?.dataset(&self.target).await?;
+        let progress = Progress::default();
+        if let Some(range) = self.range {
+            let [path] = &self.paths[..] else {
+                return Err(Failure::usage("--range needs exactly one file"));
+            };
+            say_bytes(&dataset.read(path, Some(range), &progress).await?);
+            return Ok(());
+        }
+        let out = self.out.unwrap_or_default();
+        let paths = match self.paths.is_empty() {
+            true => dataset.files().iter().map(|row| row.path.clone()).collect(),
+            false => self.paths,
+        };
+        let mut fetched = Vec::new();
+        for path in paths {
+            let to = out.join(&path);
+            if globals.dry_run {
+                say(&format_args!("would write {}", to.display()));
+                continue;
+            }
+            let fetch = dataset.fetch(&path, &to, self.overwrite, &progress);
+            let bytes = with_progress(globals.quiet, "fetching", &progress, fetch).await?;
+            if !globals.json() {
+                say(&format_args!("{}  {}, verified", to.display(), size(bytes)));
+            }
+            fetched.push(json!({ "path": path, "file": to.display().to_string(), "bytes": bytes }));
+        }
+        if globals.json() {
+            say_json(&json!(fetched));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! `gigastore du`
+//!
+//! Must never count an object twice: packs are shared between checkpoints.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use gigastore_client::store::Store;
+use gigastore_formats::name::{ProjectName, Selector, Target};
+use gigastore_formats::record::{Commit, Sort};
+use serde_json::json;
+
+use crate::context::Globals;
+use crate::failure::Failure;
+use crate::output::{say, say_json, size, table};
+
+/// Show how many bytes are stored: logical, stored for this run alone, and shared with others
+#[derive(Args)]
+pub(crate) struct Du {
+    /// The project; all where none is named
+    project: Option<ProjectName>,
+}
+
+/// What one run or dataset refers to.
+struct Used {
+    project: ProjectName,
+    name: String,
+    live: usize,
+    logical: u64,
+    manifests: u64,
+    /// Objects and their bytes.
+    objects: BTreeMap<String, u64>,
+}
+
+impl Du {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let store = globals.open().await?;
+        let projects = match self.project {
+            Some(project) => vec![project],
+            None => store.projects().await?,
+        };
+        let mut used = Vec::new();
+        for project in projects {
+            used.extend(of_project(&store, &project).await?);
+        }
+        // How many runs or datasets of a project refer to each object.
+        let mut holders: BTreeMap<(&ProjectName, &str), u32> = BTreeMap::new();
+        for (one, key) in used.iter().flat_map(|one| one.objects.keys().map(move |key| (one, key))) {
+            *holders.entry((&one.project, key)).or_default() += 1;
+        }
+        let alone = |one: &Used, alone: bool| -> u64 {
+            let keeps = |key: &&String| (holders[&(&one.project, key.as_str())] == 1) == alone;
+            one.objects.iter().filter(|(key, _)| keeps(key)).map(|(_, bytes)| bytes).sum()
+        };
+        let unique: BTreeMap<(&ProjectName, &str), u64> = used
+            .iter()
+            .flat_map(|one| one.objects.iter().map(move |(key, bytes)| ((&one.project, key.as_str()), *bytes)))
+            .collect();
+        let logical: u64 = used.iter().map(|one| one.logical).sum();
+        let stored = unique.values().sum::<u64>() + used.iter().map(|one| one.manifests).sum::<u64>();
+        if globals.json() {
+            let names: Vec<_> = used
+                .iter()
+                .map(|one| json!({
+                    "project": one.project, "name": one.name, "live": one.live, "logical_bytes": one.logical,
+                    "own_bytes": alone(one, true), "shared_bytes": alone(one, false), "manifest_bytes": one.manifests,
+                }))
+                .collect();
+            say_json(&json!({ "names": names, "logical_bytes": logical, "stored_bytes": stored }));
+            return Ok(());
+        }
+        let rows: Vec<Vec<String>> = used
+            .iter()
+            .map(|one| {
+                let name = format!("{}/{}", one.project, one.name);
+                let (own, shared) = (size(alone(one, true)), size(alone(one, false)));
+                vec![name, one.live.to_string(), size(one.logical), own, shared, size(one.manifests)]
+            })
+            .collect();
+        table(&["name", "live", "logical", "own", "shared", "manifests"], &rows);
+        say(&format_args!("logical {}, stored {}", size(logical), size(stored)));
+        Ok(())
+    }
+}
+
+async fn of_project(store: &Store, project: &ProjectName) -> Result<Vec<Used>, Failure> {
+    let mut used = Vec::new();
+    for name in store.project(project).await?.names {
+        let (mut objects, mut manifests) = (BTreeMap::new(), 0);
+        for info in &name.live {
+            let Commit { number, manifest, packs, sort, .. } = &info.commit;
+            manifests += manifest.len + packs.as_ref().map_or(0, |packs| packs.len);
+            let selector = Some(Selector::Number(*number));
+            let target = Target { project: project.clone(), name: name.name.clone(), selector };
+            match sort {
+                Sort::Checkpoint => {
+                    let packs = store.packs(&target).await?;
+                    objects.extend(packs.iter().map(|row| (row.pack.to_string(), row.bytes)));
+                }
+                Sort::Dataset => {
+                    let dataset = store.dataset(&target).await?;
+                    objects.extend(dataset.files().iter().map(|row| (row.blob.to_string(), row.bytes)));
+                }
+            }
+        }
+        let logical = name.live.iter().map(|info| info.commit.bytes).sum();
+        let (live, project) = (name.live.len(), project.clone());
+        used.push(Used { project, name: name.name.to_string(), live, logical, manifests, objects });
+    }
+    Ok(used)
+}

@@ -1,0 +1,127 @@
+//! `gigastore verify`
+//!
+//! Must never exit 0 where anything is damaged.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use clap::Args;
+use gigastore_client::store::Store;
+use gigastore_formats::name::{ProjectName, Target};
+use gigastore_formats::wire::{Depth, VerifyProgress, VerifyReport, VerifyRequest};
+use serde_json::json;
+
+use crate::context::Globals;
+use crate::failure::Failure;
+use crate::output::{say, say_json, shown, size, table};
+
+/// Verify that everything stored is what was committed
+///
+/// Reads the log from its first record, all manifests, and every byte of every pack and file (--quick: their lengths;
+/// --sample: a share of them, another one each time). Lists what is damaged and what it affects; exit code 7 then.
+///
+/// Examples:
+///
+///   gigastore verify                       (all projects)
+///
+///   gigastore verify demo/minilm@100 --quick
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Verify {
+    /// PROJECT, PROJECT/NAME or PROJECT/NAME@…; all projects where none is named
+    target: Option<String>,
+    /// Only check that every object is there with the right length
+    #[arg(long, conflicts_with = "sample")]
+    quick: bool,
+    /// Read this share of the objects whole
+    #[arg(long, value_name = "PERCENT", value_parser = share)]
+    sample: Option<f64>,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let refuse = || format!("{text:?} is not a share: expected more than 0% and at most 100%, such as 5%");
+    let percent: f64 = text.strip_suffix('%').unwrap_or(text).parse().map_err(|_| refuse())?;
+    if percent > 0.0 && percent <= 100.0 { Ok(percent / 100.0) } else { Err(refuse()) }
+}
+
+impl Verify {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let store = globals.open().await?;
+        let started = Instant::now();
+        let mut reports = Vec::new();
+        for request in self.requests(&store).await? {
+            let report = verify(globals, &store, &request).await?;
+            reports.push((request.project, report));
+        }
+        let findings: usize = reports.iter().map(|(_, report)| report.findings.len()).sum();
+        if globals.json() {
+            let list: Vec<_> =
+                reports.iter().map(|(project, report)| json!({ "project": project, "report": report })).collect();
+            say_json(&json!(list));
+        } else {
+            reports.iter().for_each(|(project, report)| print(project, report, started.elapsed().as_secs_f64()));
+        }
+        match findings {
+            0 => Ok(()),
+            n => Err(Failure::integrity(format!("{n} findings: stored bytes are not what was committed"))),
+        }
+    }
+
+    async fn requests(&self, store: &Store) -> Result<Vec<VerifyRequest>, Failure> {
+        let depth = match (self.quick, self.sample) {
+            (true, _) => Depth::Quick,
+            (false, Some(share)) => Depth::Sample(share),
+            (false, None) => Depth::Full,
+        };
+        let all = |project| VerifyRequest { project, name: None, number: None, depth };
+        let Some(text) = &self.target else {
+            return Ok(store.projects().await?.into_iter().map(all).collect());
+        };
+        let usage = |error: gigastore_formats::name::NameError| Failure::usage(error.to_string());
+        let plain = text.strip_prefix("gigastore://").unwrap_or(text);
+        if !plain.contains('/') {
+            return Ok(vec![all(plain.parse().map_err(usage)?)]);
+        }
+        let target: Target = plain.parse().map_err(usage)?;
+        let number = match &target.selector {
+            Some(_) => Some(store.resolve(&target).await?.commit.number),
+            None => None,
+        };
+        Ok(vec![VerifyRequest { project: target.project, name: Some(target.name), number, depth }])
+    }
+}
+
+/// Verifies with progress.
+pub(crate) async fn verify(globals: &Globals, store: &Store, request: &VerifyRequest) -> Result<VerifyReport, Failure> {
+    let now = Mutex::new(VerifyProgress::default());
+    let lock = || now.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let tell = |progress: VerifyProgress| *lock() = progress;
+    let snapshot = || {
+        let progress = *lock();
+        (progress.bytes_done, progress.bytes)
+    };
+    Ok(shown(globals.quiet, "verifying", snapshot, store.verify(request, &tell)).await?)
+}
+
+fn print(project: &ProjectName, report: &VerifyReport, seconds: f64) {
+    if !report.findings.is_empty() {
+        let rows: Vec<Vec<String>> = report
+            .findings
+            .iter()
+            .map(|finding| {
+                let range = finding.range.map_or("-".to_owned(), |(start, end)| format!("{start}..{end}"));
+                vec![finding.object.clone(), range, finding.affects.join(", "), finding.problem.clone()]
+            })
+            .collect();
+        table(&["object", "bytes", "affects", "problem"], &rows);
+    }
+    let verdict = if report.findings.is_empty() { "sound" } else { "DAMAGED" };
+    say(&format_args!(
+        "{project}: {verdict}: {} log records, {} commits, {} objects; {} read and hashed, {} checked by length, {seconds:.2} s",
+        report.records,
+        report.commits,
+        report.objects,
+        size(report.bytes_read),
+        size(report.bytes_by_length)
+    ));
+}

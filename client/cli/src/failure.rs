@@ -1,0 +1,154 @@
+//! How a command fails: what is printed, and the exit code.
+//!
+//! Must never lose what the store said: object, expected, actual and what to do next come along.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use gigastore_client::Coded;
+use gigastore_formats::wire::{Fault, FaultCode};
+use serde_json::{Value, json};
+
+use crate::output::{Format, note};
+
+/// Most near names that are suggested.
+const SUGGESTIONS: usize = 3;
+
+/// A failed command.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: u8,
+    code: Value,
+    message: String,
+    object: Option<String>,
+    expected: Option<String>,
+    actual: Option<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn new(exit: u8, code: &str, message: String) -> Self {
+        Self { exit, code: json!(code), message, object: None, expected: None, actual: None, hint: None }
+    }
+
+    /// The arguments make no sense together.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(2, "usage", message.into())
+    }
+
+    /// Something should hold and does not.
+    pub(crate) fn general(message: impl Into<String>) -> Self {
+        Self::new(1, "general", message.into())
+    }
+
+    /// Something of this machine failed.
+    pub(crate) fn local(what: &str, error: &dyn Display) -> Self {
+        Self::general(format!("{what}: {error}"))
+    }
+
+    /// There is no such thing.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(4, "not_found", message.into())
+    }
+
+    /// What was verified is damaged.
+    pub(crate) fn integrity(message: impl Into<String>) -> Self {
+        Self::new(7, "integrity", message.into())
+    }
+
+    /// Ctrl-C.
+    pub(crate) fn interrupted() -> Self {
+        let text = "interrupted: nothing half-done is visible. Run the same command again to go on; what is in the \
+                    store is not sent again.";
+        Self::new(130, "interrupted", text.to_owned())
+    }
+
+    /// Adds what to do next.
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Suggests names near to `asked`.
+    pub(crate) fn near(mut self, asked: &str, known: &[String]) -> Self {
+        let near = near(asked, known);
+        if !near.is_empty() {
+            self.hint = Some(format!("did you mean {}?", near.join(" or ")));
+        }
+        self
+    }
+
+    /// Prints it on stderr and returns its exit code.
+    pub(crate) fn report(self, format: Format) -> ExitCode {
+        if format == Format::Json {
+            let Self { code, message, object, expected, actual, hint, .. } = &self;
+            note(&json!({
+                "code": code, "message": message, "object": object, "expected": expected, "actual": actual,
+                "hint": hint,
+            }));
+        } else {
+            note(&format_args!("error: {}", self.message));
+            for (name, value) in
+                [("object", &self.object), ("expected", &self.expected), ("actual", &self.actual), ("hint", &self.hint)]
+            {
+                if let Some(value) = value.as_ref().filter(|value| !self.message.contains(value.as_str())) {
+                    note(&format_args!("  {name}: {value}"));
+                }
+            }
+        }
+        ExitCode::from(self.exit)
+    }
+}
+
+impl<E: Coded> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let code = error.code();
+        let message = Fault::new(code, &error).message;
+        let mut failure = Self { code: json!(code), ..Self::new(exit_code(code), "", message) };
+        if let Some(fault) = error.fault().cloned() {
+            let Fault { object, expected, actual, hint, .. } = fault;
+            (failure.object, failure.expected, failure.actual, failure.hint) = (object, expected, actual, hint);
+        }
+        let asked = failure.message.split('"').nth(1).unwrap_or_default().to_owned();
+        failure.near(&asked, error.known())
+    }
+}
+
+/// The exit code of each kind of fault.
+fn exit_code(code: FaultCode) -> u8 {
+    match code {
+        FaultCode::Invalid
+        | FaultCode::BadUpload
+        | FaultCode::StoreFull
+        | FaultCode::ReadOnly
+        | FaultCode::NewerFormat => 1,
+        FaultCode::NotFound | FaultCode::Gone => 4,
+        FaultCode::Unavailable | FaultCode::CommitStateUnknown | FaultCode::MissingRanks => 5,
+        FaultCode::Denied => 6,
+        FaultCode::Integrity | FaultCode::Lost => 7,
+        FaultCode::Conflict => 8,
+    }
+}
+
+/// Names that differ little from `asked`, the nearest first.
+fn near<'k>(asked: &str, known: &'k [String]) -> Vec<&'k str> {
+    let mut scored: Vec<(usize, &str)> = known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(asked, name), name.as_str()))
+        .filter(|(distance, name)| *distance <= name.len().max(asked.len()) / 2)
+        .collect();
+    scored.sort_unstable();
+    scored.into_iter().take(SUGGESTIONS).map(|(_, name)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_suggested_and_far_ones_are_not() {
+        let known = ["minilm".to_owned(), "llama".to_owned(), "minilm-2".to_owned()];
+        assert_eq!(near("minilmm", &known), ["minilm", "minilm-2"]);
+        assert!(near("zzzzzzzz", &known).is_empty());
+    }
+}

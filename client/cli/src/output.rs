@@ -1,0 +1,187 @@
+//! What people and programs read: tables, sizes, JSON, notes, progress.
+//!
+//! Must never panic on a closed pipe, and never put anything but data on stdout.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use gigastore_client::transfer::progress::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+/// Pause between two lines of progress where stderr is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Pause between two moves of a bar.
+const BAR_EVERY: Duration = Duration::from_millis(100);
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// Tables and sentences.
+    Human,
+    /// One JSON document.
+    Json,
+}
+
+/// Prints a line of data. A reader that is gone ends the program quietly: it has what it wanted.
+pub(crate) fn say(line: &dyn Display) {
+    if writeln!(io::stdout().lock(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints bytes of data.
+pub(crate) fn say_bytes(bytes: &[u8]) {
+    if io::stdout().lock().write_all(bytes).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a line for people on stderr.
+pub(crate) fn note(line: &dyn Display) {
+    // Nobody is left to be told that stderr is closed.
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Prints one JSON document.
+pub(crate) fn say_json(document: &Value) {
+    say(&format_args!("{document:#}"));
+}
+
+/// Prints rows below a header, columns aligned: numbers and sizes to the right.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
+    for line in lines(header, rows) {
+        say(&line);
+    }
+}
+
+fn lines(header: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(header.get(column).map(|cell| cell.chars().count())).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let right = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .all(|cell| cell.starts_with(|c: char| c.is_ascii_digit()) || cell == "-")
+    };
+    let rights: Vec<bool> = (0..header.len()).map(right).collect();
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().enumerate().map(|(i, cell)| match rights[i] {
+            true => format!("{cell:>width$}", width = widths[i]),
+            false => format!("{cell:<width$}", width = widths[i]),
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let head = line(header.to_vec());
+    let body = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    std::iter::once(head).chain(body).collect()
+}
+
+/// A size with three significant digits, decimal units.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let (mut value, mut unit) = (bytes as f64 / 1000.0, 0);
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// A moment as `2026-11-24 03:15:00Z`, from milliseconds since 1970 (the civil-from-days rule of H. Hinnant).
+pub(crate) fn moment(ms: u64) -> String {
+    let (days, seconds) = (ms / 86_400_000, ms / 1000 % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
+    let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Runs `work` while its progress is shown: a bar on a terminal, else a line every ten seconds.
+pub(crate) async fn with_progress<T>(quiet: bool, what: &str, progress: &Progress, work: impl Future<Output = T>) -> T {
+    let snapshot = || {
+        let now = progress.snapshot();
+        (now.done, now.total)
+    };
+    shown(quiet, what, snapshot, work).await
+}
+
+/// Like [`with_progress`], with done and total bytes from `snapshot`.
+pub(crate) async fn shown<T>(
+    quiet: bool,
+    what: &str,
+    snapshot: impl Fn() -> (u64, u64),
+    work: impl Future<Output = T>,
+) -> T {
+    if quiet {
+        return work.await;
+    }
+    let mut work = std::pin::pin!(work);
+    let terminal = io::stderr().is_terminal();
+    let bar = if terminal { bar(what) } else { ProgressBar::hidden() };
+    loop {
+        let every = if terminal { BAR_EVERY } else { LINE_EVERY };
+        tokio::select! {
+            done = &mut work => {
+                bar.finish_and_clear();
+                return done;
+            }
+            () = tokio::time::sleep(every) => {
+                let (done, total) = snapshot();
+                bar.set_length(total);
+                bar.set_position(done);
+                if !terminal {
+                    note(&format_args!("{what}: {} of {}", size(done), size(total)));
+                }
+            }
+        }
+    }
+}
+
+fn bar(what: &str) -> ProgressBar {
+    let style = "{msg} {bar:40} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::no_length().with_style(style).with_message(what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        let cases = [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (90_868_376, "90.9 MB"), (999_600, "1.00 MB")];
+        for (bytes, text) in cases {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(size(u64::MAX), "18.4 EB");
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [vec!["a".to_owned(), "10".to_owned()], vec!["bcd".to_owned(), "7".to_owned()]];
+        assert_eq!(lines(&["name", "n"], &rows), ["name   n", "a     10", "bcd    7"]);
+    }
+
+    #[test]
+    fn moments_are_civil_dates() {
+        assert_eq!(moment(0), "1970-01-01 00:00:00Z");
+        assert_eq!(moment(951_827_696_000), "2000-02-29 12:34:56Z");
+        assert_eq!(moment(1_795_487_400_000), "2026-11-24 02:30:00Z");
+    }
+}
