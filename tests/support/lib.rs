@@ -12,4 +12,5 @@
 
 pub mod faulty;
 pub mod model;
+pub mod opened;
 pub mod prepared;
