@@ -111,7 +111,11 @@ impl Victim {
             Err(code) => {
                 let known = matches!(
                     code,
-                    FaultCode::Integrity | FaultCode::Lost | FaultCode::NotFound | FaultCode::NewerFormat | FaultCode::Invalid
+                    FaultCode::Integrity
+                        | FaultCode::Lost
+                        | FaultCode::NotFound
+                        | FaultCode::NewerFormat
+                        | FaultCode::Invalid
                 );
                 assert!(known, "damage came out as {code:?}");
                 Read::Refused
@@ -142,18 +146,20 @@ impl Victim {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_flipped_byte_is_seen_or_harmless() {
     let victim = Victim::new().await;
+    // All bytes take twenty minutes on two cores: GIGASTORE_FLIP_STRIDE=1 flips each; CI flips every seventh.
+    let stride = std::env::var("GIGASTORE_FLIP_STRIDE").map_or(7, |text| text.parse::<usize>().unwrap());
     let mut flips = 0;
     for (key, bytes) in &victim.keys {
         // All tag records are alike: one of them is flipped byte by byte, the others at a few places.
         let alike = key.as_ref().contains("/log/0") && !key.as_ref().ends_with("05.json");
-        for at in (0..bytes.len()).step_by(if alike { 97 } else { 1 }) {
+        for at in (0..bytes.len()).step_by(stride * if alike { 14 } else { 1 }) {
             let mut damaged = bytes.to_vec();
             damaged[at] ^= [0x01, 0x80, 0xff][at % 3];
             victim.attack(key, Some(damaged.into()), &format!("flip of byte {at}")).await;
             flips += 1;
         }
     }
-    assert!(flips > 10_000, "only {flips} bytes flipped");
+    assert!(flips > 1_000, "only {flips} bytes flipped");
     println!("{flips} flipped bytes");
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use gigastore_client::store::Store;
 use gigastore_client::Coded;
+use gigastore_client::store::Store;
 use gigastore_engine::store::OpenMode;
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::{Depth, FaultCode, VerifyRequest};
