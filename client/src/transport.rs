@@ -1,8 +1,7 @@
 //! The seam between the client and a store: the same calls for a store in this process and for one behind a service.
 //!
 //! A transport moves bytes and answers; it verifies nothing for the client. Must never return fewer bytes than were
-//! asked
-//! for.
+//! asked for.
 
 #[cfg(feature = "embedded")]
 pub mod embedded;

@@ -1,8 +1,7 @@
 //! The stored and exchanged formats of Gigastore.
 //!
 //! Pure: bytes in, values out, and back. No module here opens a file or a socket, reads a clock, draws a random number
-//! or
-//! starts a thread; hashing and compression are synchronous and the caller chooses the thread.
+//! or starts a thread; hashing and compression are synchronous and the caller chooses the thread.
 //!
 //! | module | what it defines |
 //! |---|---|

@@ -1,9 +1,8 @@
 //! The records of the log: what was committed, in what order, chained by digests.
 //!
-//! A record is a [sealed](crate::sealed) document: `{"seq":7,"prev":"…","entries":[…]}` and its BLAKE3. `prev` is
-//! the digest of the record before it, so a changed byte or a swapped record shows. Must never decide whether an entry
-//! takes
-//! effect: that is the fold's, from all records before it.
+//! A record is a [sealed](crate::sealed) document: `{"seq":7,"prev":"…","entries":[…]}` and its BLAKE3. `prev` is the
+//! digest of the record before it, so a changed byte or a swapped record shows. Must never decide whether an entry
+//! takes effect: that is the fold's, from all records before it.
 
 use serde::{Deserialize, Serialize};
 
@@ -111,8 +110,7 @@ pub enum Action {
         number: u64,
     },
     /// Ends the life of a step or version; deletes nothing by itself and is final. Needs: live, unpinned, untagged (by
-    /// a
-    /// tag a person set), and not the newest step of its run.
+    /// a tag a person set), and not the newest step of its run.
     Drop {
         /// The run or dataset.
         name: Name,

@@ -1,8 +1,7 @@
 //! Sealed documents: one line of JSON and one line with its BLAKE3, so that a small stored document checks itself.
 //!
 //! ```text
-//! {"seq":7,"prev":"…","entries":[…]}
-//! {"blake3":"…"}
+//! {"seq":7,"prev":"…","entries":[…]} {"blake3":"…"}
 //! ```
 //! The digest covers the first line with its newline: `head -n1 FILE | b3sum` prints it. Must never return a document
 //! whose digest does not match.

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     };
     let format = globals.format;
     let ended = runtime.block_on(async {
-        // Whatever runs is dropped at Ctrl-C: staging files go away, and nothing of a save is visible before its commit.
+        // What runs is dropped at Ctrl-C: staging files go away, and nothing of a save is visible before its commit.
         tokio::select! {
             ended = commands::run(globals, command) => ended,
             _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),

@@ -1,8 +1,7 @@
 //! A checkpoint as safetensors files: whole tensors, each once, and its opaque files beside them.
 //!
-//! Files are written under staging names in the destination and renamed when all of them are complete. Must never
-//! leave a
-//! partial file under its final name, nor replace a file unless told to.
+//! Files are written under staging names in the destination and renamed when all of them are complete. Must never leave
+//! a partial file under its final name, nor replace a file unless told to.
 
 use std::collections::BTreeMap;
 use std::fs::File;

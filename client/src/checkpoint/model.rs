@@ -1,10 +1,8 @@
 //! Local safetensors files as sources of a checkpoint: one file, a sharded model by its `index.json`, or a folder with
-//! all
-//! that belongs to a model.
+//! all that belongs to a model.
 //!
 //! Headers are read and checked; tensor data stays on disk until it is saved. Must never take two tensors of one name,
-//! nor
-//! a file whose length is not what its header says.
+//! nor a file whose length is not what its header says.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -161,8 +159,7 @@ pub enum ModelError {
 
 impl LocalModel {
     /// Opens a `.safetensors` file, an `index.json` of a sharded model, or a folder: its safetensors files (by its
-    /// index if
-    /// there is one), and every other file below it as an opaque file, hidden ones left out.
+    /// index if there is one), and every other file below it as an opaque file, hidden ones left out.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let name =
             path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());

@@ -1,8 +1,7 @@
 //! Whole tensors, or any boxes of them, into sinks of the caller, at any world size.
 //!
 //! Saved boxes are intersected with wanted ones; a wanted box that is not covered by what was saved is an error before
-//! a
-//! byte is read. Must never report success for a sink that was not filled.
+//! a byte is read. Must never report success for a sink that was not filled.
 
 use std::sync::Arc;
 

@@ -2,8 +2,7 @@
 //! finish.
 //!
 //! Everything may be run again after a crash: what is in the store is found by its digest and not sent again. Must
-//! never
-//! make anything visible before finish.
+//! never make anything visible before finish.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;

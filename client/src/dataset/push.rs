@@ -1,8 +1,7 @@
 //! Local Parquet files become a version of a dataset.
 //!
 //! Each is checked (its footer, its row groups) and hashed before anything is sent; unchanged ones are not sent. Must
-//! never
-//! commit a version of which a file is not in the store.
+//! never commit a version of which a file is not in the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

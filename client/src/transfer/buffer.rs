@@ -1,6 +1,6 @@
 //! Large buffers, page-aligned, in huge pages where the system has them, and used again: fresh memory costs more than
-//! the
-//! copy into it (on Linux, filling 4 KiB pages for the first time runs at about a seventh of the speed of warm memory).
+//! the copy into it (on Linux, filling 4 KiB pages for the first time runs at about a seventh of the speed of warm
+//! memory).
 //!
 //! Anonymous maps of memmap2. Must never hand out a buffer that somebody still reads.
 

@@ -1,8 +1,7 @@
 //! Group trees of many pieces of content, on all cores.
 //!
 //! Work is cut into jobs of some MiB: small slices go together, large ones are split at group borders, so that neither
-//! a
-//! thousand biases nor one embedding leaves a core idle. Must never copy the content.
+//! a thousand biases nor one embedding leaves a core idle. Must never copy the content.
 
 use bytes::Bytes;
 use futures::future::join_all;

@@ -1,8 +1,7 @@
 //! Planned reads: stored groups, coalesced per pack, verified and decoded on all cores, into the callers' sinks.
 //!
 //! Each stored byte is fetched once, however many wanted boxes need it, and only the groups that some box needs. Must
-//! never
-//! write a byte into a sink that did not match the pack's header, which is proven by the pack's name.
+//! never write a byte into a sink that did not match the pack's header, which is proven by the pack's name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

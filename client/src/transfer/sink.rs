@@ -1,8 +1,7 @@
 //! Where the bytes of a restore go: buffers of the caller, or a local file.
 //!
 //! Sinks are owned while a restore runs and given back after it, so that a cancelled restore can never write into
-//! memory
-//! that its caller has taken back. Must never be written but with verified bytes.
+//! memory that its caller has taken back. Must never be written but with verified bytes.
 
 use std::fs::File;
 use std::io;

@@ -1,9 +1,8 @@
 //! Where the bytes of a save come from: memory of the caller, or a region of a local file.
 //!
 //! Files are read with positioned reads into buffers of our own, not mapped: a mapped file that another process
-//! truncates
-//! raises a signal that no error can stand for. A file that changes while it is read is an error. Must never hand out
-//! fewer bytes than the slice has.
+//! truncates raises a signal that no error can stand for. A file that changes while it is read is an error. Must never
+//! hand out fewer bytes than the slice has.
 
 use std::fs::{File, Metadata};
 use std::io;

@@ -1,10 +1,8 @@
 //! Packs out: slices are loaded, hashed, coded and sent, as many at once as the budget holds.
 //!
 //! A pack that fits in memory is read once, hashed in the buffer it is sent from, and so can't change between the two.
-//! A
-//! longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second time. Must
-//! never
-//! send a pack that is in the store.
+//! A longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second time. Must
+//! never send a pack that is in the store.
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};

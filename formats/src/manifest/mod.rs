@@ -1,6 +1,5 @@
 //! Manifests: the Parquet files that say which slices a checkpoint and which files a dataset version has, the parts
-//! that a
-//! checkpoint is put together from, and the list of its packs.
+//! that a checkpoint is put together from, and the list of its packs.
 //!
 //! | kind | sorted by | says of itself |
 //! |---|---|---|

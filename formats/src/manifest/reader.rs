@@ -26,8 +26,7 @@ const MAX_ROW_GROUPS: usize = 1 << 16;
 const WINDOW_BYTES: u64 = 16 << 20;
 
 /// Bytes between two wanted ranges that are read rather than left out: 64 KiB, what a store sends in about the time
-/// that
-/// another request takes to start.
+/// that another request takes to start.
 const MAX_GAP_BYTES: u64 = 64 << 10;
 
 /// Reads a manifest of rows `R`.

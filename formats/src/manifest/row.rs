@@ -9,8 +9,7 @@ use super::columns::Columns;
 use super::{ManifestError, RowError};
 
 /// Rows of a row group, and of what is decoded at a time at most: 4,096. With about 1 KiB a row, one of a million
-/// slices
-/// is found by reading a few MiB.
+/// slices is found by reading a few MiB.
 pub(super) const ROW_GROUP_ROWS: usize = 4096;
 
 /// A row of a manifest.

@@ -21,8 +21,7 @@ const LEVEL: i32 = 1;
 const SAMPLED_GROUPS: u64 = 3;
 
 /// What coded bytes may be of the logical ones, in percent, to be worth it: 95. Decoding costs a reader about as much
-/// as
-/// hashing does, and takes away views without copies; less than a twentieth of the transfer does not pay for that.
+/// as hashing does, and takes away views without copies; less than a twentieth of the transfer does not pay for that.
 const MAX_CODED_PERCENT: u64 = 95;
 
 /// Slices below 4 KiB stay raw: the codec's fields add about 150 bytes to the pack's header, 5 % of 3,000.

@@ -5,8 +5,7 @@
 //! data     slices in their order, each on its border; zero-filled pad entries between them
 //! ```
 //! The header is a Merkle node over all that is stored: with a pack's name alone, header and data can be checked as
-//! they
-//! pass. Must never hold a pack: only headers, and at most one group of data.
+//! they pass. Must never hold a pack: only headers, and at most one group of data.
 
 pub mod codec;
 mod header;

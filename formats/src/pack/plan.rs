@@ -13,8 +13,7 @@ use crate::tensor::slice::SliceId;
 const SLICES_HEADER_BYTES: u64 = MAX_PACK_HEADER_BYTES - LARGE_ALIGNMENT - 128;
 
 /// Header bytes of a slice with neither name, dimensions nor groups: at most 335 of its entry and its text, 109 of
-/// stored
-/// digest and codec fields, 92 of a pad entry before it, with offsets of 14 digits; rounded up.
+/// stored digest and codec fields, 92 of a pad entry before it, with offsets of 14 digits; rounded up.
 const SLICE_HEADER_BYTES: u64 = 640;
 
 /// Header bytes for each byte of a name: once in the key of the entry and of the text, where a quote takes 2 bytes, and

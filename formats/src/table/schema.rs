@@ -2,8 +2,7 @@
 //!
 //! The text has one line an element below the root, in the order of the file:
 //! `<depth> <required|optional|repeated> <physical type or group> <name as JSON> <logical type or ->`. It leaves out
-//! what
-//! writers choose for themselves (the root's name, field ids). Must never recurse: the nesting is a stranger's.
+//! what writers choose for themselves (the root's name, field ids). Must never recurse: the nesting is a stranger's.
 
 use std::fmt::Write;
 

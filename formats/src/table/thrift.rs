@@ -1,8 +1,7 @@
 //! The Thrift compact protocol, as much as Parquet's footer and page headers need.
 //!
 //! Source: <https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md>. Must never allocate,
-//! and
-//! never go over bytes twice: every element of a list takes at least one byte, or the list is refused.
+//! and never go over bytes twice: every element of a list takes at least one byte, or the list is refused.
 
 /// Nesting that is skipped: 32. Parquet's own structures nest to 8.
 const MAX_DEPTH: u8 = 32;

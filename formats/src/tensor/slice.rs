@@ -65,8 +65,7 @@ pub struct Place<P> {
 /// One row of a manifest or of a part: a slice, its digest, its place.
 ///
 /// `L` is [`Place<Stored>`](crate::object::Stored) in a manifest and `Option<Place<Digest>>` in a part, where `None`
-/// says
-/// that another rank uploads the same bytes or that the store has them already.
+/// says that another rank uploads the same bytes or that the store has them already.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SliceRow<L> {
     /// Which slice.

@@ -127,8 +127,7 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
 }
 
 /// Makes one of the rows of the same box, which must agree. Of several places the smallest is taken, so that every
-/// joiner
-/// takes the same.
+/// joiner takes the same.
 fn merge_replicas(said: Vec<Said>) -> Result<Vec<Said>, JoinError> {
     let mut merged: Vec<Said> = Vec::with_capacity(said.len());
     for (rank, row) in said {

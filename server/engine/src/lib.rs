@@ -13,8 +13,7 @@
 //! | `fault.rs` | what each error means to a client |
 //!
 //! *Architecture invariants:* nothing outside [`store`] names `object_store`; no clock, randomness or thread but
-//! through
-//! [`Ambient`](gigastore_formats::ambient::Ambient); the log alone decides what is committed.
+//! through [`Ambient`](gigastore_formats::ambient::Ambient); the log alone decides what is committed.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 

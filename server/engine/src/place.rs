@@ -1,6 +1,5 @@
-//! From what ranks say of their slices to where the slices really lie: every pack that a checkpoint refers to is
-//! looked at
-//! before the commit.
+//! From what ranks say of their slices to where the slices really lie: every pack that a checkpoint refers to is looked
+//! at before the commit.
 //!
 //! Must never take a rank's word for it: a pack's header is read, proven by the pack's name, and each slice found in
 //! it.

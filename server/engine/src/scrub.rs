@@ -2,9 +2,8 @@
 //! exactly.
 //!
 //! The log is read from its first record, without the folded cache; manifests and lists of packs are read whole; packs
-//! and
-//! files by their lengths, a sample of them or all of them by every byte. Must never stop at the first damage, and must
-//! never change anything.
+//! and files by their lengths, a sample of them or all of them by every byte. Must never stop at the first damage, and
+//! must never change anything.
 
 mod bodies;
 mod plan;

@@ -117,7 +117,8 @@ fn print(project: &ProjectName, report: &VerifyReport, seconds: f64) {
     }
     let verdict = if report.findings.is_empty() { "sound" } else { "DAMAGED" };
     say(&format_args!(
-        "{project}: {verdict}: {} log records, {} commits, {} objects; {} read and hashed, {} checked by length, {seconds:.2} s",
+        "{project}: {verdict}: {} log records, {} commits, {} objects; {} read and hashed, \
+         {} checked by length, {seconds:.2} s",
         report.records,
         report.commits,
         report.objects,

@@ -3,8 +3,7 @@
 //!
 //! Why no step may be left out: an answer may be lost though the record landed (so: read back), a store may answer
 //! "exists" to our own success (so: compare transactions, not answers), and preconditions may break while another
-//! record
-//! takes the slot (so: propose anew for each slot). Must never try another slot while one is unresolved.
+//! record takes the slot (so: propose anew for each slot). Must never try another slot while one is unresolved.
 
 use std::sync::Arc;
 use std::time::Duration;

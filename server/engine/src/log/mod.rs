@@ -9,8 +9,7 @@
 //! | `append.rs` | the one way in: create-only slot, read-back, transactions |
 //!
 //! *Invariants:* one record per number, ever; an acknowledged transaction took effect exactly once, an unacknowledged
-//! one
-//! at most once; no clock decides anything. Must never delete a record.
+//! one at most once; no clock decides anything. Must never delete a record.
 
 mod append;
 mod fold;

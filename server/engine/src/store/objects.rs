@@ -1,8 +1,7 @@
 //! The few operations that Gigastore needs of an object store: get, create, stream in, list, length.
 //!
 //! Must never overwrite an object (folded state, a cache, is the one exception and says so) and never return fewer
-//! bytes
-//! than were asked for.
+//! bytes than were asked for.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,8 +27,7 @@ const MAX_PARTS: u64 = 10_000;
 const PARTS_IN_FLIGHT: usize = 4;
 
 /// How often a create is tried whose answer says "exists" while nothing does: S3 answers 409 when two creates collide
-/// and
-/// neither may have landed yet.
+/// and neither may have landed yet.
 const CREATE_TRIES: u32 = 5;
 
 /// The store of one URL.
@@ -144,8 +142,7 @@ impl Objects {
     }
 
     /// Tries to store an object where there is none, once. After an error of any kind it may be there or not: the
-    /// caller
-    /// reads back.
+    /// caller reads back.
     pub(crate) async fn create_or_doubt(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.create_once(key, bytes.into()).await.map_err(|source| StoreError::sort(key, source))
     }

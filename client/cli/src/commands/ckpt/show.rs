@@ -57,9 +57,9 @@ impl Show {
         }
         say(&"");
         if self.slices {
-            self.slices(&checkpoint)
+            self.slices(&checkpoint);
         } else {
-            tree(&checkpoint)
+            tree(&checkpoint);
         }
         Ok(())
     }
