@@ -16,9 +16,9 @@ use crate::checkpoint::save::SaveError;
 use crate::dataset::push::PushError;
 use crate::dataset::read::DatasetError;
 use crate::staging::StagingError;
-use crate::transfer::read::FetchError;
+use crate::transfer::FetchError;
+use crate::transfer::WriteError;
 use crate::transfer::source::SourceError;
-use crate::transfer::write::WriteError;
 
 /// An error that says what kind of fault it is.
 pub trait Coded: Error {

@@ -21,3 +21,6 @@ pub(crate) mod read;
 pub mod sink;
 pub mod source;
 pub(crate) mod write;
+
+pub use read::FetchError;
+pub use write::WriteError;

