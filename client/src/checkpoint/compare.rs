@@ -99,7 +99,6 @@ impl CheckpointSave {
         let mut start = 0;
         for area in id.area().split(id.dtype(), PIECE_BYTES).map_err(boxed)? {
             let len = area.bytes(id.dtype()).map_err(boxed)?;
-            let _taken = self.store.budget.take(0).await;
             let sink = BufferSink::new(vec![0; len as usize]);
             let sent = Arc::<BufferSink<Vec<u8>>>::clone(&sink);
             let wanted = Wanted { kind: SliceKind::Tensor, name: name(), area: Some(area.clone()), sink: sent };

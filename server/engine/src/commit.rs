@@ -13,7 +13,7 @@ use std::sync::Arc;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_MANIFEST_BYTES;
 use gigastore_formats::manifest::ManifestError;
-use gigastore_formats::manifest::checkpoint::{CheckpointMeta, content_digest, write_checkpoint};
+use gigastore_formats::manifest::checkpoint::{CheckpointMeta, content_digest, read_checkpoint, write_checkpoint};
 use gigastore_formats::manifest::packs::{PackRow, write_packs};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -52,12 +52,13 @@ impl Engine {
         let state = self.state(project).await?;
         let content = content_digest(merged.rows.iter().map(|row| (&row.slice, &row.blake3)));
         if let Some(live) = state.live(run, step) {
-            let same = live.commit.content == content || merged.compared_to == Some(live.commit.content);
-            if !same {
-                return Err(refused(taken(live, content)));
+            if live.commit.content != content {
+                if merged.compared_to != Some(live.commit.content) {
+                    return Err(refused(taken(live, content)));
+                }
+                self.check_none_lacks(project, &live.commit, &merged).await?;
             }
-            let request_tag = request.tag.as_ref();
-            return self.existing(project, run, step, request_tag).await;
+            return self.existing(project, run, step, request.tag.as_ref()).await;
         }
         let parent = merged.bases.last().copied();
         let metadata = merged.metadata.clone();
@@ -82,6 +83,24 @@ impl Engine {
             world_size: request.save.world_size,
         };
         self.append_commit(project, save, commit, request.tag.as_ref(), &needs).await
+    }
+
+    /// Checks that a save whose every slice was found in a live checkpoint has all of that checkpoint.
+    async fn check_none_lacks(&self, project: &ProjectName, live: &Commit, merged: &Merged) -> Result<(), CommitError> {
+        let bytes = self.manifest(project, live, &live.manifest).await?;
+        let stored = self.ambient.computed(move || read_checkpoint(&bytes)).await?;
+        let saved: BTreeSet<_> = merged.rows.iter().map(|row| (row.slice.kind(), row.slice.name())).collect();
+        let there = stored.rows.iter().map(|row| (row.slice.kind(), row.slice.name()));
+        let lacking: BTreeSet<_> = there.filter(|name| !saved.contains(name)).collect();
+        match lacking.first() {
+            None => Ok(()),
+            Some((_, first)) => Err(refused(Refusal::Lacks {
+                name: live.name.clone(),
+                number: live.number,
+                lacking: lacking.len(),
+                first: (*first).to_owned(),
+            })),
+        }
     }
 
     /// Answers a commit whose content is live already; only a tag may be new.

@@ -184,7 +184,8 @@ impl From<&AppendError<Refusal>> for Fault {
                     actual: Some(actual.to_string()),
                     ..Self::new(FaultCode::Conflict, error)
                 },
-                Refusal::WrongSort { .. }
+                Refusal::Lacks { .. }
+                | Refusal::WrongSort { .. }
                 | Refusal::NotNext { .. }
                 | Refusal::Expired { .. }
                 | Refusal::BaseDropped { .. } => Self::new(FaultCode::Conflict, error),

@@ -19,8 +19,8 @@ use crate::upload::UploadError;
 pub enum Refusal {
     /// Another checkpoint is live at this step.
     #[error(
-        "{name}@{number} exists with other content: expected content digest {expected}, actual {actual}; save \
-         under another step or run"
+        "{name}@{number} exists with other content, or with the same in other slices: expected content digest \
+         {expected}, actual {actual}; run the same again to have the bytes compared, or save under another step or run"
     )]
     Taken {
         /// The run.
@@ -31,6 +31,21 @@ pub enum Refusal {
         expected: Digest,
         /// Content digest of what was to be committed.
         actual: Digest,
+    },
+    /// Another checkpoint is live at this step, and has all of this save and more.
+    #[error(
+        "{name}@{number} exists with other content: it has {lacking} tensors or files that this save lacks, first \
+         {first:?}; save under another step or run"
+    )]
+    Lacks {
+        /// The run.
+        name: Name,
+        /// The step.
+        number: u64,
+        /// How many tensors and files.
+        lacking: usize,
+        /// The first of them.
+        first: String,
     },
     /// The name is that of a dataset, not a run, or the other way round.
     #[error("{name} is a {actual:?}, not a {expected:?}: choose another name")]
