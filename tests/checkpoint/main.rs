@@ -1,1 +1,10 @@
 //! Saves and restores in this process: every sharding, replicas, deduplication, steps that exist, ranks that disagree.
+
+#![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
+
+mod dedup;
+mod existing;
+mod ranks;
+mod reads;
+mod roundtrip;
+mod world;
