@@ -12,6 +12,9 @@ use gigastore_formats::wire::FaultCode;
 
 use crate::world::{check, fresh, rows, save_all, slice, spec, tensor, whole};
 
+/// The code, what each rank has, and what the text names.
+type Case<'a> = (FaultCode, Vec<Vec<Slice>>, &'a [&'a str]);
+
 /// Saves what must be refused, and checks the refusal: its code, what its text names, and that nothing is visible.
 async fn refused(store: &Store, spec: SaveSpec, ranks: Vec<Vec<Slice>>, code: FaultCode, named: &[&str]) -> SaveError {
     let error = save_all(store, spec, ranks).await.unwrap_err();
@@ -37,7 +40,7 @@ async fn disagreeing_ranks_are_both_named_and_a_right_save_follows() {
         |tensor| slice(tensor, gigastore_formats::tensor::boxes::TensorBox::whole(&[8, 4]).unwrap(), &[0, 1]);
     let (half, rest) = (|| rows(&weights, 0, 4), || rows(&weights, 4, 8));
     let (differ, lack) = (FaultCode::Conflict, FaultCode::Invalid);
-    let cases: Vec<(FaultCode, Vec<Vec<Slice>>, &[&str])> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (
             differ,
             vec![vec![half()], vec![rows(&taller, 4, 9)]],
@@ -58,7 +61,7 @@ async fn disagreeing_ranks_are_both_named_and_a_right_save_follows() {
         refused(&store, spec(1, 2), ranks, code, named).await;
     }
     save_all(&store, spec(1, 2), vec![vec![half()], vec![rest()]]).await.unwrap();
-    check(&store, "p/run@1", &[weights.clone()]).await;
+    check(&store, "p/run@1", std::slice::from_ref(&weights)).await;
 }
 
 #[tokio::test]

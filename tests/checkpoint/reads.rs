@@ -98,7 +98,7 @@ async fn one_tensor_of_many_does_not_read_the_whole_manifest() {
     let reads = log[before..].iter().filter(|read| read.op == Op::Get && read.path.contains("/manifests/"));
     let bytes: u64 = reads.map(|read| read.bytes).sum();
     // The footer and one row group lie in two groups of 256 KiB each at most; one more may be read as a gap.
-    assert!(bytes <= 5 * 256 << 10 && bytes < manifest, "{bytes} of the manifest's {manifest} bytes");
+    assert!(bytes <= 5 * (256 << 10) && bytes < manifest, "{bytes} of the manifest's {manifest} bytes");
 }
 
 #[tokio::test]

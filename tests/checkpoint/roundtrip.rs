@@ -25,6 +25,9 @@ struct Cut {
     replicated: bool,
 }
 
+/// A box that is asked for, where it goes, and what must arrive.
+type Asked = (Wanted, Arc<BufferSink<Vec<u8>>>, Vec<u8>);
+
 /// Elements that make whole bytes of every type.
 const ALIGNED: u64 = 4;
 
@@ -104,7 +107,7 @@ async fn round_trip(cuts: Vec<Cut>, saving: u32, restoring: u32, compress: bool,
     check(&store, "p/run@1", &all).await;
 
     let checkpoint = store.checkpoint(&"p/run@latest".parse().unwrap()).await.unwrap();
-    let mut wanted: Vec<Vec<(Wanted, Arc<BufferSink<Vec<u8>>>, Vec<u8>)>> = Vec::new();
+    let mut wanted: Vec<Vec<Asked>> = Vec::new();
     wanted.resize_with(restoring as usize, Vec::new);
     for (tensor, how) in &tensors {
         for (i, area) in grid(how, &how.wanted).into_iter().enumerate() {
