@@ -288,6 +288,7 @@ impl Coded for PushError {
             Self::NoFiles | Self::SamePath { .. } | Self::Name(_) | Self::Parquet { .. } | Self::Manifest(_) => {
                 FaultCode::Invalid
             }
+            Self::Run { .. } => FaultCode::Conflict,
             Self::Source(source) => source.code(),
             Self::Write(source) => source.code(),
             Self::Newest(source) => source.code(),
@@ -299,6 +300,7 @@ impl Coded for PushError {
         match self {
             Self::NoFiles
             | Self::SamePath { .. }
+            | Self::Run { .. }
             | Self::Name(_)
             | Self::Parquet { .. }
             | Self::Manifest(_)

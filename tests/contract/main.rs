@@ -1,1 +1,8 @@
 //! What every store must do, whatever is below it, and what the log keeps under many committers and failing puts.
+
+#![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
+
+mod committers;
+mod objects;
+mod places;
+mod saves;

@@ -79,6 +79,12 @@ pub enum PushError {
         /// The other.
         second: String,
     },
+    /// The dataset's name is that of a run.
+    #[error("{target} is a run: push under another name")]
+    Run {
+        /// The target.
+        target: String,
+    },
     /// A file's name can't be a path in a dataset.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -197,6 +203,7 @@ impl Store {
         match self.dataset(&target).await {
             Ok(dataset) => Ok(Some(dataset)),
             Err(DatasetError::Store(fault)) if fault.code == FaultCode::NotFound => Ok(None),
+            Err(DatasetError::Checkpoint { target }) => Err(PushError::Run { target }),
             Err(error) => Err(error.into()),
         }
     }

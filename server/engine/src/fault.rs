@@ -113,7 +113,7 @@ impl From<&SaveError> for Fault {
                 actual: Some(actual.clone()),
                 ..Self::new(FaultCode::Invalid, error)
             },
-            SaveError::OtherSave { .. } => Self::new(FaultCode::Conflict, error),
+            SaveError::OtherSave { .. } | SaveError::Dataset { .. } => Self::new(FaultCode::Conflict, error),
             SaveError::Damaged { key, .. } => {
                 Self { object: Some(key.clone()), ..Self::new(FaultCode::Integrity, error) }
             }

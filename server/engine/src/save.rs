@@ -12,8 +12,8 @@ use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::{MAX_PART_BYTES, MAX_WORLD_SIZE};
 use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::manifest::part::{Part, read_part};
-use gigastore_formats::name::ProjectName;
-use gigastore_formats::record::{SaveBegin, TxnId};
+use gigastore_formats::name::{Name, ProjectName};
+use gigastore_formats::record::{SaveBegin, Sort, TxnId};
 use gigastore_formats::sealed::{SealError, seal, unseal};
 use gigastore_formats::wire::{Committed, FinishRequest, SaveRequest, Session};
 
@@ -68,6 +68,12 @@ pub enum SaveError {
         expected: u32,
         /// Ranks of this request.
         actual: u32,
+    },
+    /// The run's name is that of a dataset.
+    #[error("{name} is a dataset: save under another run")]
+    Dataset {
+        /// The name.
+        name: Name,
     },
     /// The announcement of the save is damaged.
     #[error("{key} is damaged: {source}; save again under a new attempt")]
@@ -153,6 +159,9 @@ impl Engine {
         let project = &request.project;
         let save = SaveBegin::id(project, &request.run, request.step, &request.attempt);
         let mut state = self.state(project).await?;
+        if state.names.get(&request.run).is_some_and(|named| named.sort != Sort::Checkpoint) {
+            return Err(SaveError::Dataset { name: request.run.clone() });
+        }
         if state.outcome(save).is_none() {
             let begin = SaveBegin {
                 run: request.run.clone(),
