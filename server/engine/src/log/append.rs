@@ -66,8 +66,8 @@ pub enum AppendError<E: std::error::Error + 'static> {
     /// The store went silent with the record perhaps written. Nothing was deleted; the same operation run again finds
     /// out.
     #[error(
-        "it is not known whether log record {seq} was written: the store did not answer for {seconds} s; run the \
-         same again to find out (it takes effect once at most)"
+        "it is not known whether log record {seq} was written: the store gave no answer to rely on in {seconds} s; \
+         run the same again to find out (it takes effect once at most)"
     )]
     StateUnknown {
         /// The record's number.
@@ -112,7 +112,7 @@ impl Log {
         let bytes = Bytes::from(bytes);
         let (key, seq) = (keys::record(&self.project, record.seq), record.seq);
         let started = self.ambient.monotonic();
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut in_flight) = (FIRST_PAUSE, false);
         loop {
             let mut doubt = match self.objects.create_or_doubt(&key, bytes.clone()).await {
                 Ok(()) => {
@@ -123,15 +123,15 @@ impl Log {
             };
             match self.objects.get(&key, MAX_RECORD_BYTES).await {
                 Ok(_) => return Ok(()),
-                // The store has said no, and nothing is there: that is an answer, not a doubt.
-                Err(StoreError::NotFound { .. }) if !doubt.is_retryable() => {
+                // The store has said no, and nothing is there: an answer, unless an earlier try may still land.
+                Err(StoreError::NotFound { .. }) if !doubt.is_retryable() && !in_flight => {
                     return Err(AppendError::Store { seq, source: doubt });
                 }
-                Err(StoreError::NotFound { .. }) => {}
+                Err(StoreError::NotFound { .. }) => in_flight |= doubt.is_retryable(),
                 Err(unread) => doubt = unread,
             }
             let waited = self.ambient.monotonic().saturating_sub(started);
-            if waited > DOUBT_LIMIT {
+            if waited > DOUBT_LIMIT || !doubt.is_retryable() {
                 return Err(AppendError::StateUnknown { seq, seconds: waited.as_secs(), source: doubt });
             }
             let jitter = self.ambient.random() % (pause.as_millis() as u64 + 1);
