@@ -46,6 +46,11 @@ impl Failure {
         Self::general(format!("{what}: {error}"))
     }
 
+    /// A part of the work is done, and a part could not be.
+    pub(crate) fn partial(message: impl Into<String>) -> Self {
+        Self::new(3, "partial", message.into())
+    }
+
     /// There is no such thing.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(4, "not_found", message.into())
@@ -80,8 +85,14 @@ impl Failure {
 
     /// Prints it on stderr and returns its exit code.
     pub(crate) fn report(self, format: Format) -> ExitCode {
+        self.print(format);
+        ExitCode::from(self.exit)
+    }
+
+    /// Prints it on stderr.
+    pub(crate) fn print(&self, format: Format) {
         if format == Format::Json {
-            let Self { code, message, object, expected, actual, hint, .. } = &self;
+            let Self { code, message, object, expected, actual, hint, .. } = self;
             note(&json!({
                 "code": code, "message": message, "object": object, "expected": expected, "actual": actual,
                 "hint": hint,
@@ -96,7 +107,6 @@ impl Failure {
                 }
             }
         }
-        ExitCode::from(self.exit)
     }
 }
 
@@ -130,12 +140,21 @@ fn exit_code(code: FaultCode) -> u8 {
     }
 }
 
-/// Names that differ little from `asked`, the nearest first.
+/// Names that differ little from `asked`, the nearest first; of a glob, what stands before its first wildcard counts.
 fn near<'k>(asked: &str, known: &'k [String]) -> Vec<&'k str> {
+    let plain = asked.find(['*', '?', '[', '{']).map(|end| &asked[..end]);
+    let distance = |name: &str| match plain {
+        Some(start) => {
+            let same_length: String = name.chars().take(start.chars().count()).collect();
+            strsim::damerau_levenshtein(start, &same_length)
+        }
+        None => strsim::damerau_levenshtein(asked, name),
+    };
+    let most = |name: &str| plain.map_or(name.len().max(asked.len()), str::len) / 2;
     let mut scored: Vec<(usize, &str)> = known
         .iter()
-        .map(|name| (strsim::damerau_levenshtein(asked, name), name.as_str()))
-        .filter(|(distance, name)| *distance <= name.len().max(asked.len()) / 2)
+        .map(|name| (distance(name), name.as_str()))
+        .filter(|(distance, name)| *distance <= most(name))
         .collect();
     scored.sort_unstable();
     scored.into_iter().take(SUGGESTIONS).map(|(_, name)| name).collect()
@@ -150,5 +169,7 @@ mod tests {
         let known = ["minilm".to_owned(), "llama".to_owned(), "minilm-2".to_owned()];
         assert_eq!(near("minilmm", &known), ["minilm", "minilm-2"]);
         assert!(near("zzzzzzzz", &known).is_empty());
+        assert_eq!(near("mimilm*", &known), ["minilm", "minilm-2"]);
+        assert!(near("*", &known).len() == 3 && near("zzzz*", &known).is_empty());
     }
 }

@@ -17,7 +17,8 @@ use crate::failure::Failure;
 
 /// The sharded checkpoint and dataset store: every byte under a BLAKE3 hash.
 ///
-/// A target is PROJECT/RUN@STEP, PROJECT/RUN@TAG or PROJECT/DATASET@VERSION; without @… it means the latest.
+/// A target is PROJECT/RUN@STEP, PROJECT/RUN@TAG or PROJECT/DATASET@VERSION; without @… it means
+/// the latest.
 ///
 /// Examples:
 ///
@@ -27,8 +28,8 @@ use crate::failure::Failure;
 ///
 ///   gigastore --store file:///data/store verify demo
 ///
-/// Exit codes: 0 ok, 1 general, 2 usage, 3 partial, 4 not found, 5 retryable, 6 authentication, 7 integrity failure,
-/// 8 conflict, 130 interrupted.
+/// Exit codes: 0 ok, 1 general, 2 usage, 3 partial, 4 not found, 5 retryable, 6 authentication, 7
+/// integrity failure, 8 conflict, 130 interrupted.
 #[derive(Parser)]
 #[command(name = "gigastore", version, arg_required_else_help = true, verbatim_doc_comment)]
 struct Arguments {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use gigastore_client::transfer::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Pause between two lines of progress where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -26,17 +26,35 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Prints a line of data. A reader that is gone ends the program quietly: it has what it wanted.
+/// Prints a line of data.
 pub(crate) fn say(line: &dyn Display) {
-    if writeln!(io::stdout().lock(), "{line}").is_err() {
-        std::process::exit(0);
-    }
+    let mut stdout = io::stdout().lock();
+    end_unless_written(writeln!(stdout, "{line}").and_then(|()| stdout.flush()));
 }
 
 /// Prints bytes of data.
 pub(crate) fn say_bytes(bytes: &[u8]) {
-    if io::stdout().lock().write_all(bytes).is_err() {
-        std::process::exit(0);
+    let mut stdout = io::stdout().lock();
+    end_unless_written(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+}
+
+/// A reader that is gone has what it wanted: the program ends quietly. A disk that is full does not.
+fn end_unless_written(written: io::Result<()>) {
+    match written {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            note(&format_args!("error: stdout could not be written: {error}"));
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Says what a command would do, where it was told to change nothing.
+pub(crate) fn would(format: Format, what: &str) {
+    match format {
+        Format::Human => say(&format_args!("would {what}")),
+        Format::Json => say_json(&json!({ "would": what })),
     }
 }
 

@@ -17,8 +17,9 @@ use crate::output::{say, say_json, shown, size, table};
 
 /// Verify that everything stored is what was committed
 ///
-/// Reads the log from its first record, all manifests, and every byte of every pack and file (--quick: their lengths;
-/// --sample: a share of them, another one each time). Lists what is damaged and what it affects; exit code 7 then.
+/// Reads the log from its first record, all manifests, and every byte of every pack and file
+/// (--quick: their lengths; --sample: a share of them, another one each time). Lists what is
+/// damaged and what it affects; exit code 7 then.
 ///
 /// Examples:
 ///

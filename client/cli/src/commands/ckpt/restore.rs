@@ -16,12 +16,12 @@ use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{note, say, say_json, size, with_progress};
+use crate::output::{note, say, say_json, size, with_progress, would};
 
 /// Write a checkpoint as safetensors files, every byte verified
 ///
-/// Whole tensors, each once: model.safetensors, or several files and an index above 5 GB; other saved files beside
-/// them. Nothing appears under its final name before all of it is complete.
+/// Whole tensors, each once: model.safetensors, or several files and an index above 5 GB; other
+/// saved files beside them. Nothing appears under its final name before all of it is complete.
 ///
 /// Examples:
 ///
@@ -58,8 +58,7 @@ impl Restore {
                 Ok(exported) => return self.done(globals, &target, exported, &damaged, started),
                 Err((FaultCode::Integrity | FaultCode::Lost, failure)) if self.fallback => {
                     note(&format_args!("{target} is damaged and passed over:"));
-                    // The exit code is that of what follows; here only its text is wanted.
-                    let _ = failure.report(globals.format);
+                    failure.print(globals.format);
                     damaged.push(target.to_string());
                 }
                 Err((_, failure)) => return Err(failure),
@@ -111,7 +110,7 @@ impl Restore {
         started: Instant,
     ) -> Result<(), Failure> {
         let Some(Exported { files, tensors, bytes }) = exported else {
-            say(&format_args!("would restore {target} into {}", self.out.display()));
+            would(globals.format, &format!("restore {target} into {}", self.out.display()));
             return Ok(());
         };
         if globals.json() {

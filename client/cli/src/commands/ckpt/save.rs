@@ -16,19 +16,20 @@ use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{note, say, say_json, size, with_progress};
+use crate::output::{note, say, say_json, size, with_progress, would};
 
 /// Save a local model as a checkpoint
 ///
-/// PATH is a .safetensors file, a model.safetensors.index.json, or a folder with either (its other files, such as
-/// config.json and tokenizer.json, are saved along). Slices that the run's latest checkpoint has are not sent again.
-/// Run after a crash, only what is missing is sent. A step that exists with the same content is success.
+/// PATH is a .safetensors file, a model.safetensors.index.json, or a folder with either (its other
+/// files, such as config.json and tokenizer.json, are saved along). Slices that the run's latest
+/// checkpoint has are not sent again. Run after a crash, only what is missing is sent. A step that
+/// exists with the same content is success.
 ///
 /// Examples:
 ///
 ///   gigastore ckpt save model.safetensors --to demo/minilm@100 --tag best
 ///
-///   gigastore ckpt save ./model --to demo/minilm@100 --rank 2 --ranks 4 --attempt job-17   (one process a rank)
+///   gigastore ckpt save ./model --to demo/minilm@100 --rank 2 --ranks 4 --attempt job-17
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Save {
@@ -80,13 +81,8 @@ impl Save {
         let model = LocalModel::open(&self.path)?;
         let (tensors, bytes) = (model.tensors().len(), model.bytes());
         if globals.dry_run {
-            let text = format!(
-                "would save {tensors} tensors and {} files, {} in all, as {}",
-                model.files().len(),
-                size(bytes),
-                self.to
-            );
-            say(&text);
+            let (files, bytes) = (model.files().len(), size(bytes));
+            would(globals.format, &format!("save {tensors} tensors and {files} files, {bytes} in all, as {}", self.to));
             return Ok(());
         }
         let mut spec = SaveSpec::new(self.to.project.clone(), self.to.name.clone(), step, self.ranks);

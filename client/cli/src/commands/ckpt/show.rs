@@ -14,7 +14,8 @@ use crate::output::{moment, say, say_json, size, table};
 
 /// Show what a checkpoint holds: tensors with type, shape, bytes, parameters and digests
 ///
-/// A digest is what b3sum prints for the same bytes: of the whole tensor where it is one slice, else see --slices.
+/// A digest is what b3sum prints for the same bytes: of the whole tensor where it is one slice,
+/// else see --slices.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Show {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{say, say_json};
+use crate::output::{say, say_json, would};
 
 /// Point a tag at a checkpoint or dataset version
 ///
@@ -28,18 +28,19 @@ pub(crate) struct Tag {
 impl Tag {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let store = globals.open().await?;
-        let info = if globals.dry_run {
-            store.resolve(&self.target).await?
-        } else {
-            store.set_tag(&self.target, &self.tag).await?
-        };
+        if globals.dry_run {
+            let info = store.resolve(&self.target).await?;
+            let (name, number) = (&info.commit.name, info.commit.number);
+            would(globals.format, &format!("point {} at {}/{name}@{number}", self.tag, self.target.project));
+            return Ok(());
+        }
+        let info = store.set_tag(&self.target, &self.tag).await?;
         let (name, number) = (&info.commit.name, info.commit.number);
         if globals.json() {
             say_json(&json!({ "name": name, "number": number, "tag": self.tag, "tags": info.tags }));
             return Ok(());
         }
-        let verb = if globals.dry_run { "would point" } else { "points" };
-        say(&format_args!("{} {verb} at {}/{name}@{number}", self.tag, self.target.project));
+        say(&format_args!("{} points at {}/{name}@{number}", self.tag, self.target.project));
         Ok(())
     }
 }

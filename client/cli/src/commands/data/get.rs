@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{say, say_bytes, say_json, size, with_progress};
+use crate::output::{say, say_bytes, say_json, size, with_progress, would};
 
 /// Fetch files of a dataset version, every byte verified
 ///
@@ -61,23 +61,36 @@ impl Get {
             true => dataset.files().iter().map(|row| row.path.clone()).collect(),
             false => self.paths,
         };
-        let mut fetched = Vec::new();
-        for path in paths {
-            let to = out.join(&path);
-            if globals.dry_run {
-                say(&format_args!("would write {}", to.display()));
-                continue;
-            }
-            let fetch = dataset.fetch(&path, &to, self.overwrite, &progress);
-            let bytes = with_progress(globals.quiet, "fetching", &progress, fetch).await?;
-            if !globals.json() {
-                say(&format_args!("{}  {}, verified", to.display(), size(bytes)));
-            }
-            fetched.push(json!({ "path": path, "file": to.display().to_string(), "bytes": bytes }));
+        if globals.dry_run {
+            would(globals.format, &format!("write {} files into {}", paths.len(), out.display()));
+            return Ok(());
         }
-        if globals.json() {
+        let (mut fetched, mut failed) = (Vec::new(), Vec::new());
+        for path in &paths {
+            let to = out.join(path);
+            let fetch = dataset.fetch(path, &to, self.overwrite, &progress);
+            match with_progress(globals.quiet, "fetching", &progress, fetch).await {
+                Ok(bytes) => {
+                    if !globals.json() {
+                        say(&format_args!("{}  {}, verified", to.display(), size(bytes)));
+                    }
+                    fetched.push(json!({ "path": path, "file": to.display().to_string(), "bytes": bytes }));
+                }
+                // One bad file does not keep the others from the user.
+                Err(error) => failed.push(Failure::from(error)),
+            }
+        }
+        if globals.json() && !fetched.is_empty() {
             say_json(&json!(fetched));
         }
-        Ok(())
+        let Some(last) = failed.pop() else { return Ok(()) };
+        for failure in &failed {
+            failure.print(globals.format);
+        }
+        if fetched.is_empty() {
+            return Err(last);
+        }
+        last.print(globals.format);
+        Err(Failure::partial(format!("{} of {} files were not fetched", failed.len() + 1, paths.len())))
     }
 }

@@ -12,12 +12,13 @@ use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{say, say_json, size, with_progress};
+use crate::output::{say, say_json, size, with_progress, would};
 
 /// Push Parquet files as a new version of a dataset
 ///
-/// A version is exactly the files given (--append: also those of the newest version). A folder stands for the .parquet
-/// files below it. Files that are in the store are not sent again; where nothing changed no version is made.
+/// A version is exactly the files given (--append: also those of the newest version). A folder
+/// stands for the .parquet files below it. Files that are in the store are not sent again; where
+/// nothing changed no version is made.
 ///
 /// Example:
 ///
@@ -45,7 +46,7 @@ impl Push {
             return Err(Failure::usage(format!("--to {}: versions are numbered by the store, leave out @…", self.to)));
         }
         if globals.dry_run {
-            say(&format_args!("would push {} paths to {}", self.files.len(), self.to));
+            would(globals.format, &format!("push {} paths to {}", self.files.len(), self.to));
             return Ok(());
         }
         let store = globals.create().await?;
