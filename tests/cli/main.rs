@@ -1,1 +1,10 @@
 //! The binary as its users run it: every command, its output, its exit codes.
+
+#![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
+
+mod ckpt;
+mod codes;
+mod data;
+mod real;
+mod run;
+mod verify;

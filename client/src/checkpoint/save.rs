@@ -309,12 +309,11 @@ impl CheckpointSave {
         let target = Target { project, name: run, selector };
         let checkpoint = self.store.checkpoint_of(&target, Selection::Names(names)).await?;
         meta.bases = vec![base];
-        let rows = checkpoint.rows().iter().filter(|row| row.slice.bytes() > 0);
         let place = |row: &gigastore_formats::manifest::checkpoint::CheckpointRow| {
             let Place { pack, header_len, offset, stored_len, codec } = row.place.clone();
             ((row.blake3, row.slice.bytes()), Place { pack: pack.digest, header_len, offset, stored_len, codec })
         };
-        Ok(rows.map(place).collect())
+        Ok(checkpoint.rows().iter().map(place).collect())
     }
 }
 

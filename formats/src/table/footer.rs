@@ -34,6 +34,12 @@ pub enum FooterError {
         /// What is there instead.
         actual: Vec<u8>,
     },
+    /// The file is shorter than any Parquet file.
+    #[error("not a Parquet file: it has {file} bytes, expected at least {}", MAGIC_LEN + END_LEN)]
+    Short {
+        /// Bytes of the file.
+        file: u64,
+    },
     /// The footer, or a column, is encrypted.
     #[error("the Parquet file is encrypted; store it decrypted, or as an opaque file of a checkpoint")]
     Encrypted,
@@ -146,7 +152,7 @@ pub(crate) struct Chunk<'a> {
 pub(crate) fn find_footer(given: &Given, limit: u64) -> Result<Step<(Bytes, u64)>, FooterError> {
     let file = given.object();
     if file < MAGIC_LEN + END_LEN {
-        return Err(FooterError::Length { actual: 0, file, limit });
+        return Err(FooterError::Short { file });
     }
     let (first, end) = (at(0, MAGIC_LEN), at(file - END_LEN, END_LEN));
     let (Some(first), Some(end)) = (given.get(first), given.get(end)) else {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use gigastore_client::store::Store;
 use gigastore_formats::name::{ProjectName, Selector, Target};
+use gigastore_formats::object::ObjectKind;
 use gigastore_formats::record::{Commit, Sort};
 use serde_json::json;
 
@@ -27,9 +28,10 @@ struct Used {
     name: String,
     live: usize,
     logical: u64,
-    manifests: u64,
-    /// Objects and their bytes.
+    /// Packs or files, and their bytes.
     objects: BTreeMap<String, u64>,
+    /// Manifests and lists of packs, and their bytes.
+    manifests: BTreeMap<String, u64>,
 }
 
 impl Du {
@@ -54,16 +56,17 @@ impl Du {
         };
         let unique: BTreeMap<(&ProjectName, &str), u64> = used
             .iter()
-            .flat_map(|one| one.objects.iter().map(move |(key, bytes)| ((&one.project, key.as_str()), *bytes)))
+            .flat_map(|one| one.objects.iter().chain(&one.manifests).map(move |stored| (&one.project, stored)))
+            .map(|(project, (key, bytes))| ((project, key.as_str()), *bytes))
             .collect();
         let logical: u64 = used.iter().map(|one| one.logical).sum();
-        let stored = unique.values().sum::<u64>() + used.iter().map(|one| one.manifests).sum::<u64>();
+        let stored = unique.values().sum::<u64>();
         if globals.json() {
             let names: Vec<_> = used
                 .iter()
                 .map(|one| json!({
                     "project": one.project, "name": one.name, "live": one.live, "logical_bytes": one.logical,
-                    "own_bytes": alone(one, true), "shared_bytes": alone(one, false), "manifest_bytes": one.manifests,
+                    "own_bytes": alone(one, true), "shared_bytes": alone(one, false), "manifest_bytes": one.manifests.values().sum::<u64>(),
                 }))
                 .collect();
             say_json(&json!({ "names": names, "logical_bytes": logical, "stored_bytes": stored }));
@@ -74,7 +77,7 @@ impl Du {
             .map(|one| {
                 let name = format!("{}/{}", one.project, one.name);
                 let (own, shared) = (size(alone(one, true)), size(alone(one, false)));
-                vec![name, one.live.to_string(), size(one.logical), own, shared, size(one.manifests)]
+                vec![name, one.live.to_string(), size(one.logical), own, shared, size(one.manifests.values().sum())]
             })
             .collect();
         table(&["name", "live", "logical", "own", "shared", "manifests"], &rows);
@@ -86,20 +89,21 @@ impl Du {
 async fn of_project(store: &Store, project: &ProjectName) -> Result<Vec<Used>, Failure> {
     let mut used = Vec::new();
     for name in store.project(project).await?.names {
-        let (mut objects, mut manifests) = (BTreeMap::new(), 0);
+        let (mut objects, mut manifests) = (BTreeMap::new(), BTreeMap::new());
         for info in &name.live {
             let Commit { number, manifest, packs, sort, .. } = &info.commit;
-            manifests += manifest.len + packs.as_ref().map_or(0, |packs| packs.len);
+            let indexes = std::iter::once(manifest).chain(packs);
+            manifests.extend(indexes.map(|index| (index.object.key(ObjectKind::Manifest), index.len)));
             let selector = Some(Selector::Number(*number));
             let target = Target { project: project.clone(), name: name.name.clone(), selector };
             match sort {
                 Sort::Checkpoint => {
                     let packs = store.packs(&target).await?;
-                    objects.extend(packs.iter().map(|row| (row.pack.to_string(), row.bytes)));
+                    objects.extend(packs.iter().map(|row| (row.pack.key(ObjectKind::Pack), row.bytes)));
                 }
                 Sort::Dataset => {
                     let dataset = store.dataset(&target).await?;
-                    objects.extend(dataset.files().iter().map(|row| (row.blob.to_string(), row.bytes)));
+                    objects.extend(dataset.files().iter().map(|row| (row.blob.key(ObjectKind::Blob), row.bytes)));
                 }
             }
         }

@@ -1,0 +1,87 @@
+//! `gigastore verify`, `ls` and `du`: what is damaged, what it affects, how many bytes there are.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::run::{Desk, flip};
+
+fn desk() -> Desk {
+    let desk = Desk::new();
+    desk.model("m", 1);
+    fs::write(desk.path("t.parquet"), include_bytes!("../../formats/fixtures/packs-1.parquet")).unwrap();
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "demo/run@1", "--ranks", "2"]);
+    desk.ok(&["data", "push", "t.parquet", "--to", "demo/data"]);
+    desk
+}
+
+fn findings(desk: &Desk, arguments: &[&str]) -> Vec<Value> {
+    let said = desk.run(&[&["--format", "json", "verify"], arguments].concat());
+    let reports: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let findings = reports[0]["report"]["findings"].as_array().unwrap().clone();
+    assert_eq!(said.code, Some(if findings.is_empty() { 0 } else { 7 }), "{said:?}");
+    findings
+}
+
+#[test]
+fn a_sound_store_is_sound_at_every_depth_and_target() {
+    let desk = desk();
+    let all: [&[&str]; 6] =
+        [&[], &["demo"], &["demo/run"], &["demo/run@1", "--quick"], &["--sample", "5%"], &["demo/data@1"]];
+    for arguments in all {
+        let said = desk.ok(&[&["verify"], arguments].concat());
+        assert!(said.contains("demo: sound"), "{arguments:?}: {said}");
+        assert!(findings(&desk, arguments).is_empty());
+    }
+}
+
+#[test]
+fn a_flipped_byte_is_found_wherever_it_lies() {
+    for (part, affected) in
+        [("/packs/", "model."), ("/blobs/", "t.parquet"), ("/manifests/", "@1"), ("/log/", "record")]
+    {
+        let desk = desk();
+        let path = desk.stored(part);
+        let len = fs::metadata(&path).unwrap().len() as usize;
+        flip(&path, len / 2);
+        let found = findings(&desk, &[]);
+        let object = path.strip_prefix(desk.path("store")).unwrap().to_str().unwrap().to_owned();
+        let finding = found.iter().find(|finding| finding["object"] == object.as_str());
+        let finding = finding.unwrap_or_else(|| panic!("{object} is not in {found:#?}"));
+        assert!(finding["affects"].to_string().contains(affected), "{finding}");
+        let human = desk.fails(7, &["verify", "demo"], &["findings"]);
+        assert!(!human.contains("sound"), "{human}");
+    }
+}
+
+#[test]
+fn a_lost_or_cut_object_is_found_without_reading() {
+    let desk = desk();
+    let path = desk.stored("/packs/");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[1..]).unwrap();
+    assert_eq!(findings(&desk, &["--quick"]).len(), 1);
+    fs::remove_file(&path).unwrap();
+    let found = findings(&desk, &["demo/run@1", "--quick"]);
+    assert!(found[0]["affects"].to_string().contains("model."), "{found:#?}");
+    assert!(findings(&desk, &["demo/data", "--quick"]).is_empty(), "the dataset has no part in it");
+}
+
+#[test]
+fn sizes_are_those_on_disk() {
+    let desk = desk();
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "demo/copy@1", "--ranks", "2"]);
+    let du = desk.json(&["du"]);
+    let on_disk = |part: &str| -> u64 {
+        let files = desk.files("store").into_iter().filter(|(path, _)| path.to_str().unwrap().contains(part));
+        files.map(|(_, bytes)| bytes.len() as u64).sum()
+    };
+    assert_eq!(du["stored_bytes"], on_disk("/packs/") + on_disk("/blobs/") + on_disk("/manifests/"));
+    let of = |name: &str, key: &str| -> u64 {
+        let all = du["names"].as_array().unwrap();
+        all.iter().find(|one| one["name"] == name).unwrap()[key].as_u64().unwrap()
+    };
+    assert_eq!((of("run", "own_bytes"), of("run", "shared_bytes")), (0, on_disk("/packs/")), "a copy shares all");
+    assert_eq!(of("data", "own_bytes"), on_disk("/blobs/"));
+    assert!(desk.ok(&["du", "demo"]).contains("demo/copy"));
+}
