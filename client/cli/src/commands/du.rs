@@ -64,11 +64,13 @@ impl Du {
         if globals.json() {
             let names: Vec<_> = used
                 .iter()
-                .map(|one| json!({
-                    "project": one.project, "name": one.name, "live": one.live, "logical_bytes": one.logical,
-                    "own_bytes": alone(one, true), "shared_bytes": alone(one, false),
-                    "manifest_bytes": one.manifests.values().sum::<u64>(),
-                }))
+                .map(|one| {
+                    json!({
+                        "project": one.project, "name": one.name, "live": one.live, "logical_bytes": one.logical,
+                        "own_bytes": alone(one, true), "shared_bytes": alone(one, false),
+                        "manifest_bytes": one.manifests.values().sum::<u64>(),
+                    })
+                })
                 .collect();
             say_json(&json!({ "names": names, "logical_bytes": logical, "stored_bytes": stored }));
             return Ok(());
