@@ -5,16 +5,20 @@
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod http;
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::plan::{PlanAnswer, PlanRequest};
 use gigastore_formats::range::ByteRange;
-use gigastore_formats::record::TxnId;
+use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
     CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, ProjectInfo, SaveRequest, Session, VerifyProgress,
@@ -25,9 +29,32 @@ use gigastore_formats::wire::{
 pub type UploadError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// The bytes of an upload as they are read from their source.
-pub type Pieces = BoxStream<'static, Result<Bytes, UploadError>>;
+pub type PieceStream = BoxStream<'static, Result<Bytes, UploadError>>;
+
+/// A source of bytes that can be read again from its start, where an upload has to be sent again.
+#[derive(Clone)]
+pub struct Pieces(Arc<dyn Fn() -> PieceStream + Send + Sync>);
+
+impl Pieces {
+    /// Each call of `read` reads the source from its start.
+    pub fn new(read: impl Fn() -> PieceStream + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Reads the source from its start.
+    pub fn read(&self) -> PieceStream {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Pieces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pieces")
+    }
+}
 
 /// The bytes of a pack after its header.
+#[derive(Clone, Debug)]
 pub enum PackBytes {
     /// In memory, and hashed there: they can't have changed since.
     Hashed(Vec<Bytes>),
@@ -94,6 +121,15 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// Commits a dataset version.
     async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, Fault>;
+
+    /// Gives a save up.
+    async fn abort_save(&self, project: &ProjectName, save: TxnId) -> Result<(), Fault>;
+
+    /// Plans the reads of boxes of a checkpoint.
+    async fn plan(&self, target: &Target, request: &PlanRequest) -> Result<PlanAnswer, Fault>;
+
+    /// Returns the records of the log after number `after`; waits up to `wait` for one.
+    async fn records(&self, project: &ProjectName, after: u64, wait: Duration) -> Result<Vec<Record>, Fault>;
 
     /// Points a tag at a live step or version.
     async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault>;

@@ -13,6 +13,7 @@
 //! | [`pack`] | packs: stored objects of many slices, their codecs and their check |
 //! | [`manifest`] | checkpoint and dataset manifests, parts, pack lists |
 //! | [`table`] | what a Parquet file's footer says |
+//! | [`plan`] | wanted boxes to ranges of packs |
 //! | [`wire`] | what a client and a store say to each other |
 //! | [`limits`] | every bound |
 
@@ -25,6 +26,7 @@ pub mod manifest;
 pub mod name;
 pub mod object;
 pub mod pack;
+pub mod plan;
 pub mod range;
 pub mod record;
 pub mod sealed;

@@ -8,8 +8,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{Name, ProjectName};
-use crate::object::Stored;
-use crate::record::{Commit, Sort, TxnId};
+use crate::object::{ObjectKind, Stored};
+use crate::record::{Commit, Record, Sort, TxnId};
 
 /// A save of one checkpoint, as every rank of it describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -235,6 +235,9 @@ pub struct Fault {
     /// Names that exist where the asked one does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known: Vec<String>,
+    /// The request that failed, as the service's own log names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 impl Fault {
@@ -250,7 +253,21 @@ impl Fault {
             }
             cause = error.source();
         }
-        Self { code, message, object: None, expected: None, actual: None, hint: None, known: Vec::new() }
+        Self::of(code, message)
+    }
+
+    /// Returns a fault with this text alone.
+    pub fn of(code: FaultCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            object: None,
+            expected: None,
+            actual: None,
+            hint: None,
+            known: Vec::new(),
+            request_id: None,
+        }
     }
 }
 
@@ -262,11 +279,30 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// A content-named object that is about to be stored or asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Found {
-    /// The object.
-    pub object: Stored,
-    /// Its bytes.
-    pub len: u64,
+/// Objects whose lengths are asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ExistsRequest {
+    /// Their kind.
+    pub kind: ObjectKind,
+    /// The objects.
+    pub objects: Vec<Stored>,
+}
+
+/// Records of a log after a number, oldest first; empty where none came in the time that was waited.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogPage {
+    /// The records.
+    pub records: Vec<Record>,
+}
+
+/// One line of the answer to a verification: progress, until the last line has the report or a fault.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyLine {
+    /// How far it is.
+    Progress(VerifyProgress),
+    /// What was found.
+    Report(VerifyReport),
+    /// Why it ended early.
+    Fault(Fault),
 }

@@ -33,8 +33,8 @@ fn project() -> ProjectName {
 }
 
 fn pieces(content: &[u8], piece: usize) -> Pieces {
-    let pieces: Vec<_> = content.chunks(piece.max(1)).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    futures::stream::iter(pieces).boxed()
+    let pieces: Vec<Bytes> = content.chunks(piece.max(1)).map(Bytes::copy_from_slice).collect();
+    Pieces::new(move || futures::stream::iter(pieces.clone()).map(Ok).boxed())
 }
 
 /// A pack of one tensor of three groups: its name, its header, the bytes after the header.
@@ -114,8 +114,10 @@ async fn a_pack_that_does_not_match_leaves_nothing(place: &dyn Place) {
         assert_eq!(error.code, FaultCode::BadUpload, "{what}: {error}");
         assert_eq!(length(&*store, ObjectKind::Pack, name).await, None, "{what} left something");
     }
-    let broken = futures::stream::iter([Ok(Bytes::copy_from_slice(&body[..70_000])), Err("the file went away".into())]);
-    let error = store.put_pack(&project(), name, header.clone(), PackBytes::Reread(broken.boxed())).await.unwrap_err();
+    let some = Bytes::copy_from_slice(&body[..70_000]);
+    let broken =
+        Pieces::new(move || futures::stream::iter([Ok(some.clone()), Err("the file went away".into())]).boxed());
+    let error = store.put_pack(&project(), name, header.clone(), PackBytes::Reread(broken)).await.unwrap_err();
     assert!(error.message.contains("the file went away"), "{error}");
     assert_eq!(length(&*store, ObjectKind::Pack, name).await, None);
     store.put_pack(&project(), name, header, PackBytes::Reread(pieces(&body, 1 << 16))).await.unwrap();

@@ -216,7 +216,7 @@ impl Writer {
         let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }])?;
         let bytes = match data {
             SliceData::Memory(bytes) => PackBytes::Hashed(with_pads(&header, vec![vec![bytes]])),
-            SliceData::File(_) => PackBytes::Reread(boxed(self.pieces(data))),
+            SliceData::File(_) => PackBytes::Reread(self.pieces(data)),
         };
         self.put(&header, head, bytes).await?;
         Ok(rows_of(&header).pop().expect("a pack of one slice has one row"))
@@ -228,7 +228,7 @@ impl Writer {
             let mut trees = trees(&*self.store.ambient, size, std::slice::from_ref(bytes)).await;
             return Ok(trees.pop().expect("one content has one tree"));
         }
-        let mut pieces = self.pieces(data.clone());
+        let mut pieces = self.read_pieces(data.clone());
         let mut hasher = StreamHasher::new(size);
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
@@ -241,8 +241,15 @@ impl Writer {
         Ok(hasher.finish())
     }
 
+    /// Returns data as an upload reads it, any number of times.
+    fn pieces(&self, data: SliceData) -> Pieces {
+        let writer = self.clone();
+        let boxed = |error| -> UploadError { Box::new(error) };
+        Pieces::new(move || writer.read_pieces(data.clone()).map_err(boxed).boxed())
+    }
+
     /// Reads data piece after piece.
-    fn pieces(&self, data: SliceData) -> BoxStream<'static, Result<Bytes, WriteError>> {
+    fn read_pieces(&self, data: SliceData) -> BoxStream<'static, Result<Bytes, WriteError>> {
         let (pool, ambient) = (self.pool.clone(), self.store.ambient.clone());
         let starts = futures::stream::iter((0..data.len()).step_by(PIECE_BYTES as usize));
         let read = starts.then(move |start| {
@@ -281,15 +288,10 @@ impl Writer {
     pub(crate) async fn blob(&self, tree: GroupTree, data: SliceData) -> Result<Stored, WriteError> {
         let len = tree.len();
         let _taken = self.store.budget.take(len.min(4 * PIECE_BYTES)).await;
-        let pieces = boxed(self.pieces(data));
-        let stored = self.store.transport.put_blob(&self.project, self.epoch, tree, pieces).await?;
+        let stored = self.store.transport.put_blob(&self.project, self.epoch, tree, self.pieces(data)).await?;
         self.progress.moved(len);
         Ok(stored)
     }
-}
-
-fn boxed(pieces: BoxStream<'static, Result<Bytes, WriteError>>) -> Pieces {
-    pieces.map_err(|error| -> UploadError { Box::new(error) }).boxed()
 }
 
 /// Puts the stored bytes of each slice and the pads between them in the order of the object.

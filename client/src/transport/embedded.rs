@@ -2,13 +2,16 @@
 //!
 //! Must never do more than convert: what a call means is the engine's.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use gigastore_engine::{Engine, PackBody};
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::plan::{PlanAnswer, PlanRequest, plan};
 use gigastore_formats::range::ByteRange;
-use gigastore_formats::record::TxnId;
+use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
     CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, ProjectInfo, SaveRequest, Session, VerifyReport,
@@ -71,7 +74,7 @@ impl Transport for Engine {
     ) -> Result<(), Fault> {
         let body = match bytes {
             PackBytes::Hashed(pieces) => PackBody::Whole(pieces),
-            PackBytes::Reread(pieces) => PackBody::Stream(pieces),
+            PackBytes::Reread(pieces) => PackBody::Stream(pieces.read()),
         };
         Engine::put_pack(self, project, pack, header, body).await.map_err(fault)
     }
@@ -83,7 +86,7 @@ impl Transport for Engine {
         tree: GroupTree,
         bytes: Pieces,
     ) -> Result<Stored, Fault> {
-        Engine::put_blob(self, project, epoch, tree, bytes).await.map_err(fault)
+        Engine::put_blob(self, project, epoch, tree, bytes.read()).await.map_err(fault)
     }
 
     async fn begin_save(&self, request: &SaveRequest) -> Result<Session, Fault> {
@@ -100,6 +103,21 @@ impl Transport for Engine {
 
     async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, Fault> {
         Engine::commit_dataset(self, request, manifest).await.map_err(fault)
+    }
+
+    async fn abort_save(&self, project: &ProjectName, save: TxnId) -> Result<(), Fault> {
+        Engine::abort_save(self, project, save).await.map_err(fault)
+    }
+
+    async fn plan(&self, target: &Target, request: &PlanRequest) -> Result<PlanAnswer, Fault> {
+        let info = Engine::resolve(self, target).await.map_err(fault)?;
+        let checkpoint = Engine::checkpoint(self, &target.project, &info.commit).await.map_err(fault)?;
+        let slices = plan(&checkpoint, request).map_err(fault)?;
+        Ok(PlanAnswer { info, meta: checkpoint.meta, slices })
+    }
+
+    async fn records(&self, project: &ProjectName, after: u64, wait: Duration) -> Result<Vec<Record>, Fault> {
+        Engine::records(self, project, after, wait).await.map_err(fault)
     }
 
     async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault> {

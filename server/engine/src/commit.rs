@@ -13,7 +13,7 @@ use std::sync::Arc;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_MANIFEST_BYTES;
 use gigastore_formats::manifest::ManifestError;
-use gigastore_formats::manifest::checkpoint::{CheckpointMeta, content_digest, read_checkpoint, write_checkpoint};
+use gigastore_formats::manifest::checkpoint::{CheckpointMeta, content_digest, write_checkpoint};
 use gigastore_formats::manifest::packs::{PackRow, write_packs};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -87,8 +87,7 @@ impl Engine {
 
     /// Checks that a save whose every slice was found in a live checkpoint has all of that checkpoint.
     async fn check_none_lacks(&self, project: &ProjectName, live: &Commit, merged: &Merged) -> Result<(), CommitError> {
-        let bytes = self.manifest(project, live, &live.manifest).await?;
-        let stored = self.ambient.computed(move || read_checkpoint(&bytes)).await?;
+        let stored = self.checkpoint(project, live).await?;
         let saved: BTreeSet<_> = merged.rows.iter().map(|row| (row.slice.kind(), row.slice.name())).collect();
         let there = stored.rows.iter().map(|row| (row.slice.kind(), row.slice.name()));
         let lacking: BTreeSet<_> = there.filter(|name| !saved.contains(name)).collect();

@@ -56,7 +56,12 @@ impl Engine {
 
     /// Reads the log of `project` to its tail. A project without a log has the state of the origin.
     pub async fn state(&self, project: &ProjectName) -> Result<Arc<State>, LogError> {
-        self.log(project).refresh().await
+        let state = self.log(project).refresh().await?;
+        if state.seq == 0 {
+            // Who asks for projects that are not there must not fill the memory with their logs.
+            self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(project);
+        }
+        Ok(state)
     }
 
     pub(crate) fn log(&self, project: &ProjectName) -> Arc<Log> {

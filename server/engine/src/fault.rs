@@ -10,6 +10,7 @@ use crate::commit::{CommitError, Refusal};
 use crate::join::JoinError;
 use crate::log::{AppendError, LogError};
 use crate::place::PlaceError;
+use crate::probe::ProbeError;
 use crate::read::ReadError;
 use crate::save::{FinishError, SaveError};
 use crate::store::{OpenError, StoreError};
@@ -47,6 +48,20 @@ impl From<&OpenError> for Fault {
             OpenError::Store(source) => return source.into(),
         };
         Self::new(code, error)
+    }
+}
+
+impl From<&ProbeError> for Fault {
+    fn from(error: &ProbeError) -> Self {
+        match error {
+            ProbeError::Store(source) => source.into(),
+            ProbeError::Overwritten { key } => {
+                Self { object: Some(key.clone()), ..Self::new(FaultCode::Invalid, error) }
+            }
+            ProbeError::Different { key, .. } => {
+                Self { object: Some(key.clone()), ..Self::new(FaultCode::Integrity, error) }
+            }
+        }
     }
 }
 
@@ -128,7 +143,9 @@ impl From<&FinishError> for Fault {
     fn from(error: &FinishError) -> Self {
         match error {
             FinishError::MissingRanks { .. } => Self::new(FaultCode::MissingRanks, error),
-            FinishError::TwoParts { .. } => Self::new(FaultCode::Conflict, error),
+            FinishError::TwoParts { .. } | FinishError::Aborted | FinishError::Committed => {
+                Self::new(FaultCode::Conflict, error)
+            }
             FinishError::DamagedPart { key, expected, actual } => Self {
                 object: Some(key.clone()),
                 expected: Some(expected.to_string()),

@@ -9,6 +9,8 @@
 //! | `place.rs` | every pack that a checkpoint refers to, looked at before the commit |
 //! | `commit.rs` | the only writer of manifests and commit records |
 //! | `read.rs` | from a name to its commit, and ranges of objects |
+//! | `probe.rs` | a store tried out |
+//! | `follow.rs` | the records that a follower has not seen |
 //! | `scrub.rs` | verification of everything that is stored |
 //! | `fault.rs` | what each error means to a client |
 //!
@@ -20,9 +22,11 @@
 mod commit;
 mod engine;
 mod fault;
+mod follow;
 mod join;
 pub mod log;
 mod place;
+mod probe;
 mod read;
 mod save;
 mod scrub;
@@ -33,6 +37,7 @@ pub use commit::{CommitError, Refusal};
 pub use engine::Engine;
 pub use join::JoinError;
 pub use place::PlaceError;
+pub use probe::{Probe, ProbeError};
 pub use read::ReadError;
 pub use save::{FinishError, SaveError};
 pub use upload::{PackBody, UploadError};

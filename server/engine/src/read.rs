@@ -5,6 +5,8 @@
 use bytes::Bytes;
 use gigastore_formats::limits::MAX_MANIFEST_BYTES;
 use gigastore_formats::manifest::ManifestError;
+use gigastore_formats::manifest::checkpoint::{Checkpoint, read_checkpoint};
+use gigastore_formats::manifest::dataset::{Dataset, read_dataset};
 use gigastore_formats::manifest::packs::{PackRow, read_packs};
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -160,6 +162,22 @@ impl Engine {
         }
         let checked = self.ambient.computed(move || tree.check_range(0, &bytes).map(|()| bytes)).await;
         checked.map_err(|source| ReadError::Damaged { key, source })
+    }
+
+    /// Reads, checks and decodes the manifest of a checkpoint.
+    pub async fn checkpoint(&self, project: &ProjectName, commit: &Commit) -> Result<Checkpoint, ReadError> {
+        let bytes = self.manifest(project, commit, &commit.manifest).await?;
+        let key = keys::object(project, ObjectKind::Manifest, &commit.manifest.object);
+        let read = self.ambient.computed(move || read_checkpoint(&bytes)).await;
+        read.map_err(|source| ReadError::Manifest { key, source })
+    }
+
+    /// Reads, checks and decodes the manifest of a dataset version.
+    pub async fn dataset(&self, project: &ProjectName, commit: &Commit) -> Result<Dataset, ReadError> {
+        let bytes = self.manifest(project, commit, &commit.manifest).await?;
+        let key = keys::object(project, ObjectKind::Manifest, &commit.manifest.object);
+        let read = self.ambient.computed(move || read_dataset(&bytes)).await;
+        read.map_err(|source| ReadError::Manifest { key, source })
     }
 
     /// Reads the list of distinct packs of a checkpoint; none for a dataset.

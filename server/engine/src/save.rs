@@ -118,6 +118,12 @@ pub enum FinishError {
         /// The first of them.
         ranks: String,
     },
+    /// Somebody gave the save up.
+    #[error("this save was aborted: save again under a new attempt")]
+    Aborted,
+    /// The save that was to be given up is committed.
+    #[error("this save is committed, and can't be aborted any more: drop its step instead")]
+    Committed,
     /// One rank delivered two different parts.
     #[error(
         "rank {rank} delivered two different parts ({first} and {second}) in one attempt: two processes claim this \
@@ -251,6 +257,7 @@ impl Engine {
         parts: BTreeMap<u32, (Digest, u64)>,
     ) -> Result<Committed, FinishError> {
         let project = &request.save.project;
+        self.check_not_aborted(project, save).await?;
         let parts = futures::stream::iter(parts)
             .map(|(rank, (digest, _))| self.read_stored_part(project, save, rank, digest))
             .buffered(PARTS_IN_FLIGHT)
@@ -260,9 +267,35 @@ impl Engine {
         let merged = self.ambient.computed(move || merge(parts, world_size)).await?;
         let committed = self.commit_checkpoint(request, save, merged).await?;
         // Only a hint for the sweep of old saves; without it they are found by the log.
-        let ended = seal(&committed.info.seq).0;
+        let ended = seal(&Some(committed.info.seq)).0;
         self.objects.create(&keys::save_ended(project, save), vec![ended.into()]).await.map_err(SaveError::from)?;
         Ok(committed)
+    }
+
+    /// Gives a save up: from then on it can't be finished. One whose commit is under way may still be committed.
+    pub async fn abort_save(&self, project: &ProjectName, save: TxnId) -> Result<(), FinishError> {
+        let state = self.state(project).await.map_err(SaveError::from)?;
+        if state.outcome(save).is_some() {
+            return Err(FinishError::Committed);
+        }
+        let ended = seal(&None::<u64>).0;
+        self.objects.create(&keys::save_ended(project, save), vec![ended.into()]).await.map_err(SaveError::from)?;
+        Ok(())
+    }
+
+    /// Checks that nobody gave the save up.
+    async fn check_not_aborted(&self, project: &ProjectName, save: TxnId) -> Result<(), FinishError> {
+        let key = keys::save_ended(project, save);
+        let bytes = match self.objects.get(&key, MAX_BEGIN_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(SaveError::from(error).into()),
+        };
+        let damaged = |source| SaveError::Damaged { key, source };
+        match unseal::<Option<u64>>(&bytes, MAX_BEGIN_BYTES).map_err(damaged)? {
+            (None, _) => Err(FinishError::Aborted),
+            (Some(_), _) => Ok(()),
+        }
     }
 
     /// Lists the parts that are there: rank, digest, bytes.

@@ -13,7 +13,7 @@ use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::PackCheck;
 use gigastore_formats::pack::{PackError, PackHeader};
-use gigastore_formats::verified::{GroupTree, StreamCheck};
+use gigastore_formats::verified::{GroupSize, GroupTree, StreamCheck, StreamHasher};
 
 use crate::engine::Engine;
 use crate::store::{Body, BodyError, Created, StoreError, keys};
@@ -128,6 +128,22 @@ impl Engine {
         Ok(blob)
     }
 
+    /// Stores a dataset file of `len` bytes under the name it was promised to have; its bytes are hashed as they pass,
+    /// and become visible only if the name is right.
+    pub async fn put_blob_as(
+        &self,
+        project: &ProjectName,
+        blob: Stored,
+        len: u64,
+        bytes: BoxStream<'static, Result<Bytes, BodyError>>,
+    ) -> Result<(), UploadError> {
+        let key = keys::object(project, ObjectKind::Blob, &blob);
+        let hasher = StreamHasher::new(GroupSize::File);
+        let check = NameCheck { hasher, passed: 0, expected: blob.digest, len };
+        let pieces = checked(check, bytes, Arc::clone(&self.ambient)).boxed();
+        self.store_object(key, len, Body::Stream { len, pieces }).await
+    }
+
     pub(crate) async fn store_object(&self, key: String, expected: u64, body: Body) -> Result<(), UploadError> {
         match self.objects.store(&key, body).await? {
             Created::Exists(actual) if actual != expected => Err(UploadError::Damaged { key, expected, actual }),
@@ -159,6 +175,48 @@ impl Check for StreamCheck {
 
     fn finish(self) -> Result<(), BodyError> {
         Ok(StreamCheck::finish(self)?)
+    }
+}
+
+/// Checks that bytes have the name and length that was promised for them.
+struct NameCheck {
+    hasher: StreamHasher,
+    passed: u64,
+    expected: Digest,
+    len: u64,
+}
+
+/// Bytes are not those that were promised.
+#[derive(Debug, thiserror::Error)]
+enum NameMismatch {
+    #[error("expected {expected} bytes, more came")]
+    Longer { expected: u64 },
+    #[error("expected {expected} bytes, actual {actual}")]
+    Length { expected: u64, actual: u64 },
+    #[error("expected BLAKE3 {expected}, actual {actual}")]
+    Digest { expected: Digest, actual: Digest },
+}
+
+impl Check for NameCheck {
+    fn update(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
+        self.passed += bytes.len() as u64;
+        if self.passed > self.len {
+            return Err(NameMismatch::Longer { expected: self.len }.into());
+        }
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), BodyError> {
+        let tree = self.hasher.finish();
+        let (expected, actual) = (self.expected, tree.root());
+        if tree.len() != self.len {
+            return Err(NameMismatch::Length { expected: self.len, actual: tree.len() }.into());
+        }
+        if actual != expected {
+            return Err(NameMismatch::Digest { expected, actual }.into());
+        }
+        Ok(())
     }
 }
 

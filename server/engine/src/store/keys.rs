@@ -44,6 +44,11 @@ pub(crate) fn object(project: &ProjectName, kind: ObjectKind, stored: &Stored) -
     format!("{PROJECTS}/{project}/{}", stored.key(kind))
 }
 
+/// An object by which a store is tried out; deleted at once.
+pub(crate) fn probe(id: &str) -> String {
+    format!("probes/{id}")
+}
+
 /// The announcement of a save.
 pub(crate) fn save_begin(project: &ProjectName, save: TxnId) -> String {
     format!("{PROJECTS}/{project}/saves/{save}/begin.json")

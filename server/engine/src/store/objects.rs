@@ -124,6 +124,15 @@ impl Objects {
         }
     }
 
+    /// Returns the store's time of an object's last change, in milliseconds since 1970; `None` where it is not there.
+    pub(crate) async fn modified_ms(&self, key: &str) -> Result<Option<i64>, StoreError> {
+        match self.store.head(&Path::from(key)).await {
+            Ok(meta) => Ok(Some(meta.last_modified.timestamp_millis())),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(StoreError::sort(key, source)),
+        }
+    }
+
     /// Stores an object where there is none. What is there already stays as it is.
     pub(crate) async fn create(&self, key: &str, pieces: Vec<Bytes>) -> Result<Created, StoreError> {
         let payload = PutPayload::from_iter(pieces);

@@ -1,0 +1,268 @@
+//! A store behind a service: the same calls over HTTP.
+//!
+//! | file | what |
+//! |---|---|
+//! | `remote.rs` | endpoints, retries, failover, deadlines on progress |
+//! | `sent.rs` | bodies that are sent, and what became of them |
+//!
+//! Must never return bytes of another length than asked for, nor send a call again that the service has answered.
+
+mod remote;
+mod sent;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::StreamExt;
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::name::{Name, ProjectName, Target};
+use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::plan::{PlanAnswer, PlanRequest};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::record::{Record, SaveBegin, TxnId};
+use gigastore_formats::verified::GroupTree;
+use gigastore_formats::wire::{
+    CommitInfo, Committed, DatasetRequest, ExistsRequest, Fault, FaultCode, FinishRequest, LogPage, ProjectInfo,
+    SaveRequest, Session, VerifyLine, VerifyReport, VerifyRequest,
+};
+use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{OnVerify, PackBytes, Pieces, Transport};
+use remote::{Call, Remote};
+use sent::Sent;
+
+/// How long one call waits for other ranks or new records before it is asked again.
+const WAIT_AT_ONCE: Duration = Duration::from_secs(15);
+
+/// Bytes of an answer that is not an object: a plan of 100,000 boxes, a project of a million steps.
+const MAX_ANSWER_BYTES: usize = 1 << 30;
+
+/// A service, by one or several endpoints.
+pub struct Http {
+    url: String,
+    remote: Remote,
+    ambient: Arc<dyn Ambient>,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Http {
+    /// Names a service by its endpoints, separated by commas, and the token that it asks for. Nothing is sent yet.
+    pub fn new(endpoints: &str, token: Option<String>, ambient: Arc<dyn Ambient>) -> Result<Self, Fault> {
+        let remote = Remote::new(endpoints, token, Arc::clone(&ambient))?;
+        Ok(Self { url: endpoints.to_owned(), remote, ambient })
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, call: Call) -> Result<T, Fault> {
+        parse(&self.remote.answered(call, MAX_ANSWER_BYTES).await?)
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let text = format!("the service's answer can't be read (is it of another version?): {error}");
+        Fault::of(FaultCode::NewerFormat, text)
+    })
+}
+
+fn body<T: Serialize>(value: &T) -> Result<Sent, Fault> {
+    let bytes = serde_json::to_vec(value).map_err(|error| Fault::new(FaultCode::Invalid, &error))?;
+    Ok(Sent::Bytes(vec![bytes.into()]))
+}
+
+fn below(project: &ProjectName, path: impl fmt::Display) -> String {
+    format!("/v1/projects/{project}{path}")
+}
+
+fn object_path(project: &ProjectName, kind: ObjectKind, object: &Stored) -> String {
+    let folder = match kind {
+        ObjectKind::Pack => "packs",
+        ObjectKind::Blob => "blobs",
+        ObjectKind::Manifest => "manifests",
+    };
+    below(project, format_args!("/{folder}/{object}"))
+}
+
+#[async_trait]
+impl Transport for Http {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    async fn projects(&self) -> Result<Vec<ProjectName>, Fault> {
+        self.ask(Call::get("/v1/projects")).await
+    }
+
+    async fn project(&self, project: &ProjectName) -> Result<ProjectInfo, Fault> {
+        let asked = self.ask(Call::get(below(project, ""))).await;
+        self.with_known_projects(asked).await
+    }
+
+    async fn resolve(&self, target: &Target) -> Result<CommitInfo, Fault> {
+        let (name, selector) = (&target.name, target.selector_or_latest());
+        let path = below(&target.project, format_args!("/names/{name}/{selector}"));
+        let asked = self.ask(Call::get(path)).await;
+        self.with_known_projects(asked).await
+    }
+
+    async fn lengths(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        objects: &[Stored],
+    ) -> Result<Vec<Option<u64>>, Fault> {
+        let request = ExistsRequest { kind, objects: objects.to_vec() };
+        self.ask(Call::new(Method::POST, below(project, "/exists"), body(&request)?)).await
+    }
+
+    async fn read(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+        range: ByteRange,
+    ) -> Result<Bytes, Fault> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let mut read = BytesMut::with_capacity(range.len() as usize);
+        let path = object_path(project, kind, object);
+        self.remote
+            .range(&path, range, &mut read)
+            .await
+            .map_err(|fault| Fault { object: fault.object.or_else(|| Some(object.key(kind))), ..fault })?;
+        Ok(read.freeze())
+    }
+
+    async fn put_pack(
+        &self,
+        project: &ProjectName,
+        pack: Stored,
+        header: Bytes,
+        bytes: PackBytes,
+    ) -> Result<(), Fault> {
+        let sent = match bytes {
+            PackBytes::Hashed(mut pieces) => {
+                pieces.insert(0, header);
+                Sent::Bytes(pieces)
+            }
+            PackBytes::Reread(pieces) => {
+                let len = gigastore_formats::pack::PackHeader::parse(pack.digest, &header)
+                    .map_err(|error| Fault::new(FaultCode::BadUpload, &error))?
+                    .object_len();
+                Sent::Stream { first: header, pieces, len }
+            }
+        };
+        self.remote.done(Call::new(Method::PUT, object_path(project, ObjectKind::Pack, &pack), sent)).await
+    }
+
+    async fn put_blob(
+        &self,
+        project: &ProjectName,
+        epoch: u64,
+        tree: GroupTree,
+        bytes: Pieces,
+    ) -> Result<Stored, Fault> {
+        let blob = Stored { digest: tree.root(), epoch };
+        let sent = Sent::Stream { first: Bytes::new(), pieces: bytes, len: tree.len() };
+        self.remote.done(Call::new(Method::PUT, object_path(project, ObjectKind::Blob, &blob), sent)).await?;
+        Ok(blob)
+    }
+
+    async fn begin_save(&self, request: &SaveRequest) -> Result<Session, Fault> {
+        self.ask(Call::new(Method::POST, below(&request.project, "/saves"), body(request)?)).await
+    }
+
+    async fn put_part(&self, project: &ProjectName, save: TxnId, rank: u32, part: Bytes) -> Result<(), Fault> {
+        let path = below(project, format_args!("/saves/{save}/parts/{rank}"));
+        self.remote.done(Call::new(Method::PUT, path, Sent::Bytes(vec![part]))).await
+    }
+
+    async fn finish_save(&self, request: &FinishRequest) -> Result<Committed, Fault> {
+        let SaveRequest { project, run, step, attempt, .. } = &request.save;
+        let save = SaveBegin::id(project, run, *step, attempt);
+        let path = below(project, format_args!("/saves/{save}/commit"));
+        let (started, deadline) = (self.ambient.monotonic(), Duration::from_millis(request.deadline_ms));
+        loop {
+            let left = deadline.saturating_sub(self.ambient.monotonic().saturating_sub(started));
+            let wait = left.min(WAIT_AT_ONCE);
+            let now = FinishRequest { deadline_ms: wait.as_millis() as u64, ..request.clone() };
+            match self.ask(Call::new(Method::POST, path.clone(), body(&now)?)).await {
+                Err(fault) if fault.code == FaultCode::MissingRanks && left > wait => {}
+                answered => return answered,
+            }
+        }
+    }
+
+    async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, Fault> {
+        let tag = request.tag.as_ref().map(|tag| format!("&tag={tag}")).unwrap_or_default();
+        let query = format!("/datasets?txn={}&epoch={}{tag}", request.txn, request.epoch);
+        let call = Call::new(Method::POST, below(&request.project, query), Sent::Bytes(vec![manifest]));
+        self.ask(call).await
+    }
+
+    async fn abort_save(&self, project: &ProjectName, save: TxnId) -> Result<(), Fault> {
+        let path = below(project, format_args!("/saves/{save}"));
+        self.remote.done(Call::new(Method::DELETE, path, Sent::Nothing)).await
+    }
+
+    async fn plan(&self, target: &Target, request: &PlanRequest) -> Result<PlanAnswer, Fault> {
+        let (name, selector) = (&target.name, target.selector_or_latest());
+        let path = below(&target.project, format_args!("/checkpoints/{name}/{selector}/plan"));
+        self.ask(Call::new(Method::POST, path, body(request)?)).await
+    }
+
+    async fn records(&self, project: &ProjectName, after: u64, wait: Duration) -> Result<Vec<Record>, Fault> {
+        let wait = wait.min(WAIT_AT_ONCE).as_millis();
+        let call = Call::get(below(project, format_args!("/log?after={after}&wait_ms={wait}")));
+        Ok(self.ask::<LogPage>(call).await?.records)
+    }
+
+    async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault> {
+        let sent = body(&serde_json::json!({ "number": number }))?;
+        let call = Call::new(Method::PUT, below(project, format_args!("/tags/{name}/{tag}")), sent);
+        self.ask(call).await
+    }
+
+    async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault> {
+        let call = Call::new(Method::POST, below(&request.project, "/verify"), body(request)?);
+        let mut pieces = self.remote.streamed(call).await?;
+        let mut line = BytesMut::new();
+        while let Some(piece) = pieces.next().await {
+            line.extend_from_slice(&piece?);
+            while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+                match parse(&line.split_to(end + 1))? {
+                    VerifyLine::Progress(now) => progress(now),
+                    VerifyLine::Report(report) => return Ok(report),
+                    VerifyLine::Fault(fault) => return Err(fault),
+                }
+            }
+            if line.len() > MAX_ANSWER_BYTES {
+                return Err(Fault::of(FaultCode::Invalid, "the service's report does not end"));
+            }
+        }
+        Err(Fault::of(FaultCode::Unavailable, "the service broke off the verification: run it again"))
+    }
+}
+
+impl Http {
+    /// Adds the projects that the caller may see to a fault about one that is not there, for suggestions.
+    async fn with_known_projects<T: Send>(&self, asked: Result<T, Fault>) -> Result<T, Fault> {
+        match asked {
+            Err(fault) if fault.code == FaultCode::NotFound && fault.message.starts_with("no project") => {
+                let known = self.projects().await.unwrap_or_default();
+                Err(Fault { known: known.iter().map(Name::to_string).collect(), ..fault })
+            }
+            asked => asked,
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Calls to a service: sent again with growing pauses where it did not answer, to the next endpoint where there are
+//! several, given up when nothing has moved for a minute.
+//!
+//! Every call of the store's protocol may be repeated, so any try whose answer was lost is made again. Retries live here
+//! and nowhere else. Must never try again what the service has refused.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{BoxStream, StreamExt};
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::wire::{Fault, FaultCode};
+use reqwest::{Client, Method, Response, StatusCode, Url, header};
+
+use super::sent::{Fate, Sent};
+
+/// How long a call may make no progress before it is given up: longer than a service takes to be restarted.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long one try may make no progress before it is made again.
+const STALL: Duration = Duration::from_secs(40);
+
+/// Pauses between tries: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest wait that a service may ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// Tries beyond the first that all calls of a process may make before they slow down to the longest pause: a service
+/// that struggles is not buried under retries. Each answer earns a tenth of one back.
+const RETRY_BUDGET: u64 = 64;
+const TENTHS: u64 = 10;
+
+/// Bytes of a refusal.
+const MAX_FAULT_BYTES: usize = 1 << 20;
+
+/// What is asked of the service.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    method: Method,
+    path: String,
+    sent: Sent,
+    range: Option<ByteRange>,
+}
+
+impl Call {
+    pub(super) fn new(method: Method, path: impl Into<String>, sent: Sent) -> Self {
+        Self { method, path: path.into(), sent, range: None }
+    }
+
+    pub(super) fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path, Sent::Nothing)
+    }
+}
+
+/// A service's endpoints.
+pub(super) struct Remote {
+    endpoints: Vec<Url>,
+    client: Client,
+    token: Option<String>,
+    ambient: Arc<dyn Ambient>,
+    /// The endpoint that answered last.
+    good: AtomicUsize,
+    /// Retries left, in tenths.
+    budget: AtomicU64,
+}
+
+/// How a try ended without an answer that counts.
+struct Failed {
+    fault: Fault,
+    /// What the service asked to wait.
+    after: Option<Duration>,
+    retry: bool,
+}
+
+impl Remote {
+    pub(super) fn new(endpoints: &str, token: Option<String>, ambient: Arc<dyn Ambient>) -> Result<Self, Fault> {
+        let invalid = |text: String| Fault::of(FaultCode::Invalid, text);
+        let mut parsed = Vec::new();
+        for text in endpoints.split(',').map(str::trim) {
+            let url: Url = text.parse().map_err(|error| invalid(format!("{text:?} is not a URL: {error}")))?;
+            let plain = matches!(url.scheme(), "http" | "https") && matches!(url.path(), "" | "/");
+            if !plain || !url.has_host() || url.query().is_some() {
+                return Err(invalid(format!("{text:?} is not the URL of a service: expected http(s)://HOST[:PORT]")));
+            }
+            parsed.push(url);
+        }
+        // No redirects: a token must go nowhere but where it was meant for.
+        let client = Client::builder()
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(10))
+            .tcp_nodelay(true)
+            .user_agent(concat!("gigastore/", env!("CARGO_PKG_VERSION")));
+        let client = client.build().map_err(|error| invalid(format!("the HTTP client can't be set up: {error}")))?;
+        let budget = AtomicU64::new(RETRY_BUDGET * TENTHS);
+        Ok(Self { endpoints: parsed, client, token, ambient, good: AtomicUsize::new(0), budget })
+    }
+
+    /// Makes a call and reads its answer, of at most `limit` bytes.
+    pub(super) async fn answered(&self, call: Call, limit: usize) -> Result<Bytes, Fault> {
+        self.persist(|| async {
+            let response = self.send(&call).await?;
+            self.gather(response, limit).await
+        })
+        .await
+    }
+
+    /// Makes a call whose answer has nothing to read.
+    pub(super) async fn done(&self, call: Call) -> Result<(), Fault> {
+        self.answered(call, MAX_FAULT_BYTES).await.map(|_| ())
+    }
+
+    /// Makes a call whose answer is read as it comes; a break in it is an error.
+    pub(super) async fn streamed(&self, call: Call) -> Result<BoxStream<'static, Result<Bytes, Fault>>, Fault> {
+        let response = self.persist(|| self.send(&call)).await?;
+        Ok(response.bytes_stream().map(|piece| piece.map_err(|error| network(&error))).boxed())
+    }
+
+    /// Reads exactly `range` of an object. What came before a break is kept, and only the rest is asked for again.
+    pub(super) async fn range(&self, path: &str, range: ByteRange, read: &mut BytesMut) -> Result<(), Fault> {
+        let mut pause = Pause::new(self);
+        loop {
+            let start = range.start() + read.len() as u64;
+            let rest = ByteRange::new(start, range.end()).map_err(|error| Fault::new(FaultCode::Invalid, &error))?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let before = read.len();
+            let call = Call { range: Some(rest), ..Call::get(path) };
+            let failed = match self.send(&call).await {
+                Ok(response) => match self.fill(response, rest, read).await {
+                    Ok(()) => {
+                        self.earn();
+                        return Ok(());
+                    }
+                    Err(failed) => failed,
+                },
+                Err(failed) => failed,
+            };
+            if read.len() > before {
+                pause = Pause::new(self);
+            }
+            pause.after(failed).await?;
+        }
+    }
+
+    async fn fill(&self, response: Response, rest: ByteRange, read: &mut BytesMut) -> Result<(), Failed> {
+        let expected = format!("bytes {}-{}/", rest.start(), rest.end() - 1);
+        let actual = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        if response.status() != StatusCode::PARTIAL_CONTENT || !actual.is_some_and(|text| text.starts_with(&expected)) {
+            return Err(shorter(rest, response.status(), actual));
+        }
+        let (mut pieces, mut left) = (response.bytes_stream(), rest.len());
+        while left > 0 {
+            let next = tokio::time::timeout(STALL, pieces.next()).await.map_err(|_| stalled())?;
+            let piece = next.ok_or_else(|| broken("the answer ended early"))?;
+            let piece = piece.map_err(|error| Failed { fault: network(&error), after: None, retry: true })?;
+            let take = (piece.len() as u64).min(left);
+            read.extend_from_slice(&piece[..take as usize]);
+            left -= take;
+        }
+        Ok(())
+    }
+
+    /// Makes tries until one has an answer, or none is worth another.
+    async fn persist<T, F: Future<Output = Result<T, Failed>>>(&self, attempt: impl Fn() -> F) -> Result<T, Fault> {
+        let mut pause = Pause::new(self);
+        loop {
+            match attempt().await {
+                Ok(answer) => {
+                    self.earn();
+                    return Ok(answer);
+                }
+                Err(failed) => pause.after(failed).await?,
+            }
+        }
+    }
+
+    /// Makes one try at the endpoint that is good, or next in line.
+    async fn send(&self, call: &Call) -> Result<Response, Failed> {
+        let at = self.good.load(Ordering::Relaxed);
+        let endpoint = &self.endpoints[at % self.endpoints.len()];
+        let refuse = |text: String| Failed { fault: Fault::of(FaultCode::Invalid, text), after: None, retry: false };
+        let url = endpoint.join(&call.path).map_err(|error| refuse(format!("{}: {error}", call.path)))?;
+        let mut request = self.client.request(call.method.clone(), url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(range) = call.range {
+            request = request.header(header::RANGE, format!("bytes={}-{}", range.start(), range.end() - 1));
+        }
+        let (body, fate) = call.sent.body(&self.ambient);
+        if let Some(len) = call.sent.len() {
+            request = request.header(header::CONTENT_LENGTH, len).body(body);
+        }
+        let answered = self.watched(request.send(), &fate).await;
+        if let Some(text) = fate.failed() {
+            let fault = Fault::of(FaultCode::BadUpload, format!("the bytes to be sent did not come: {text}"));
+            return Err(Failed { fault, after: None, retry: false });
+        }
+        let response = match answered {
+            Ok(response) => response,
+            Err(failed) => {
+                // Whoever comes next tries the next endpoint.
+                self.good.store(at.wrapping_add(1), Ordering::Relaxed);
+                return Err(failed);
+            }
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refusal(response, at).await)
+    }
+
+    /// Waits for an answer for as long as the body moves.
+    async fn watched(
+        &self,
+        send: impl Future<Output = reqwest::Result<Response>>,
+        fate: &Fate,
+    ) -> Result<Response, Failed> {
+        let mut send = std::pin::pin!(send);
+        loop {
+            tokio::select! {
+                answered = &mut send => {
+                    return answered.map_err(|error| Failed { fault: network(&error), after: None, retry: true });
+                }
+                () = self.ambient.sleep(STALL / 4) => {
+                    let idle = self.ambient.monotonic().as_millis() as u64 - fate.moved_ms();
+                    if idle > STALL.as_millis() as u64 {
+                        return Err(stalled());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads a refusal: the service's own words where it has any.
+    async fn refusal(&self, response: Response, at: usize) -> Failed {
+        let status = response.status();
+        let after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let after = after.map(|seconds| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
+        let body = match self.gather(response, MAX_FAULT_BYTES).await {
+            Ok(body) => body,
+            Err(failed) => return failed,
+        };
+        let busy = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
+        );
+        if busy {
+            self.good.store(at.wrapping_add(1), Ordering::Relaxed);
+        }
+        let fault = serde_json::from_slice(&body).unwrap_or_else(|_| {
+            let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+            let code = if busy { FaultCode::Unavailable } else { FaultCode::Invalid };
+            Fault::of(code, format!("the service answered {status}, not as Gigastore does: {text}"))
+        });
+        Failed { fault, after, retry: busy }
+    }
+
+    async fn gather(&self, mut response: Response, limit: usize) -> Result<Bytes, Failed> {
+        let mut gathered = BytesMut::new();
+        loop {
+            let next = tokio::time::timeout(STALL, response.chunk()).await.map_err(|_| stalled())?;
+            let piece = next.map_err(|error| Failed { fault: network(&error), after: None, retry: true })?;
+            let Some(piece) = piece else { return Ok(gathered.freeze()) };
+            if gathered.len() + piece.len() > limit {
+                let fault = Fault::of(FaultCode::Invalid, format!("the service's answer is over {limit} bytes"));
+                return Err(Failed { fault, after: None, retry: false });
+            }
+            gathered.extend_from_slice(&piece);
+        }
+    }
+
+    fn earn(&self) {
+        let more = |tenths: u64| (tenths < RETRY_BUDGET * TENTHS).then_some(tenths + 1);
+        // Nothing to earn where the budget is full.
+        let _ = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    fn spend(&self) -> bool {
+        let less = |tenths: u64| tenths.checked_sub(TENTHS);
+        self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
+/// The pauses of one call.
+struct Pause<'r> {
+    remote: &'r Remote,
+    started: Duration,
+    next: Duration,
+}
+
+impl<'r> Pause<'r> {
+    fn new(remote: &'r Remote) -> Self {
+        Self { remote, started: remote.ambient.monotonic(), next: FIRST_PAUSE }
+    }
+
+    /// Waits before another try; the fault, where there is to be none.
+    async fn after(&mut self, failed: Failed) -> Result<(), Fault> {
+        let ambient = &self.remote.ambient;
+        let waited = ambient.monotonic().saturating_sub(self.started);
+        if !failed.retry || waited >= PATIENCE {
+            return Err(failed.fault);
+        }
+        let affordable = self.remote.spend();
+        let pause = if affordable { self.next } else { LONGEST_PAUSE };
+        let jitter = Duration::from_millis(ambient.random() % (pause.as_millis() as u64 + 1));
+        ambient.sleep(failed.after.unwrap_or_default().max(pause / 2 + jitter)).await;
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+fn network(error: &reqwest::Error) -> Fault {
+    let mut fault = Fault::new(FaultCode::Unavailable, error);
+    fault.message = format!("the service did not answer: {}", fault.message);
+    fault.hint = Some("is it running, and is the URL right? `gigastore doctor` looks".to_owned());
+    fault
+}
+
+fn broken(what: &str) -> Failed {
+    Failed { fault: Fault::of(FaultCode::Unavailable, what), after: None, retry: true }
+}
+
+fn stalled() -> Failed {
+    broken(&format!("the service made no progress for {} s", STALL.as_secs()))
+}
+
+/// An answer of other bytes than asked for: the object ends before them, or this is no Gigastore service.
+fn shorter(rest: ByteRange, status: StatusCode, actual: Option<&str>) -> Failed {
+    let text = format!("asked for {rest}, the service answered {status} with {}", actual.unwrap_or("no range"));
+    Failed { fault: Fault::of(FaultCode::Integrity, text), after: None, retry: false }
+}

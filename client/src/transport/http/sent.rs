@@ -1,0 +1,94 @@
+//! Bodies that are sent: from the start at each try, with the progress that was made and the source's own error.
+//!
+//! Must never hide why a source failed behind an error of the network.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::stream::{StreamExt, TryStreamExt};
+use gigastore_formats::ambient::Ambient;
+use reqwest::Body;
+
+use crate::transport::{Pieces, UploadError};
+
+/// A body.
+#[derive(Clone, Debug)]
+pub(super) enum Sent {
+    /// None.
+    Nothing,
+    /// In memory.
+    Bytes(Vec<Bytes>),
+    /// Read from its source as it is sent.
+    Stream {
+        /// What comes before the source's bytes.
+        first: Bytes,
+        /// The source.
+        pieces: Pieces,
+        /// Bytes in all.
+        len: u64,
+    },
+}
+
+/// What becomes of one try to send a body.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Fate {
+    /// Time of the last piece that was taken, in milliseconds of the ambient's clock.
+    moved: Arc<AtomicU64>,
+    failed: Arc<Mutex<Option<String>>>,
+}
+
+impl Fate {
+    /// Returns the time of the last progress.
+    pub(super) fn moved_ms(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Returns why the source failed, if it did.
+    pub(super) fn failed(&self) -> Option<String> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Sent {
+    /// Returns the body's bytes; `None` where there is no body.
+    pub(super) fn len(&self) -> Option<u64> {
+        match self {
+            Self::Nothing => None,
+            Self::Bytes(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Self::Stream { len, .. } => Some(*len),
+        }
+    }
+
+    /// Returns the body from its start, and what will become of it.
+    pub(super) fn body(&self, ambient: &Arc<dyn Ambient>) -> (Body, Fate) {
+        let fate = Fate::default();
+        fate.moved.store(ambient.monotonic().as_millis() as u64, Ordering::Relaxed);
+        let pieces = match self {
+            Self::Nothing => return (Body::default(), fate),
+            Self::Bytes(pieces) => futures::stream::iter(pieces.clone()).map(Ok).boxed(),
+            Self::Stream { first, pieces, .. } => {
+                futures::stream::iter([Ok(first.clone())]).chain(pieces.read()).boxed()
+            }
+        };
+        let (noted, failed, clock) = (Arc::clone(&fate.moved), Arc::clone(&fate.failed), Arc::clone(ambient));
+        let pieces = pieces
+            .inspect_ok(move |_| noted.store(clock.monotonic().as_millis() as u64, Ordering::Relaxed))
+            .inspect_err(move |error: &UploadError| {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(with_causes(error.as_ref()));
+            });
+        (Body::wrap_stream(pieces), fate)
+    }
+}
+
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if !text.contains(&error.to_string()) {
+            text = format!("{text}: {error}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,123 @@
+//! The bytes of a file of a checkpoint or dataset, out of packs and blobs, each group verified before it is sent.
+//!
+//! Must never give a byte that was not checked against the commit: whoever reads files has no hashes of their own.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use gigastore_engine::Engine;
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::digest::Digest;
+use gigastore_formats::limits::MAX_PACK_HEADER_BYTES;
+use gigastore_formats::manifest::checkpoint::CheckpointRow;
+use gigastore_formats::manifest::dataset::FileRow;
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::pack::{PackEntry, PackHeader};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::verified::GroupTree;
+use gigastore_formats::wire::{Fault, FaultCode};
+
+/// A file whose bytes can be read in groups.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    engine: Engine,
+    ambient: Arc<dyn Ambient>,
+    project: ProjectName,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// A stored object of its own.
+    Blob(Stored, GroupTree),
+    /// A slice of a pack.
+    Slice(Stored, Box<PackEntry>),
+}
+
+impl Content {
+    /// Returns a file of a dataset.
+    pub(crate) fn of_file(engine: &Engine, ambient: &Arc<dyn Ambient>, project: &ProjectName, row: &FileRow) -> Self {
+        let place = Place::Blob(row.blob, row.tree.clone());
+        Self { engine: engine.clone(), ambient: Arc::clone(ambient), project: project.clone(), place }
+    }
+
+    /// Finds a file of a checkpoint in its pack.
+    pub(crate) async fn of_slice(
+        engine: &Engine,
+        ambient: &Arc<dyn Ambient>,
+        project: &ProjectName,
+        row: &CheckpointRow,
+    ) -> Result<Self, Fault> {
+        let pack = row.place.pack;
+        let len = row.place.header_len.min(MAX_PACK_HEADER_BYTES);
+        let range = ByteRange::new(0, len).map_err(|error| Fault::new(FaultCode::Integrity, &error))?;
+        let bytes = engine.read(project, ObjectKind::Pack, &pack, range).await.map_err(|error| Fault::from(&error))?;
+        let damaged = |text: String| Fault {
+            object: Some(pack.key(ObjectKind::Pack)),
+            ..Fault::of(FaultCode::Integrity, format!("pack {pack}: {text}"))
+        };
+        let parsed = ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await;
+        let header = parsed.map_err(|error| damaged(error.to_string()))?;
+        let same =
+            |entry: &&PackEntry| entry.stored.start() == row.place.offset && entry.slice.tree.root() == row.blake3;
+        let entry = header.entries().iter().find(same);
+        let entry = entry.ok_or_else(|| damaged(format!("no slice {} where its manifest has it", row.slice)))?;
+        let place = Place::Slice(pack, Box::new(entry.clone()));
+        Ok(Self { engine: engine.clone(), ambient: Arc::clone(ambient), project: project.clone(), place })
+    }
+
+    fn tree(&self) -> &GroupTree {
+        match &self.place {
+            Place::Blob(_, tree) => tree,
+            Place::Slice(_, entry) => &entry.slice.tree,
+        }
+    }
+
+    /// Returns the file's bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.tree().len()
+    }
+
+    /// Returns BLAKE3 of the file.
+    pub(crate) fn digest(&self) -> Digest {
+        self.tree().root()
+    }
+
+    /// Reads `range`, verified.
+    pub(crate) async fn read(&self, range: ByteRange) -> Result<Bytes, Fault> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let tree = self.tree();
+        let (groups, widened) = (tree.groups_of(range), tree.widened(range));
+        let (kind, object, stored) = match &self.place {
+            Place::Blob(blob, _) => (ObjectKind::Blob, blob, widened),
+            Place::Slice(pack, entry) => (ObjectKind::Pack, pack, entry.stored_groups(groups.clone())),
+        };
+        let read = self.engine.read(&self.project, kind, object, stored).await;
+        let bytes = read.map_err(|error| Fault::from(&error))?;
+        let place = self.place.clone();
+        let checked = self.ambient.computed(move || match &place {
+            Place::Blob(_, tree) => {
+                tree.check_range(widened.start(), &bytes).map(|()| bytes).map_err(|error| error.to_string())
+            }
+            Place::Slice(_, entry) => {
+                let mut logical = BytesMut::with_capacity(widened.len() as usize);
+                for group in groups {
+                    let at = entry.stored_groups(group..group + 1);
+                    let (start, end) = (at.start() - stored.start(), at.end() - stored.start());
+                    let piece = bytes.slice(start as usize..end as usize);
+                    logical.extend_from_slice(&entry.open_group(group, &piece).map_err(|error| error.to_string())?);
+                }
+                Ok(logical.freeze())
+            }
+        });
+        let bytes = checked.await.map_err(|text| Fault {
+            object: Some(object.key(kind)),
+            ..Fault::of(FaultCode::Integrity, format!("integrity failure: {} at {stored}: {text}", object.key(kind)))
+        })?;
+        let start = (range.start() - widened.start()) as usize;
+        Ok(bytes.slice(start..start + range.len() as usize))
+    }
+}

@@ -1,0 +1,184 @@
+//! Bodies: in at a pace, out in pieces, and never more of either in memory than was admitted.
+//!
+//! Must never wait without end for a client, nor read a byte of a body before its memory was given.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use futures::stream::{BoxStream, StreamExt};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::wire::{Fault, FaultCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::Refused;
+use super::range::Wanted;
+use super::router::Shared;
+use crate::admission::Admitted;
+
+/// Bytes of a JSON request: a plan of 100,000 boxes of some 100 bytes.
+pub(crate) const MAX_JSON_BYTES: u64 = 16 << 20;
+
+/// Bytes read from the store for one piece of an answer: whole groups of both sizes.
+pub(crate) const PIECE_BYTES: u64 = 2 << 20;
+
+/// Memory of one answer in pieces: one being read, one on its way out.
+pub(crate) const ANSWER_BYTES: u64 = 2 * PIECE_BYTES;
+
+/// A body that brings fewer than these bytes in [`PACE`] is given up: 2 KiB/s, below any link a trainer has.
+const PACE_BYTES: u64 = 64 << 10;
+const PACE: Duration = Duration::from_secs(30);
+
+/// What is wrong with a body that comes in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the body came too slowly: fewer than {PACE_BYTES} bytes in {} s", PACE.as_secs())]
+    Slow,
+    #[error("the body broke off: {0}")]
+    Broken(String),
+}
+
+/// Returns the length that the client says its body has.
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<u64, Refused> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    length
+        .ok_or_else(|| Refused::invalid("this request needs a Content-Length").with_status(StatusCode::LENGTH_REQUIRED))
+}
+
+/// Returns the pieces of a body as they come; they end with an error where they stop coming.
+pub(crate) fn paced(shared: &Shared, body: Body) -> BoxStream<'static, Result<Bytes, BodyError>> {
+    let received = shared.metrics.received.clone();
+    let start = (body.into_data_stream(), tokio::time::Instant::now() + PACE, 0u64);
+    let pieces = futures::stream::try_unfold(start, move |(mut pieces, mut until, mut came)| {
+        let received = received.clone();
+        async move {
+            let next = tokio::time::timeout_at(until, pieces.next()).await.map_err(|_| BodyError::Slow)?;
+            let Some(piece) = next.transpose().map_err(|error| BodyError::Broken(error.to_string()))? else {
+                return Ok(None);
+            };
+            received.inc_by(piece.len() as u64);
+            came += piece.len() as u64;
+            if came >= PACE_BYTES {
+                (came, until) = (0, tokio::time::Instant::now() + PACE);
+            }
+            Ok(Some((piece, (pieces, until, came))))
+        }
+    });
+    pieces.boxed()
+}
+
+/// Reads a whole body of at most `limit` bytes. The memory is given back when the second value is dropped.
+pub(crate) async fn gathered(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+    limit: u64,
+) -> Result<(Bytes, Admitted), Refused> {
+    let (len, limit) = (content_length(headers)?, limit.min(shared.admission.most()));
+    if len > limit {
+        let text = format!("the body has {len} bytes, over the limit of {limit} for this request");
+        return Err(Refused::invalid(text).with_status(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    let admitted = shared.admission.memory(len).await?;
+    let mut gathered = BytesMut::with_capacity(len as usize);
+    let mut pieces = paced(shared, body);
+    while let Some(piece) = pieces.next().await {
+        gathered.extend_from_slice(&piece.map_err(|error| Refused::invalid(error.to_string()))?);
+    }
+    Ok((gathered.freeze(), admitted))
+}
+
+/// Reads a JSON body.
+pub(crate) async fn json<T: DeserializeOwned>(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<T, Refused> {
+    let (bytes, _admitted) = gathered(shared, headers, body, MAX_JSON_BYTES).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Refused::invalid(format!("the body is not what it should be: {error}")))
+}
+
+/// Answers with a JSON document.
+pub(crate) fn document<T: Serialize>(value: &T) -> Result<Response<Body>, Refused> {
+    let bytes = serde_json::to_vec(value).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// What is answered with: its name for caches, its length, its kind.
+pub(crate) struct Head {
+    pub(crate) etag: String,
+    pub(crate) len: u64,
+    pub(crate) kind: &'static str,
+}
+
+/// Answers with an object or a part of it, read piece by piece by `read`. `HEAD` gets the same without the bytes.
+pub(crate) async fn ranged<R, F>(
+    shared: &Shared,
+    head: Head,
+    wanted: Wanted,
+    with_body: bool,
+    read: R,
+) -> Result<Response<Body>, Refused>
+where
+    R: Fn(ByteRange) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Bytes, Fault>> + Send,
+{
+    let whole = ByteRange::new(0, head.len).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
+    let (range, status) = match wanted {
+        Wanted::NotModified => (whole, StatusCode::NOT_MODIFIED),
+        Wanted::Whole => (whole, StatusCode::OK),
+        Wanted::Part(range) => (range, StatusCode::PARTIAL_CONTENT),
+    };
+    let body = match with_body && status != StatusCode::NOT_MODIFIED {
+        true => pieces(shared, range, read).await?,
+        false => Body::empty(),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let mut set = |name, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    set(header::ETAG, format!("\"{}\"", head.etag));
+    set(header::ACCEPT_RANGES, "bytes".to_owned());
+    if status != StatusCode::NOT_MODIFIED {
+        set(header::CONTENT_TYPE, head.kind.to_owned());
+        set(header::CONTENT_LENGTH, range.len().to_string());
+    }
+    if let Wanted::Part(range) = wanted {
+        set(header::CONTENT_RANGE, format!("bytes {}-{}/{}", range.start(), range.end() - 1, head.len));
+    }
+    Ok(response)
+}
+
+async fn pieces<R, F>(shared: &Shared, range: ByteRange, read: R) -> Result<Body, Refused>
+where
+    R: Fn(ByteRange) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Bytes, Fault>> + Send,
+{
+    let admitted = shared.admission.memory(range.len().min(ANSWER_BYTES)).await?;
+    // The first piece is read before the head is sent, so that what can't be read has a status that says so.
+    let first_end = ((range.start() / PIECE_BYTES + 1) * PIECE_BYTES).min(range.end());
+    let piece = |start, end| ByteRange::new(start, end).map_err(|error| Fault::new(FaultCode::Invalid, &error));
+    let first = read(piece(range.start(), first_end)?).await?;
+    let sent = shared.metrics.sent.clone();
+    let start = (Some(first), first_end, admitted);
+    let rest = futures::stream::try_unfold((start, read), move |((first, at, admitted), read)| {
+        let sent = sent.clone();
+        async move {
+            let (bytes, at) = match first {
+                Some(first) => (first, at),
+                None if at >= range.end() => return Ok::<_, Fault>(None),
+                None => {
+                    let end = (at + PIECE_BYTES).min(range.end());
+                    (read(piece(at, end)?).await?, end)
+                }
+            };
+            sent.inc_by(bytes.len() as u64);
+            Ok(Some((bytes, ((None, at, admitted), read))))
+        }
+    });
+    Ok(Body::from_stream(rest))
+}

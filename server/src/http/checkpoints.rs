@@ -1,0 +1,116 @@
+//! Checkpoints: which there are, where their boxes lie, and their files.
+//!
+//! Must never send a byte of a file that was not verified: its reader has no hashes.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method, Response};
+use gigastore_formats::manifest::checkpoint::Checkpoint;
+use gigastore_formats::name::{ProjectName, Target};
+use gigastore_formats::plan::{PlanAnswer, PlanRequest, plan as plan_boxes};
+use gigastore_formats::record::{Commit, Sort};
+use gigastore_formats::tensor::slice::SliceKind;
+use gigastore_formats::wire::{CommitInfo, Fault, FaultCode};
+
+use super::body::{Head, document, json, ranged};
+use super::error::{Refused, refused};
+use super::objects::project;
+use super::range::wanted;
+use super::router::{Service, Shared};
+use crate::content::Content;
+
+pub(super) async fn list(State(shared): State<Shared>, Path(in_path): Path<String>) -> Result<Response<Body>, Refused> {
+    document(&listed(&shared, &in_path, Sort::Checkpoint).await?)
+}
+
+pub(super) async fn resolve(
+    State(shared): State<Shared>,
+    Path((in_path, run, selector)): Path<(String, String, String)>,
+) -> Result<Response<Body>, Refused> {
+    document(&found(&shared, &in_path, &run, &selector, Sort::Checkpoint).await?.1)
+}
+
+pub(super) async fn plan(
+    State(shared): State<Shared>,
+    Path((in_path, run, selector)): Path<(String, String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Refused> {
+    let request: PlanRequest = json(&shared, &headers, body).await?;
+    let (project, info) = found(&shared, &in_path, &run, &selector, Sort::Checkpoint).await?;
+    let checkpoint = decoded(&shared, &project, &info.commit).await?;
+    let meta = checkpoint.meta.clone();
+    let planned = shared.ambient.computed(move || plan_boxes(&checkpoint, &request)).await;
+    let slices = planned.map_err(refused)?;
+    document(&PlanAnswer { info, meta, slices })
+}
+
+pub(super) async fn file(
+    State(shared): State<Shared>,
+    method: Method,
+    Path((in_path, run, selector, path)): Path<(String, String, String, String)>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Refused> {
+    let (project, info) = found(&shared, &in_path, &run, &selector, Sort::Checkpoint).await?;
+    let checkpoint = decoded(&shared, &project, &info.commit).await?;
+    let row = checkpoint.rows.iter().find(|row| row.slice.kind() == SliceKind::File && row.slice.name() == path);
+    let row = row.ok_or_else(|| no_file(&run, info.commit.number, &path))?;
+    let content = Content::of_slice(&shared.engine, &shared.ambient, &project, row).await?;
+    send(&shared, content, method, headers).await
+}
+
+async fn decoded(shared: &Shared, project: &ProjectName, commit: &Commit) -> Result<Arc<Checkpoint>, Refused> {
+    Ok(shared.manifests.checkpoint(&shared.engine, &shared.metrics, project, commit).await?)
+}
+
+/// Sends a file, or the range of it that the headers ask for.
+pub(super) async fn send(
+    shared: &Shared,
+    content: Content,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Refused> {
+    let (etag, len) = (content.digest().to_string(), content.len());
+    let wanted = wanted(&headers, &etag, len)?;
+    let head = Head { etag, len, kind: "application/octet-stream" };
+    let read = move |range| {
+        let content = content.clone();
+        async move { content.read(range).await }
+    };
+    ranged(shared, head, wanted, method == Method::GET, read).await
+}
+
+pub(super) fn no_file(name: &str, number: u64, path: &str) -> Refused {
+    Refused::new(Fault::of(FaultCode::NotFound, format!("{name}@{number} has no file {path:?}")))
+}
+
+/// Lists the live commits of one sort.
+pub(super) async fn listed(service: &Service, in_path: &str, sort: Sort) -> Result<Vec<CommitInfo>, Refused> {
+    let info = service.engine.project(&project(in_path)?).await.map_err(refused)?;
+    Ok(info.names.into_iter().filter(|name| name.sort == sort).flat_map(|name| name.live).collect())
+}
+
+/// Finds a live commit, which must be of this sort.
+pub(super) async fn found(
+    service: &Service,
+    in_path: &str,
+    name: &str,
+    selector: &str,
+    sort: Sort,
+) -> Result<(ProjectName, CommitInfo), Refused> {
+    let project = project(in_path)?;
+    let target = target(&project, name, selector)?;
+    let info = service.engine.resolve(&target).await.map_err(refused)?;
+    if info.commit.sort != sort {
+        return Err(Refused::invalid(format!("{target} is a {:?}, not a {sort:?}", info.commit.sort)));
+    }
+    Ok((project, info))
+}
+
+pub(super) fn target(project: &ProjectName, name: &str, selector: &str) -> Result<Target, Refused> {
+    let invalid = |error| Refused::new(Fault::new(FaultCode::Invalid, &error));
+    let name = name.parse().map_err(invalid)?;
+    Ok(Target { project: project.clone(), name, selector: Some(selector.parse().map_err(invalid)?) })
+}

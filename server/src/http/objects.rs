@@ -1,0 +1,180 @@
+//! Packs, blobs and manifests by their names, and which of them there are.
+//!
+//! Must never make an object visible before all of its bytes matched its name, nor overwrite one.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
+use bytes::{Bytes, BytesMut};
+use futures::stream::{BoxStream, StreamExt};
+use gigastore_engine::PackBody;
+use gigastore_formats::limits::{MAX_BLOB_BYTES, MAX_PACK_HEADER_BYTES};
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::pack::PackHeader;
+use gigastore_formats::wire::{ExistsRequest, Fault, FaultCode};
+
+use super::body::{self, Head, document, json, paced, ranged};
+use super::error::{Refused, refused};
+use super::range::wanted;
+use super::router::Shared;
+
+/// Objects that are asked for at once.
+const MAX_ASKED: usize = 100_000;
+
+/// Memory of an upload that is longer: the engine sends parts of 16 MiB, one being filled and one on its way.
+const UPLOAD_BYTES: u64 = 40 << 20;
+
+type Which = Path<(String, String)>;
+
+pub(super) async fn get_pack(
+    state: State<Shared>,
+    method: Method,
+    which: Which,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Refused> {
+    get(state, method, which, headers, ObjectKind::Pack).await
+}
+
+pub(super) async fn get_blob(
+    state: State<Shared>,
+    method: Method,
+    which: Which,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Refused> {
+    get(state, method, which, headers, ObjectKind::Blob).await
+}
+
+pub(super) async fn get_manifest(
+    state: State<Shared>,
+    method: Method,
+    which: Which,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Refused> {
+    get(state, method, which, headers, ObjectKind::Manifest).await
+}
+
+async fn get(
+    State(shared): State<Shared>,
+    method: Method,
+    which: Which,
+    headers: HeaderMap,
+    kind: ObjectKind,
+) -> Result<Response<Body>, Refused> {
+    let (project, object) = parse(which)?;
+    let found = shared.engine.lengths(&project, kind, &[object]).await.map_err(refused)?;
+    let Some(len) = found.first().copied().flatten() else {
+        return Err(Refused::new(Fault {
+            object: Some(object.key(kind)),
+            ..Fault::of(FaultCode::Lost, format!("project {project} has no object {}", object.key(kind)))
+        })
+        .with_status(StatusCode::NOT_FOUND));
+    };
+    let etag = object.to_string();
+    let wanted = wanted(&headers, &etag, len)?;
+    let engine = shared.engine.clone();
+    let read = move |range| {
+        let (engine, project) = (engine.clone(), project.clone());
+        async move { engine.read(&project, kind, &object, range).await.map_err(|error| Fault::from(&error)) }
+    };
+    let head = Head { etag, len, kind: "application/octet-stream" };
+    ranged(&shared, head, wanted, method == Method::GET, read).await
+}
+
+pub(super) async fn put_pack(
+    State(shared): State<Shared>,
+    which: Which,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, Refused> {
+    let (project, pack) = parse(which)?;
+    let len = body::content_length(&headers)?;
+    let _admitted = admit(&shared, len).await?;
+    let mut pieces = paced(&shared, body);
+    let (header, rest) = header(&mut pieces, len).await?;
+    let first = futures::stream::iter((!rest.is_empty()).then_some(Ok(rest)));
+    let rest = first.chain(pieces.map(|piece| piece.map_err(Into::into)));
+    shared.engine.put_pack(&project, pack, header, PackBody::Stream(rest.boxed())).await.map_err(refused)?;
+    Ok(StatusCode::CREATED)
+}
+
+/// Gathers the header of a pack, and returns it with what came after it.
+async fn header(
+    pieces: &mut BoxStream<'static, Result<Bytes, body::BodyError>>,
+    len: u64,
+) -> Result<(Bytes, Bytes), Refused> {
+    let bad = |text: String| Refused::new(Fault::of(FaultCode::BadUpload, text));
+    let mut gathered = BytesMut::new();
+    let mut needed = 8u64;
+    loop {
+        if gathered.len() as u64 >= needed {
+            if let (8, Some(prefix)) = (needed, gathered.first_chunk::<8>()) {
+                let header_len = PackHeader::len_from_prefix(*prefix).map_err(|error| bad(error.to_string()))?;
+                needed = header_len.min(MAX_PACK_HEADER_BYTES + 8);
+                if needed > len {
+                    return Err(bad(format!("the pack's header has {needed} bytes, its body {len}")));
+                }
+                continue;
+            }
+            let rest = gathered.split_off(needed as usize);
+            return Ok((gathered.freeze(), rest.freeze()));
+        }
+        match pieces.next().await {
+            Some(piece) => gathered.extend_from_slice(&piece.map_err(|error| bad(error.to_string()))?),
+            None => {
+                return Err(bad(format!("the body ended after {} bytes, within the pack's header", gathered.len())));
+            }
+        }
+    }
+}
+
+pub(super) async fn put_blob(
+    State(shared): State<Shared>,
+    which: Which,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, Refused> {
+    let (project, blob) = parse(which)?;
+    let len = body::content_length(&headers)?;
+    if len > MAX_BLOB_BYTES {
+        let text = format!("the file has {len} bytes, over the limit of {MAX_BLOB_BYTES}");
+        return Err(Refused::invalid(text).with_status(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    let _admitted = admit(&shared, len).await?;
+    let pieces = paced(&shared, body).map(|piece| piece.map_err(Into::into)).boxed();
+    shared.engine.put_blob_as(&project, blob, len, pieces).await.map_err(refused)?;
+    Ok(StatusCode::CREATED)
+}
+
+async fn admit(shared: &Shared, len: u64) -> Result<crate::admission::Admitted, Refused> {
+    shared.admission.check_disk()?;
+    Ok(shared.admission.memory(len.min(UPLOAD_BYTES)).await?)
+}
+
+pub(super) async fn exists(
+    State(shared): State<Shared>,
+    Path(project): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Refused> {
+    let project = self::project(&project)?;
+    let asked: ExistsRequest = json(&shared, &headers, body).await?;
+    if asked.objects.len() > MAX_ASKED {
+        let text = format!("{} objects in one question, over the limit of {MAX_ASKED}", asked.objects.len());
+        return Err(Refused::invalid(text));
+    }
+    let engine = Arc::new(shared.engine.clone());
+    document(&engine.lengths(&project, asked.kind, &asked.objects).await.map_err(refused)?)
+}
+
+/// Parses a project's name.
+pub(super) fn project(text: &str) -> Result<ProjectName, Refused> {
+    text.parse().map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))
+}
+
+fn parse(Path((project, object)): Which) -> Result<(ProjectName, Stored), Refused> {
+    let object = object.parse().map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
+    Ok((self::project(&project)?, object))
+}

@@ -1,0 +1,110 @@
+//! `Range`, `Content-Range` and `ETag` (RFC 9110).
+//!
+//! Everything served by range is named by its content, so that its validator is strong and never changes. Must never
+//! guess at a malformed range: it is ignored, as the RFC says, and the whole is sent.
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::wire::{Fault, FaultCode};
+
+use super::error::Refused;
+
+/// What of an object is to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wanted {
+    /// The client has it already.
+    NotModified,
+    /// All of it.
+    Whole,
+    /// A part.
+    Part(ByteRange),
+}
+
+/// Reads what the headers ask of an object of `len` bytes with this entity tag.
+pub(crate) fn wanted(headers: &HeaderMap, etag: &str, len: u64) -> Result<Wanted, Refused> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let quoted = format!("\"{etag}\"");
+    let matches = |list: &str| list.split(',').any(|one| one.trim() == quoted || one.trim() == "*");
+    if text(header::IF_NONE_MATCH).is_some_and(matches) {
+        return Ok(Wanted::NotModified);
+    }
+    let fresh = text(header::IF_RANGE).is_none_or(|tag| tag.trim() == quoted);
+    let asked = text(header::RANGE).filter(|_| fresh).and_then(parse);
+    let Some((first, last)) = asked else { return Ok(Wanted::Whole) };
+    let range = match (first, last) {
+        (Some(first), last) => (first, last.map_or(len, |last| last.saturating_add(1).min(len))),
+        // The last so many bytes.
+        (None, Some(count)) => (len.saturating_sub(count), len),
+        (None, None) => return Ok(Wanted::Whole),
+    };
+    let satisfiable = range.0 < range.1;
+    match ByteRange::new(range.0, range.1) {
+        Ok(range) if satisfiable => Ok(Wanted::Part(range)),
+        _ => {
+            let text = format!("the range does not lie within the {len} bytes that there are");
+            let refused = Refused::new(Fault::of(FaultCode::Invalid, text));
+            Err(Refused { length: Some(len), ..refused.with_status(StatusCode::RANGE_NOT_SATISFIABLE) })
+        }
+    }
+}
+
+/// Reads one range `bytes=first-last`; nothing where it is malformed, of another unit, or several.
+fn parse(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (first, last) = text.trim().strip_prefix("bytes=")?.split_once('-')?;
+    let number = |text: &str| -> Option<Option<u64>> {
+        match text.trim() {
+            "" => Some(None),
+            digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(Some(digits.parse().unwrap_or(u64::MAX)))
+            }
+            _ => None,
+        }
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    let backwards = matches!((first, last), (Some(first), Some(last)) if last < first);
+    (!backwards).then_some((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_every_kind() {
+        let part = |start, end| Some(Wanted::Part(ByteRange::new(start, end).unwrap()));
+        let whole = Some(Wanted::Whole);
+        let cases = [
+            ("bytes=0-0", part(0, 1)),
+            ("bytes=10-", part(10, 100)),
+            ("bytes=-5", part(95, 100)),
+            ("bytes=-500", part(0, 100)),
+            ("bytes=90-99999999999999999999999", part(90, 100)),
+            ("bytes=100-", None),
+            ("bytes=100-200", None),
+            ("bytes=99999999999999999999999-", None),
+            ("bytes=-0", None),
+            ("bytes=5-4", whole),
+            ("bytes=-", whole),
+            ("bytes=", whole),
+            ("bytes=a-b", whole),
+            ("bytes=+1-2", whole),
+            ("bytes=1-2,4-5", whole),
+            ("items=0-1", whole),
+            ("bytes 0-1", whole),
+            ("", whole),
+        ];
+        for (text, expected) in cases {
+            let headers = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_str(text).unwrap())]);
+            assert_eq!(wanted(&headers, "x", 100).ok(), expected, "{text:?}");
+        }
+        let empty = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static("bytes=0-"))]);
+        assert!(wanted(&empty, "x", 0).is_err());
+        let with = |name, value| {
+            let range = (header::RANGE, HeaderValue::from_static("bytes=1-2"));
+            wanted(&HeaderMap::from_iter([range, (name, HeaderValue::from_static(value))]), "x", 100).ok()
+        };
+        assert_eq!(with(header::IF_RANGE, "\"x\""), part(1, 3));
+        assert_eq!(with(header::IF_RANGE, "\"y\""), whole);
+        assert_eq!(with(header::IF_NONE_MATCH, "\"y\", \"x\""), Some(Wanted::NotModified));
+    }
+}

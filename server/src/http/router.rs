@@ -1,0 +1,207 @@
+//! All routes, in one table with the access each needs; who may pass; what is logged and counted.
+//!
+//! Must never route a request that the table does not name: a route without an entry is not found.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
+use axum::http::{HeaderValue, Method, Response, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::IntoResponse;
+use axum::routing::{get, post, put};
+use gigastore_engine::Engine;
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::digest::hex;
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::wire::{Fault, FaultCode};
+
+use super::error::Refused;
+use super::{checkpoints, datasets, meta, objects, projects, saves};
+use crate::admission::Admission;
+use crate::auth::{Access, Caller, Gate};
+use crate::manifests::Manifests;
+use crate::metrics::Metrics;
+
+/// What every handler has.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) engine: Engine,
+    pub(crate) ambient: Arc<dyn Ambient>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) admission: Admission,
+    pub(crate) metrics: Metrics,
+    pub(crate) manifests: Manifests,
+    /// Connections that are open.
+    pub(crate) connections: AtomicU64,
+    pub(crate) ready: meta::Ready,
+}
+
+/// The service, shared by all requests.
+pub(crate) type Shared = Arc<Service>;
+
+/// Every route: method, path, and the access to the path's project that it needs; `None` where there is no project.
+pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
+    ("GET", "/healthz", None),
+    ("GET", "/readyz", None),
+    ("GET", "/metrics", None),
+    ("GET", "/v1/projects", None),
+    ("GET", "/v1/projects/{project}", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/names/{name}/{selector}", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/packs/{object}", Some(Access::Read)),
+    ("HEAD", "/v1/projects/{project}/packs/{object}", Some(Access::Read)),
+    ("PUT", "/v1/projects/{project}/packs/{object}", Some(Access::Write)),
+    ("GET", "/v1/projects/{project}/blobs/{object}", Some(Access::Read)),
+    ("HEAD", "/v1/projects/{project}/blobs/{object}", Some(Access::Read)),
+    ("PUT", "/v1/projects/{project}/blobs/{object}", Some(Access::Write)),
+    ("GET", "/v1/projects/{project}/manifests/{object}", Some(Access::Read)),
+    ("HEAD", "/v1/projects/{project}/manifests/{object}", Some(Access::Read)),
+    ("POST", "/v1/projects/{project}/exists", Some(Access::Read)),
+    ("POST", "/v1/projects/{project}/saves", Some(Access::Write)),
+    ("PUT", "/v1/projects/{project}/saves/{save}/parts/{rank}", Some(Access::Write)),
+    ("POST", "/v1/projects/{project}/saves/{save}/commit", Some(Access::Write)),
+    ("DELETE", "/v1/projects/{project}/saves/{save}", Some(Access::Write)),
+    ("GET", "/v1/projects/{project}/checkpoints", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/checkpoints/{run}/{selector}", Some(Access::Read)),
+    ("POST", "/v1/projects/{project}/checkpoints/{run}/{selector}/plan", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/checkpoints/{run}/{selector}/files/{*path}", Some(Access::Read)),
+    ("HEAD", "/v1/projects/{project}/checkpoints/{run}/{selector}/files/{*path}", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/datasets", Some(Access::Read)),
+    ("POST", "/v1/projects/{project}/datasets", Some(Access::Write)),
+    ("GET", "/v1/projects/{project}/datasets/{name}/{selector}", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/datasets/{name}/{selector}/files/{*path}", Some(Access::Read)),
+    ("HEAD", "/v1/projects/{project}/datasets/{name}/{selector}/files/{*path}", Some(Access::Read)),
+    ("PUT", "/v1/projects/{project}/tags/{name}/{tag}", Some(Access::Write)),
+    ("GET", "/v1/projects/{project}/log", Some(Access::Read)),
+    ("POST", "/v1/projects/{project}/verify", Some(Access::Read)),
+];
+
+/// Returns the routes over a service.
+pub(crate) fn router(service: Shared) -> Router {
+    let below = |path: &str| format!("/v1/projects/{{project}}{path}");
+    Router::new()
+        .route("/healthz", get(meta::healthz))
+        .route("/readyz", get(meta::readyz))
+        .route("/metrics", get(meta::metrics))
+        .route("/v1/projects", get(projects::list))
+        .route(&below(""), get(projects::project))
+        .route(&below("/names/{name}/{selector}"), get(projects::resolve))
+        .route(&below("/packs/{object}"), get(objects::get_pack).put(objects::put_pack))
+        .route(&below("/blobs/{object}"), get(objects::get_blob).put(objects::put_blob))
+        .route(&below("/manifests/{object}"), get(objects::get_manifest))
+        .route(&below("/exists"), post(objects::exists))
+        .route(&below("/saves"), post(saves::begin))
+        .route(&below("/saves/{save}/parts/{rank}"), put(saves::part))
+        .route(&below("/saves/{save}/commit"), post(saves::commit))
+        .route(&below("/saves/{save}"), axum::routing::delete(saves::abort))
+        .route(&below("/checkpoints"), get(checkpoints::list))
+        .route(&below("/checkpoints/{run}/{selector}"), get(checkpoints::resolve))
+        .route(&below("/checkpoints/{run}/{selector}/plan"), post(checkpoints::plan))
+        .route(&below("/checkpoints/{run}/{selector}/files/{*path}"), get(checkpoints::file))
+        .route(&below("/datasets"), get(datasets::list).post(datasets::commit))
+        .route(&below("/datasets/{name}/{selector}"), get(datasets::resolve))
+        .route(&below("/datasets/{name}/{selector}/files/{*path}"), get(datasets::file))
+        .route(&below("/tags/{name}/{tag}"), put(projects::tag))
+        .route(&below("/log"), get(projects::log))
+        .route(&below("/verify"), post(projects::verify))
+        .route_layer(from_fn_with_state(Arc::clone(&service), admit))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(Arc::clone(&service), account))
+        .with_state(service)
+}
+
+async fn nowhere() -> Refused {
+    Refused::new(Fault::of(FaultCode::NotFound, "there is no such route; the README of Gigastore lists them"))
+}
+
+async fn no_such_method() -> Refused {
+    Refused::invalid("this route has no such method").with_status(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+/// Lets a request pass to its handler if its caller may.
+async fn admit(
+    State(service): State<Shared>,
+    path: MatchedPath,
+    params: RawPathParams,
+    mut request: Request,
+    next: Next,
+) -> Response<Body> {
+    let checked = check(&service, path.as_str(), &params, &request);
+    match checked {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller.clone());
+            let mut response = next.run(request).await;
+            response.extensions_mut().insert(caller);
+            response
+        }
+        Err(refused) => refused.into_response(),
+    }
+}
+
+fn check(service: &Service, path: &str, params: &RawPathParams, request: &Request) -> Result<Caller, Refused> {
+    let method = request.method().as_str();
+    let entry = ROUTES.iter().find(|(known, route, _)| *known == method && *route == path);
+    let Some((_, _, needed)) = entry else {
+        return Err(Refused::invalid("this route has no such method").with_status(StatusCode::METHOD_NOT_ALLOWED));
+    };
+    let Some(needed) = needed else {
+        // Health is for load balancers, which have no tokens; a list shows only what its caller may see.
+        let open = matches!(path, "/healthz" | "/readyz");
+        return if open { Ok(Caller::Anyone) } else { Ok(caller(service, request)?) };
+    };
+    let caller = caller(service, request)?;
+    let project = params.iter().find(|(name, _)| *name == "project").map(|(_, value)| value.to_owned());
+    let project: ProjectName =
+        project.unwrap_or_default().parse().map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
+    // The same answer whether the project is there or not.
+    match caller.access(&project) {
+        Some(access) if access >= *needed => Ok(caller),
+        _ => Err(Refused::new(Fault {
+            hint: Some(format!("ask for a token with {needed:?} on project {project}")),
+            ..Fault::of(FaultCode::Denied, format!("this token has no {needed:?} access to project {project}"))
+        })),
+    }
+}
+
+fn caller(service: &Service, request: &Request) -> Result<Caller, Refused> {
+    let header = request.headers().get(header::AUTHORIZATION);
+    let text = header.and_then(|value| value.to_str().ok());
+    Ok(service.gate.caller(text)?)
+}
+
+/// Gives each request an id, writes the body of a refusal, logs and counts.
+async fn account(State(service): State<Shared>, request: Request, next: Next) -> Response<Body> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let started = service.ambient.monotonic();
+    let unique = service.ambient.random() ^ NEXT.fetch_add(1, Ordering::Relaxed);
+    let id = hex(&unique.to_be_bytes());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let mut response = next.run(request).await;
+    if let Some(fault) = response.extensions_mut().remove::<Fault>() {
+        let fault = Fault { request_id: Some(id.clone()), ..fault };
+        if matches!(fault.code, FaultCode::BadUpload | FaultCode::Integrity | FaultCode::Lost) {
+            service.metrics.mismatches.inc();
+        }
+        tracing::warn!(request = id, code = ?fault.code, message = fault.message, "refused");
+        let body = serde_json::to_vec(&fault).unwrap_or_default();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        *response.body_mut() = if method == Method::HEAD { Body::empty() } else { Body::from(body) };
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    let took = service.ambient.monotonic().saturating_sub(started);
+    let status = response.status().as_u16();
+    let known = ROUTES.iter().find(|(_, route, _)| Some(*route) == matched.as_deref());
+    let verb = ROUTES.iter().map(|(verb, ..)| *verb).find(|verb| *verb == method.as_str()).unwrap_or("other");
+    service.metrics.request(known.map_or("none", |(_, route, _)| route), verb, status, took);
+    let token = response.extensions().get::<Caller>().map_or("-", Caller::id);
+    tracing::info!(request = id, token, %method, path, status, ms = took.as_millis() as u64, "request");
+    response
+}

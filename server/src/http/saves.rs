@@ -1,0 +1,90 @@
+//! Save sessions: begin, parts, commit, abort. Every step may be repeated.
+//!
+//! Must never wait longer than a client would: who waits for other ranks asks again.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Response, StatusCode};
+use gigastore_formats::limits::MAX_PART_BYTES;
+use gigastore_formats::record::{SaveBegin, TxnId};
+use gigastore_formats::wire::{Fault, FaultCode, FinishRequest, SaveRequest};
+
+use super::body::{document, gathered, json};
+use super::error::{Refused, refused};
+use super::objects::project;
+use super::router::Shared;
+
+/// How long one request waits for other ranks: below the idle limits of common proxies.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+
+pub(super) async fn begin(
+    State(shared): State<Shared>,
+    Path(in_path): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Refused> {
+    let request: SaveRequest = json(&shared, &headers, body).await?;
+    same_project(&in_path, &request)?;
+    shared.admission.check_disk()?;
+    let session = shared.engine.begin_save(&request).await.map_err(refused)?;
+    shared.metrics.save_begun(session.save);
+    document(&session)
+}
+
+pub(super) async fn part(
+    State(shared): State<Shared>,
+    Path((in_path, save, rank)): Path<(String, String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, Refused> {
+    let (project, save) = (project(&in_path)?, txn(&save)?);
+    let rank: u32 = rank.parse().map_err(|_| Refused::invalid(format!("{rank:?} is not a rank")))?;
+    shared.admission.check_disk()?;
+    let (bytes, _admitted) = gathered(&shared, &headers, body, MAX_PART_BYTES).await?;
+    shared.engine.put_part(&project, save, rank, bytes).await.map_err(refused)?;
+    Ok(StatusCode::CREATED)
+}
+
+pub(super) async fn commit(
+    State(shared): State<Shared>,
+    Path((in_path, save)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Refused> {
+    let mut request: FinishRequest = json(&shared, &headers, body).await?;
+    same_project(&in_path, &request.save)?;
+    let SaveRequest { project, run, step, attempt, .. } = &request.save;
+    let expected = SaveBegin::id(project, run, *step, attempt);
+    if txn(&save)? != expected {
+        return Err(Refused::invalid(format!("the body describes save {expected}, the path names {save}")));
+    }
+    request.deadline_ms = request.deadline_ms.min(LONGEST_WAIT.as_millis() as u64);
+    let committed = shared.engine.finish_save(&request).await.map_err(refused)?;
+    shared.metrics.save_ended(expected);
+    shared.metrics.log(request.save.project.as_str(), committed.info.seq);
+    document(&committed)
+}
+
+pub(super) async fn abort(
+    State(shared): State<Shared>,
+    Path((in_path, save)): Path<(String, String)>,
+) -> Result<StatusCode, Refused> {
+    let (project, save) = (project(&in_path)?, txn(&save)?);
+    shared.engine.abort_save(&project, save).await.map_err(refused)?;
+    shared.metrics.save_ended(save);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn same_project(in_path: &str, request: &SaveRequest) -> Result<(), Refused> {
+    let project = project(in_path)?;
+    if project == request.project {
+        return Ok(());
+    }
+    Err(Refused::invalid(format!("the body is about project {}, the path about {project}", request.project)))
+}
+
+fn txn(text: &str) -> Result<TxnId, Refused> {
+    text.parse().map(TxnId).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))
+}

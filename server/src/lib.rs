@@ -1,0 +1,32 @@
+//! The service: a store behind HTTP, for workers that need no credentials of the bucket.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `run.rs` | what is served, where, and who may: refuses what would be unsafe |
+//! | `accept.rs` | connections: how many, how long, TLS, and their end |
+//! | `http/` | routes; the URL tells the file |
+//! | `auth.rs`, `tokens.rs` | who asks, and what they may; the token file |
+//! | `admission.rs` | bytes in memory, room on the disk |
+//! | `content.rs` | files out of packs and blobs, verified |
+//! | `manifests.rs` | decoded manifests that are kept, for plans and files |
+//! | `metrics.rs` | what `/metrics` shows |
+//!
+//! *Architecture invariants:* what a call means is the engine's, so a service and an embedded client can share one
+//! bucket; no route answers about a project to a token without a scope on it; nothing here names the object store.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
+
+mod accept;
+mod admission;
+mod auth;
+mod content;
+mod http;
+mod manifests;
+mod metrics;
+
+mod run;
+pub mod tokens;
+
+pub use auth::Access;
+pub use http::ROUTES;
+pub use run::{Config, Limits, Server, StartError, Tls};

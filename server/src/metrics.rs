@@ -1,0 +1,132 @@
+//! What `/metrics` shows, in the format of Prometheus. Every name stands here.
+//!
+//! Must never have a label whose values a client chooses.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use gigastore_formats::record::TxnId;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Borders of latencies in seconds: a millisecond to half a minute.
+const LATENCIES: [f64; 10] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+
+/// Open saves that are counted: 100,000 of 32 bytes.
+const OPEN_SAVES: usize = 100_000;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Route {
+    route: &'static str,
+    method: &'static str,
+    status: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Project {
+    project: String,
+}
+
+/// The numbers of one service.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<Route, Counter>,
+    seconds: Histogram,
+    /// Bytes of bodies that came in.
+    pub(crate) received: Counter,
+    /// Bytes of bodies that went out.
+    pub(crate) sent: Counter,
+    /// Uploads and verifications that found bytes other than promised.
+    pub(crate) mismatches: Counter,
+    /// Decoded manifests that were kept, and those that had to be read.
+    pub(crate) manifests_kept: Counter,
+    pub(crate) manifests_read: Counter,
+    memory: Gauge<u64, AtomicU64>,
+    connections: Gauge<u64, AtomicU64>,
+    log: Family<Project, Gauge<u64, AtomicU64>>,
+    saves: Gauge<u64, AtomicU64>,
+    open: Mutex<BTreeSet<TxnId>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("gigastore");
+        let metrics = Self {
+            requests: Family::default(),
+            seconds: Histogram::new(LATENCIES),
+            received: Counter::default(),
+            sent: Counter::default(),
+            mismatches: Counter::default(),
+            manifests_kept: Counter::default(),
+            manifests_read: Counter::default(),
+            memory: Gauge::default(),
+            connections: Gauge::default(),
+            log: Family::default(),
+            saves: Gauge::default(),
+            open: Mutex::default(),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Requests answered", metrics.requests.clone());
+        registry.register_with_unit("request", "Time to the head of an answer", Unit::Seconds, metrics.seconds.clone());
+        registry.register_with_unit("received", "Bytes of bodies received", Unit::Bytes, metrics.received.clone());
+        registry.register_with_unit("sent", "Bytes of bodies sent", Unit::Bytes, metrics.sent.clone());
+        registry.register("mismatches", "Bytes that were not what was promised", metrics.mismatches.clone());
+        registry.register("manifests_kept", "Manifests found decoded", metrics.manifests_kept.clone());
+        registry.register("manifests_read", "Manifests that had to be read", metrics.manifests_read.clone());
+        registry.register_with_unit("memory", "Memory given to requests", Unit::Bytes, metrics.memory.clone());
+        registry.register("connections", "Connections that are open", metrics.connections.clone());
+        registry.register("log_sequence", "Number of the newest log record seen", metrics.log.clone());
+        registry.register("open_saves", "Saves begun here and not yet finished or aborted", metrics.saves.clone());
+        Self { registry, ..metrics }
+    }
+
+    /// Counts a request that was answered.
+    pub(crate) fn request(&self, route: &'static str, method: &'static str, status: u16, took: Duration) {
+        self.requests.get_or_create(&Route { route, method, status: u32::from(status) }).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// Notes the newest record of a project. Called for projects that have a log only.
+    pub(crate) fn log(&self, project: &str, seq: u64) {
+        self.log.get_or_create(&Project { project: project.to_owned() }).set(seq);
+    }
+
+    /// Notes a save that was begun here.
+    pub(crate) fn save_begun(&self, save: TxnId) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() < OPEN_SAVES {
+            open.insert(save);
+        }
+        self.saves.set(open.len() as u64);
+    }
+
+    /// Notes a save that was finished or aborted.
+    pub(crate) fn save_ended(&self, save: TxnId) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&save);
+        self.saves.set(open.len() as u64);
+    }
+
+    /// Returns the text of `/metrics`.
+    pub(crate) fn text(&self, memory: u64, connections: u64) -> Result<String, fmt::Error> {
+        self.memory.set(memory);
+        self.connections.set(connections);
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,207 @@
+//! What is served, where, and who may: refuses to start where anyone could read or write.
+//!
+//! Must never listen beyond this machine without tokens, nor send tokens over an open line unless told that a proxy
+//! has the TLS.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use gigastore_engine::Engine;
+use gigastore_formats::ambient::Ambient;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::accept::{is_loopback, serve};
+use crate::admission::{Admission, WAIT};
+use crate::auth::Gate;
+use crate::http::{Service, Shared, router};
+use crate::manifests::Manifests;
+use crate::metrics::Metrics;
+use crate::tokens::TokenError;
+
+/// How a service runs.
+#[derive(Debug)]
+pub struct Config {
+    /// The store.
+    pub engine: Engine,
+    /// Time, chance, threads.
+    pub ambient: Arc<dyn Ambient>,
+    /// Where it listens; port 0 takes any that is free.
+    pub listen: SocketAddr,
+    /// The token file; without one everyone on this machine may do everything.
+    pub tokens: Option<PathBuf>,
+    /// Certificate and key.
+    pub tls: Option<Tls>,
+    /// A proxy before it has the TLS.
+    pub behind_proxy: bool,
+    /// The folder whose disk must keep room, for stores on this machine.
+    pub disk: Option<PathBuf>,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Certificate and key, as PEM files.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The certificate and those that vouch for it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// What a service lets its clients take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of bodies in memory.
+    pub memory: u64,
+    /// Bytes that must stay free on the disk of the store.
+    pub keep_free: u64,
+    /// Connections at once.
+    pub connections: usize,
+    /// How long a client may take over the head of a request, and stay idle between two.
+    pub head: Duration,
+    /// How long a client may not read what it asked for.
+    pub write: Duration,
+    /// How long requests in flight have to finish at the end.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    /// 128 MiB of bodies, 1 GiB free, 16,384 connections, 30 s for heads and reads, 60 s to finish.
+    fn default() -> Self {
+        Self {
+            memory: 128 << 20,
+            keep_free: 1 << 30,
+            connections: 16_384,
+            head: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+            drain: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why a service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Anyone could reach it.
+    #[error(
+        "without a token file the service listens to this machine only, not on {listen}: make tokens with `gigastore \
+         token create` and pass --tokens FILE, or listen on 127.0.0.1"
+    )]
+    Open {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// Tokens would cross the network in the clear.
+    #[error(
+        "on {listen} tokens would cross the network unencrypted: pass --tls-cert and --tls-key, or --behind-proxy where \
+         a proxy has the TLS"
+    )]
+    Clear {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// The token file can't be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+    /// Certificate or key can't be used.
+    #[error("TLS with {file}: {reason}")]
+    Tls {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The address can't be had.
+    #[error("can't listen on {listen}: {source}")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A service that listens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    service: Shared,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("url", &self.url()).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Checks the configuration and starts to listen. Connections wait until [`run`](Self::run).
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let listen = config.listen;
+        if !is_loopback(&listen) {
+            if config.tokens.is_none() {
+                return Err(StartError::Open { listen });
+            }
+            if config.tls.is_none() && !config.behind_proxy {
+                return Err(StartError::Clear { listen });
+            }
+        }
+        let gate = Gate::new(Arc::clone(&config.ambient), config.tokens)?;
+        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        let failed = |source| StartError::Listen { listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let disk = config.disk.map(|folder| (folder, config.limits.keep_free));
+        let service = Arc::new(Service {
+            engine: config.engine,
+            ambient: config.ambient,
+            gate: Arc::new(gate),
+            admission: Admission::new(config.limits.memory, WAIT, disk),
+            metrics: Metrics::new(),
+            manifests: Manifests::default(),
+            connections: AtomicU64::new(0),
+            ready: Default::default(),
+        });
+        Ok(Self { listener, address, service, tls, limits: config.limits })
+    }
+
+    /// Returns where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns its URL.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Serves until `stop`, then finishes what is in flight.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let follow = tokio::spawn(Arc::clone(&self.service.gate).follow());
+        let routes = router(Arc::clone(&self.service));
+        serve(self.listener, routes, self.service, self.tls, self.limits, stop).await;
+        follow.abort();
+    }
+}
+
+fn acceptor(tls: &Tls) -> Result<TlsAcceptor, StartError> {
+    let refuse = |file: &PathBuf, reason: String| StartError::Tls { file: file.display().to_string(), reason };
+    let certificates = CertificateDer::pem_file_iter(&tls.certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| refuse(&tls.certificate, error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| refuse(&tls.key, error.to_string()))?;
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key);
+    let config = config.map_err(|error| refuse(&tls.certificate, error.to_string()))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
