@@ -4,13 +4,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::name::{Name, ProjectName, Target};
-use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, ProjectInfo, VerifyReport, VerifyRequest};
+use gigastore_formats::plan::{PlanAnswer, PlanRequest};
+use gigastore_formats::record::Record;
+use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, Probe, ProjectInfo, VerifyReport, VerifyRequest};
 
 use crate::ambient::SystemAmbient;
 use crate::transfer::budget::Budget;
+use crate::transport::http::Http;
 use crate::transport::{OnVerify, Transport};
 
 /// Bytes in flight of one process, unless set: 512 MiB hold eight packs of the default size, enough to keep a disk or a
@@ -41,12 +45,28 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store at `url`: `file:///DIR`, `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, `memory:///`.
+    /// Opens the store at `url`: `http(s)://HOST:PORT` for a service (several endpoints of one, separated by commas), else
+    /// in this process: `file:///DIR`, `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, `memory:///`.
     ///
-    /// Cloud stores take their settings from the environment, by object_store's own keys (`AWS_ACCESS_KEY_ID`,
-    /// `AWS_ENDPOINT`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`, …). Needs a tokio runtime.
-    #[cfg(feature = "embedded")]
+    /// A service is asked with the token in `GIGASTORE_TOKEN`. Cloud stores take their settings from the environment, by
+    /// object_store's own keys (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `GOOGLE_SERVICE_ACCOUNT`,
+    /// `AZURE_STORAGE_ACCOUNT_NAME`, …). Needs a tokio runtime.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self, Fault> {
+        if url.starts_with("http://") || url.starts_with("https://") {
+            return Self::connect(url, std::env::var("GIGASTORE_TOKEN").ok());
+        }
+        Self::embedded(url, mode).await
+    }
+
+    /// Uses the service behind `endpoints`, which asks for `token`. Nothing is sent yet.
+    pub fn connect(endpoints: &str, token: Option<String>) -> Result<Self, Fault> {
+        let ambient = SystemAmbient::shared();
+        let http = Http::new(endpoints, token, Arc::clone(&ambient))?;
+        Ok(Self::over(Arc::new(http), ambient, DEFAULT_BUDGET_BYTES))
+    }
+
+    #[cfg(feature = "embedded")]
+    async fn embedded(url: &str, mode: OpenMode) -> Result<Self, Fault> {
         use gigastore_engine::store::OpenMode as Engines;
         let mode = match mode {
             OpenMode::Existing => Engines::Existing,
@@ -57,6 +77,11 @@ impl Store {
         let engine = gigastore_engine::Engine::open(&url, mode, std::env::vars(), Arc::clone(&ambient)).await;
         let engine = engine.map_err(|error| Fault::from(&error))?;
         Ok(Self::over(Arc::new(engine), ambient, DEFAULT_BUDGET_BYTES))
+    }
+
+    #[cfg(not(feature = "embedded"))]
+    async fn embedded(url: &str, _mode: OpenMode) -> Result<Self, Fault> {
+        Err(Fault::of(FaultCode::Invalid, format!("{url:?}: this build reaches services only (http:// or https://)")))
     }
 
     /// Uses a transport that is open already, with an ambient and a budget of bytes in flight of the caller's choice.
@@ -88,6 +113,21 @@ impl Store {
     pub async fn set_tag(&self, target: &Target, tag: &Name) -> Result<CommitInfo, Fault> {
         let number = self.resolve(target).await?.commit.number;
         self.transport.set_tag(&target.project, &target.name, tag, number).await
+    }
+
+    /// Returns the log's records after number `after`; waits up to `wait` for one. None came where there are none.
+    pub async fn records(&self, project: &ProjectName, after: u64, wait: Duration) -> Result<Vec<Record>, Fault> {
+        self.transport.records(project, after, wait).await
+    }
+
+    /// Plans the reads of boxes of a checkpoint: which ranges of which packs hold them.
+    pub async fn plan(&self, target: &Target, request: &PlanRequest) -> Result<PlanAnswer, Fault> {
+        self.transport.plan(target, request).await
+    }
+
+    /// Tries the store out: reach, conditional creation, clock, throughput with `bytes` bytes.
+    pub async fn probe(&self, bytes: u64) -> Result<Probe, Fault> {
+        self.transport.probe(bytes).await
     }
 
     /// Verifies what a project stores; damage is in the report, not an error.

@@ -21,8 +21,8 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, ProjectInfo, SaveRequest, Session, VerifyProgress,
-    VerifyReport, VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, Probe, ProjectInfo, SaveRequest, Session,
+    VerifyProgress, VerifyReport, VerifyRequest,
 };
 
 /// Why the bytes of an upload did not come.
@@ -130,6 +130,10 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the records of the log after number `after`; waits up to `wait` for one.
     async fn records(&self, project: &ProjectName, after: u64, wait: Duration) -> Result<Vec<Record>, Fault>;
+
+    /// Tries the store out: can it be reached and written, does it refuse a second creation, how fast is it, which time
+    /// has it.
+    async fn probe(&self, bytes: u64) -> Result<Probe, Fault>;
 
     /// Points a tag at a live step or version.
     async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault>;

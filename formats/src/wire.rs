@@ -279,6 +279,28 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// What a trial of a store found. A store that fails a trial is a fault instead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Probe {
+    /// Bytes that were written and read.
+    pub bytes: u64,
+    /// Time of the write, in microseconds.
+    pub write_us: u64,
+    /// Time of the read, in microseconds.
+    pub read_us: u64,
+    /// The store's (or service's) clock less this machine's, in milliseconds, where it tells.
+    pub skew_ms: Option<i64>,
+}
+
+/// What a service answers to the bytes of a trial.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProbeReceipt {
+    /// Bytes that came.
+    pub received: u64,
+    /// Milliseconds since 1970 at the service.
+    pub wall_ms: u64,
+}
+
 /// Objects whose lengths are asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ExistsRequest {

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use gigastore_engine::Engine;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_PACK_HEADER_BYTES;
@@ -18,10 +17,12 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{Fault, FaultCode};
 
+use crate::cache::Cache;
+
 /// A file whose bytes can be read in groups.
 #[derive(Clone, Debug)]
 pub(crate) struct Content {
-    engine: Engine,
+    cache: Arc<Cache>,
     ambient: Arc<dyn Ambient>,
     project: ProjectName,
     place: Place,
@@ -31,20 +32,25 @@ pub(crate) struct Content {
 enum Place {
     /// A stored object of its own.
     Blob(Stored, GroupTree),
-    /// A slice of a pack.
-    Slice(Stored, Box<PackEntry>),
+    /// A slice of a pack of so many bytes.
+    Slice(Stored, u64, Box<PackEntry>),
 }
 
 impl Content {
     /// Returns a file of a dataset.
-    pub(crate) fn of_file(engine: &Engine, ambient: &Arc<dyn Ambient>, project: &ProjectName, row: &FileRow) -> Self {
+    pub(crate) fn of_file(
+        cache: &Arc<Cache>,
+        ambient: &Arc<dyn Ambient>,
+        project: &ProjectName,
+        row: &FileRow,
+    ) -> Self {
         let place = Place::Blob(row.blob, row.tree.clone());
-        Self { engine: engine.clone(), ambient: Arc::clone(ambient), project: project.clone(), place }
+        Self { cache: Arc::clone(cache), ambient: Arc::clone(ambient), project: project.clone(), place }
     }
 
     /// Finds a file of a checkpoint in its pack.
     pub(crate) async fn of_slice(
-        engine: &Engine,
+        cache: &Arc<Cache>,
         ambient: &Arc<dyn Ambient>,
         project: &ProjectName,
         row: &CheckpointRow,
@@ -52,7 +58,12 @@ impl Content {
         let pack = row.place.pack;
         let len = row.place.header_len.min(MAX_PACK_HEADER_BYTES);
         let range = ByteRange::new(0, len).map_err(|error| Fault::new(FaultCode::Integrity, &error))?;
-        let bytes = engine.read(project, ObjectKind::Pack, &pack, range).await.map_err(|error| Fault::from(&error))?;
+        let lost = || Fault {
+            object: Some(pack.key(ObjectKind::Pack)),
+            ..Fault::of(FaultCode::Lost, format!("integrity failure: pack {pack} is not in the store"))
+        };
+        let pack_len = cache.len(project, ObjectKind::Pack, pack).await?.ok_or_else(lost)?;
+        let bytes = cache.read(project, ObjectKind::Pack, pack, range, pack_len).await?;
         let damaged = |text: String| Fault {
             object: Some(pack.key(ObjectKind::Pack)),
             ..Fault::of(FaultCode::Integrity, format!("pack {pack}: {text}"))
@@ -63,14 +74,14 @@ impl Content {
             |entry: &&PackEntry| entry.stored.start() == row.place.offset && entry.slice.tree.root() == row.blake3;
         let entry = header.entries().iter().find(same);
         let entry = entry.ok_or_else(|| damaged(format!("no slice {} where its manifest has it", row.slice)))?;
-        let place = Place::Slice(pack, Box::new(entry.clone()));
-        Ok(Self { engine: engine.clone(), ambient: Arc::clone(ambient), project: project.clone(), place })
+        let place = Place::Slice(pack, pack_len, Box::new(entry.clone()));
+        Ok(Self { cache: Arc::clone(cache), ambient: Arc::clone(ambient), project: project.clone(), place })
     }
 
     fn tree(&self) -> &GroupTree {
         match &self.place {
             Place::Blob(_, tree) => tree,
-            Place::Slice(_, entry) => &entry.slice.tree,
+            Place::Slice(_, _, entry) => &entry.slice.tree,
         }
     }
 
@@ -91,18 +102,17 @@ impl Content {
         }
         let tree = self.tree();
         let (groups, widened) = (tree.groups_of(range), tree.widened(range));
-        let (kind, object, stored) = match &self.place {
-            Place::Blob(blob, _) => (ObjectKind::Blob, blob, widened),
-            Place::Slice(pack, entry) => (ObjectKind::Pack, pack, entry.stored_groups(groups.clone())),
+        let (kind, object, len, stored) = match &self.place {
+            Place::Blob(blob, tree) => (ObjectKind::Blob, *blob, tree.len(), widened),
+            Place::Slice(pack, len, entry) => (ObjectKind::Pack, *pack, *len, entry.stored_groups(groups.clone())),
         };
-        let read = self.engine.read(&self.project, kind, object, stored).await;
-        let bytes = read.map_err(|error| Fault::from(&error))?;
+        let bytes = self.cache.read(&self.project, kind, object, stored, len).await?;
         let place = self.place.clone();
         let checked = self.ambient.computed(move || match &place {
             Place::Blob(_, tree) => {
                 tree.check_range(widened.start(), &bytes).map(|()| bytes).map_err(|error| error.to_string())
             }
-            Place::Slice(_, entry) => {
+            Place::Slice(_, _, entry) => {
                 let mut logical = BytesMut::with_capacity(widened.len() as usize);
                 for group in groups {
                     let at = entry.stored_groups(group..group + 1);

@@ -7,6 +7,7 @@
 //! | `http/` | routes; the URL tells the file |
 //! | `auth.rs`, `tokens.rs` | who asks, and what they may; the token file |
 //! | `admission.rs` | bytes in memory, room on the disk |
+//! | `cache.rs` | reads of objects, shared and kept |
 //! | `content.rs` | files out of packs and blobs, verified |
 //! | `manifests.rs` | decoded manifests that are kept, for plans and files |
 //! | `metrics.rs` | what `/metrics` shows |
@@ -19,6 +20,7 @@
 mod accept;
 mod admission;
 mod auth;
+mod cache;
 mod content;
 mod http;
 mod manifests;

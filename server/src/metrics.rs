@@ -17,6 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::cache::Cache;
+
 /// Borders of latencies in seconds: a millisecond to half a minute.
 const LATENCIES: [f64; 10] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
@@ -50,6 +52,7 @@ pub(crate) struct Metrics {
     pub(crate) manifests_kept: Counter,
     pub(crate) manifests_read: Counter,
     memory: Gauge<u64, AtomicU64>,
+    cache_bytes: Gauge<u64, AtomicU64>,
     connections: Gauge<u64, AtomicU64>,
     log: Family<Project, Gauge<u64, AtomicU64>>,
     saves: Gauge<u64, AtomicU64>,
@@ -63,7 +66,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(cache: &Cache) -> Self {
         let mut registry = Registry::with_prefix("gigastore");
         let metrics = Self {
             requests: Family::default(),
@@ -74,6 +77,7 @@ impl Metrics {
             manifests_kept: Counter::default(),
             manifests_read: Counter::default(),
             memory: Gauge::default(),
+            cache_bytes: Gauge::default(),
             connections: Gauge::default(),
             log: Family::default(),
             saves: Gauge::default(),
@@ -88,6 +92,9 @@ impl Metrics {
         registry.register("manifests_kept", "Manifests found decoded", metrics.manifests_kept.clone());
         registry.register("manifests_read", "Manifests that had to be read", metrics.manifests_read.clone());
         registry.register_with_unit("memory", "Memory given to requests", Unit::Bytes, metrics.memory.clone());
+        registry.register("cache_hits", "Blocks of objects found in memory", cache.hits.clone());
+        registry.register("cache_misses", "Blocks of objects read from the store", cache.misses.clone());
+        registry.register_with_unit("cache", "Blocks of objects kept", Unit::Bytes, metrics.cache_bytes.clone());
         registry.register("connections", "Connections that are open", metrics.connections.clone());
         registry.register("log_sequence", "Number of the newest log record seen", metrics.log.clone());
         registry.register("open_saves", "Saves begun here and not yet finished or aborted", metrics.saves.clone());
@@ -122,8 +129,9 @@ impl Metrics {
     }
 
     /// Returns the text of `/metrics`.
-    pub(crate) fn text(&self, memory: u64, connections: u64) -> Result<String, fmt::Error> {
+    pub(crate) fn text(&self, memory: u64, cache: u64, connections: u64) -> Result<String, fmt::Error> {
         self.memory.set(memory);
+        self.cache_bytes.set(cache);
         self.connections.set(connections);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

@@ -21,6 +21,7 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::accept::{is_loopback, serve};
 use crate::admission::{Admission, WAIT};
 use crate::auth::Gate;
+use crate::cache::Cache;
 use crate::http::{Service, Shared, router};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
@@ -61,6 +62,8 @@ pub struct Tls {
 pub struct Limits {
     /// Bytes of bodies in memory.
     pub memory: u64,
+    /// Bytes of objects that are kept in memory; 0 for stores on this machine, whose files the system keeps.
+    pub cache: u64,
     /// Bytes that must stay free on the disk of the store.
     pub keep_free: u64,
     /// Connections at once.
@@ -74,10 +77,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 128 MiB of bodies, 1 GiB free, 16,384 connections, 30 s for heads and reads, 60 s to finish.
+    /// 128 MiB of bodies, no cache, 1 GiB free, 16,384 connections, 30 s for heads and reads, 60 s to finish.
     fn default() -> Self {
         Self {
             memory: 128 << 20,
+            cache: 0,
             keep_free: 1 << 30,
             connections: 16_384,
             head: Duration::from_secs(30),
@@ -162,12 +166,14 @@ impl Server {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let disk = config.disk.map(|folder| (folder, config.limits.keep_free));
+        let cache = Arc::new(Cache::new(config.engine.clone(), config.limits.cache));
         let service = Arc::new(Service {
             engine: config.engine,
             ambient: config.ambient,
             gate: Arc::new(gate),
             admission: Admission::new(config.limits.memory, WAIT, disk),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(&cache),
+            cache,
             manifests: Manifests::default(),
             connections: AtomicU64::new(0),
             ready: Default::default(),

@@ -3,6 +3,7 @@
 //! `gst_<id>_<secret>`: the id finds the entry, the secret (256 random bits) is compared by its BLAKE3 in constant time.
 //! Must never write or print a secret after it was made.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -52,6 +53,20 @@ pub struct Scope {
     pub project: Option<ProjectName>,
     /// How much.
     pub access: Access,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = match self.access {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::Admin => "admin",
+        };
+        match &self.project {
+            Some(project) => write!(f, "{project}:{access}"),
+            None => write!(f, "*:{access}"),
+        }
+    }
 }
 
 mod any_project {
@@ -141,6 +156,31 @@ impl TokenFile {
         match Self::read(path) {
             Err(TokenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             read => read,
+        }
+    }
+
+    /// Changes the file at `path`, which is made where it is not there. Changes of several processes come one after the
+    /// other.
+    pub fn change<T>(path: &Path, change: impl FnOnce(&mut Self) -> Result<T, TokenError>) -> Result<T, TokenError> {
+        let failed = |source| TokenError::Io { path: path.display().to_string(), source };
+        // The file itself is replaced at each change, so that its lock would be one on a file that is gone.
+        let lock = path.with_extension("lock");
+        let lock = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(lock).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        let mut file = Self::read_or_new(path)?;
+        let changed = change(&mut file)?;
+        file.write(path)?;
+        Ok(changed)
+    }
+
+    /// Draws ids until one is free.
+    pub fn free_id(&self, mut draw: impl FnMut() -> u32) -> u32 {
+        loop {
+            let id = draw();
+            let text = hex(&id.to_be_bytes());
+            if self.tokens.iter().all(|token| token.id != text) {
+                return id;
+            }
         }
     }
 

@@ -5,8 +5,11 @@
 mod ckpt;
 mod data;
 mod demo;
+mod doctor;
 mod du;
 mod ls;
+mod serve;
+mod token;
 mod verify;
 
 use clap::Subcommand;
@@ -26,7 +29,19 @@ pub(crate) enum Command {
     Verify(verify::Verify),
     Ls(ls::Ls),
     Du(du::Du),
+    Doctor(doctor::Doctor),
+    Serve(serve::Serve),
+    /// Create, list and revoke the tokens of a service
+    #[command(subcommand)]
+    Token(token::Token),
     Demo(demo::Demo),
+}
+
+impl Command {
+    /// Tells whether the command ends by itself at Ctrl-C: a service finishes what is in flight.
+    pub(crate) fn handles_signals(&self) -> bool {
+        matches!(self, Self::Serve(_))
+    }
 }
 
 /// Runs a command.
@@ -37,6 +52,9 @@ pub(crate) async fn run(globals: Globals, command: Command) -> Result<(), Failur
         Command::Verify(command) => command.run(&globals).await,
         Command::Ls(command) => command.run(&globals).await,
         Command::Du(command) => command.run(&globals).await,
+        Command::Doctor(command) => command.run(&globals).await,
+        Command::Serve(command) => command.run(&globals).await,
+        Command::Token(command) => token::run(&globals, command),
         Command::Demo(command) => command.run(&globals).await,
     }
 }

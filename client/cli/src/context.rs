@@ -11,7 +11,8 @@ use crate::output::Format;
 /// Flags of every command.
 #[derive(Args, Clone)]
 pub(crate) struct Globals {
-    /// The store: file:///DIR, s3://BUCKET/PREFIX, gs://…, az://… (cloud settings come from the environment)
+    /// The store: file:///DIR, s3://BUCKET/PREFIX, gs://…, az://… (cloud settings come from the environment), or a
+    /// service, http(s)://HOST:PORT (its token comes from GIGASTORE_TOKEN; several endpoints: separated by commas)
     #[arg(long, global = true, env = "GIGASTORE_STORE", value_name = "URL")]
     pub(crate) store: Option<String>,
     /// How results are printed
@@ -41,7 +42,8 @@ impl Globals {
         self.format == Format::Json
     }
 
-    fn url(&self) -> Result<&str, Failure> {
+    /// Returns the store's URL.
+    pub(crate) fn url(&self) -> Result<&str, Failure> {
         let url = self.store.as_deref().ok_or_else(|| {
             let text = "no store: pass --store URL or set GIGASTORE_STORE";
             Failure::usage(text).with_hint("for a folder on this machine: --store file:///absolute/path")

@@ -56,6 +56,16 @@ impl Failure {
         Self::new(4, "not_found", message.into())
     }
 
+    /// It may go well another time.
+    pub(crate) fn retryable(message: impl Into<String>) -> Self {
+        Self::new(5, "unavailable", message.into())
+    }
+
+    /// Returns what happened.
+    pub(crate) fn text(&self) -> &str {
+        &self.message
+    }
+
     /// What was verified is damaged.
     pub(crate) fn integrity(message: impl Into<String>) -> Self {
         Self::new(7, "integrity", message.into())

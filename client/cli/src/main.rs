@@ -7,6 +7,7 @@ mod commands;
 mod context;
 mod failure;
 mod output;
+mod service;
 
 use std::process::ExitCode;
 
@@ -46,11 +47,12 @@ fn main() -> ExitCode {
         Err(error) => return Failure::local("the runtime can't start", &error).report(globals.format),
     };
     let format = globals.format;
+    let handles_signals = command.handles_signals();
     let ended = runtime.block_on(async {
         // What runs is dropped at Ctrl-C: staging files go away, and nothing of a save is visible before its commit.
         tokio::select! {
             ended = commands::run(globals, command) => ended,
-            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+            _ = tokio::signal::ctrl_c(), if !handles_signals => Err(Failure::interrupted()),
         }
     });
     // A blocking write that is under way must not hold up the exit.

@@ -191,6 +191,11 @@ impl Store {
 }
 
 impl CheckpointSave {
+    /// Gives this attempt up, for all its ranks: it can't be finished any more. What was uploaded serves later saves.
+    pub async fn abort(&self) -> Result<(), SaveError> {
+        Ok(self.store.transport.abort_save(&self.request.project, self.session.save).await?)
+    }
+
     /// Stores the slices of one rank and delivers its part. Ranks may call it in any order, from any process.
     pub async fn rank(&self, rank: u32, slices: Vec<Slice>) -> Result<(), SaveError> {
         let (mine, theirs) = self.sort_slices(rank, slices)?;

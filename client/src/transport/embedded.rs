@@ -14,8 +14,8 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, ProjectInfo, SaveRequest, Session, VerifyReport,
-    VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, Probe, ProjectInfo, SaveRequest, Session,
+    VerifyReport, VerifyRequest,
 };
 
 use super::{OnVerify, PackBytes, Pieces, Transport};
@@ -118,6 +118,10 @@ impl Transport for Engine {
 
     async fn records(&self, project: &ProjectName, after: u64, wait: Duration) -> Result<Vec<Record>, Fault> {
         Engine::records(self, project, after, wait).await.map_err(fault)
+    }
+
+    async fn probe(&self, bytes: u64) -> Result<Probe, Fault> {
+        Engine::probe(self, bytes as usize).await.map_err(fault)
     }
 
     async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault> {

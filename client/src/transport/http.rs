@@ -25,8 +25,8 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, SaveBegin, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, ExistsRequest, Fault, FaultCode, FinishRequest, LogPage, ProjectInfo,
-    SaveRequest, Session, VerifyLine, VerifyReport, VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, ExistsRequest, Fault, FaultCode, FinishRequest, LogPage, Probe,
+    ProbeReceipt, ProjectInfo, SaveRequest, Session, VerifyLine, VerifyReport, VerifyRequest,
 };
 use reqwest::Method;
 use serde::Serialize;
@@ -225,6 +225,25 @@ impl Transport for Http {
         let wait = wait.min(WAIT_AT_ONCE).as_millis();
         let call = Call::get(below(project, format_args!("/log?after={after}&wait_ms={wait}")));
         Ok(self.ask::<LogPage>(call).await?.records)
+    }
+
+    async fn probe(&self, bytes: u64) -> Result<Probe, Fault> {
+        self.remote.done(Call::get("/readyz")).await?;
+        let now = || self.ambient.monotonic();
+        let started = now();
+        let sent = Sent::Bytes(vec![vec![0x5a; bytes as usize].into()]);
+        let receipt: ProbeReceipt = self.ask(Call::new(Method::PUT, "/v1/probe", sent)).await?;
+        let write = now().saturating_sub(started);
+        let wall = self.ambient.wall_ms();
+        let started = now();
+        let read = self.remote.answered(Call::get(format!("/v1/probe?bytes={bytes}")), MAX_ANSWER_BYTES).await?;
+        let read_us = now().saturating_sub(started).as_micros() as u64;
+        if (receipt.received, read.len() as u64) != (bytes, bytes) {
+            let text = format!("of {bytes} bytes {} arrived at the service and {} here", receipt.received, read.len());
+            return Err(Fault::of(FaultCode::Integrity, text));
+        }
+        let skew_ms = Some(receipt.wall_ms as i64 - wall as i64);
+        Ok(Probe { bytes, write_us: write.as_micros() as u64, read_us, skew_ms })
     }
 
     async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault> {

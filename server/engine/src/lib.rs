@@ -37,7 +37,7 @@ pub use commit::{CommitError, Refusal};
 pub use engine::Engine;
 pub use join::JoinError;
 pub use place::PlaceError;
-pub use probe::{Probe, ProbeError};
+pub use probe::ProbeError;
 pub use read::ReadError;
 pub use save::{FinishError, SaveError};
 pub use upload::{PackBody, UploadError};

@@ -2,26 +2,12 @@
 //!
 //! Must never touch anything but an object of its own, which it deletes.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use gigastore_formats::digest::hex;
+use gigastore_formats::wire::Probe;
 
 use crate::engine::Engine;
 use crate::store::{Created, StoreError, keys};
-
-/// What a probe found.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Probe {
-    /// Bytes that were written and read.
-    pub bytes: u64,
-    /// Time of the write.
-    pub write: Duration,
-    /// Time of the read.
-    pub read: Duration,
-    /// The store's clock less this machine's, in milliseconds, where the store tells.
-    pub skew_ms: Option<i64>,
-}
 
 /// Why a store can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +62,7 @@ impl Engine {
             let (expected, actual) = (content.len() as u64, read.len() as u64);
             return Err(ProbeError::Different { key: key.to_owned(), expected, actual });
         }
-        Ok(Probe { bytes: content.len() as u64, write, read: now().saturating_sub(started), skew_ms })
+        let (write_us, read_us) = (write.as_micros() as u64, now().saturating_sub(started).as_micros() as u64);
+        Ok(Probe { bytes: content.len() as u64, write_us, read_us, skew_ms })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 use serde::Serialize;
@@ -17,18 +17,20 @@ use super::error::Refused;
 use super::range::Wanted;
 use super::router::Shared;
 use crate::admission::Admitted;
+use crate::cache::BLOCK_BYTES;
 
 /// Bytes of a JSON request: a plan of 100,000 boxes of some 100 bytes.
 pub(crate) const MAX_JSON_BYTES: u64 = 16 << 20;
 
-/// Bytes read from the store for one piece of an answer: whole groups of both sizes.
-pub(crate) const PIECE_BYTES: u64 = 2 << 20;
+/// Pieces of an answer that are read at once.
+const AHEAD: usize = 2;
 
-/// Memory of one answer in pieces: one being read, one on its way out.
-pub(crate) const ANSWER_BYTES: u64 = 2 * PIECE_BYTES;
+/// Memory of one answer in pieces: those being read, and one on its way out.
+const ANSWER_BYTES: u64 = (AHEAD as u64 + 1) * BLOCK_BYTES;
 
-/// A body that brings fewer than these bytes in [`PACE`] is given up: 2 KiB/s, below any link a trainer has.
-const PACE_BYTES: u64 = 64 << 10;
+/// A body that brings fewer than these bytes in [`PACE`] is given up: 35 kB/s, below any link a trainer has, and enough
+/// that memory given to a body comes back.
+const PACE_BYTES: u64 = 1 << 20;
 const PACE: Duration = Duration::from_secs(30);
 
 /// What is wrong with a body that comes in.
@@ -122,7 +124,7 @@ pub(crate) async fn ranged<R, F>(
 ) -> Result<Response<Body>, Refused>
 where
     R: Fn(ByteRange) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<Bytes, Fault>> + Send,
+    F: Future<Output = Result<Bytes, Fault>> + Send + 'static,
 {
     let whole = ByteRange::new(0, head.len).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
     let (range, status) = match wanted {
@@ -153,32 +155,26 @@ where
     Ok(response)
 }
 
+/// Cuts a range at borders of blocks and reads the pieces, some ahead of the one that is being sent.
 async fn pieces<R, F>(shared: &Shared, range: ByteRange, read: R) -> Result<Body, Refused>
 where
     R: Fn(ByteRange) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<Bytes, Fault>> + Send,
+    F: Future<Output = Result<Bytes, Fault>> + Send + 'static,
 {
     let admitted = shared.admission.memory(range.len().min(ANSWER_BYTES)).await?;
+    let (mut cuts, mut start) = (Vec::new(), range.start());
+    while start < range.end() {
+        let end = ((start / BLOCK_BYTES + 1) * BLOCK_BYTES).min(range.end());
+        cuts.push(ByteRange::new(start, end).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?);
+        start = end;
+    }
+    let mut rest = futures::stream::iter(cuts).map(read).buffered(AHEAD);
     // The first piece is read before the head is sent, so that what can't be read has a status that says so.
-    let first_end = ((range.start() / PIECE_BYTES + 1) * PIECE_BYTES).min(range.end());
-    let piece = |start, end| ByteRange::new(start, end).map_err(|error| Fault::new(FaultCode::Invalid, &error));
-    let first = read(piece(range.start(), first_end)?).await?;
+    let Some(first) = rest.next().await.transpose()? else { return Ok(Body::empty()) };
     let sent = shared.metrics.sent.clone();
-    let start = (Some(first), first_end, admitted);
-    let rest = futures::stream::try_unfold((start, read), move |((first, at, admitted), read)| {
-        let sent = sent.clone();
-        async move {
-            let (bytes, at) = match first {
-                Some(first) => (first, at),
-                None if at >= range.end() => return Ok::<_, Fault>(None),
-                None => {
-                    let end = (at + PIECE_BYTES).min(range.end());
-                    (read(piece(at, end)?).await?, end)
-                }
-            };
-            sent.inc_by(bytes.len() as u64);
-            Ok(Some((bytes, ((None, at, admitted), read))))
-        }
+    let all = futures::stream::iter([Ok(first)]).chain(rest).inspect_ok(move |bytes: &Bytes| {
+        let _held = &admitted;
+        sent.inc_by(bytes.len() as u64);
     });
-    Ok(Body::from_stream(rest))
+    Ok(Body::from_stream(all))
 }

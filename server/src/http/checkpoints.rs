@@ -57,7 +57,7 @@ pub(super) async fn file(
     let checkpoint = decoded(&shared, &project, &info.commit).await?;
     let row = checkpoint.rows.iter().find(|row| row.slice.kind() == SliceKind::File && row.slice.name() == path);
     let row = row.ok_or_else(|| no_file(&run, info.commit.number, &path))?;
-    let content = Content::of_slice(&shared.engine, &shared.ambient, &project, row).await?;
+    let content = Content::of_slice(&shared.cache, &shared.ambient, &project, row).await?;
     send(&shared, content, method, headers).await
 }
 

@@ -63,6 +63,6 @@ pub(super) async fn file(
     let dataset = shared.engine.dataset(&project, &info.commit).await.map_err(refused)?;
     let row = dataset.rows.iter().find(|row| row.path == path);
     let row = row.ok_or_else(|| no_file(&name, info.commit.number, &path))?;
-    let content = Content::of_file(&shared.engine, &shared.ambient, &project, row);
+    let content = Content::of_file(&shared.cache, &shared.ambient, &project, row);
     send(&shared, content, method, headers).await
 }

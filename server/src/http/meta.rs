@@ -1,16 +1,21 @@
-//! Health for load balancers, readiness with a real write, metrics.
+//! Health for load balancers, readiness with a real write, metrics, trials of the network.
 //!
 //! Must never say ready where a record could not be created.
 
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderValue, Response, header};
-use gigastore_formats::wire::{Fault, FaultCode};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue, Response, header};
+use bytes::Bytes;
+use gigastore_formats::wire::{Fault, FaultCode, ProbeReceipt};
+use serde::Deserialize;
 
+use super::body::{document, gathered};
 use super::error::Refused;
 use super::router::Shared;
 
@@ -19,6 +24,9 @@ const GOOD_FOR: Duration = Duration::from_secs(10);
 
 /// Bytes of a probe.
 const PROBE_BYTES: usize = 64;
+
+/// Bytes of a trial of the network: enough for a second at 100 Mbit/s, and half of the smallest memory that is set.
+const MAX_TRIAL_BYTES: u64 = 16 << 20;
 
 /// When the store was probed, and with what outcome.
 #[derive(Debug, Default)]
@@ -47,9 +55,42 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Result<&'static str,
     }
 }
 
+/// Takes the bytes of a trial of the way here, and forgets them.
+pub(super) async fn probe_in(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Refused> {
+    let (bytes, _admitted) = gathered(&shared, &headers, body, MAX_TRIAL_BYTES).await?;
+    document(&ProbeReceipt { received: bytes.len() as u64, wall_ms: shared.ambient.wall_ms() })
+}
+
+#[derive(Deserialize)]
+pub(super) struct Trial {
+    bytes: u64,
+}
+
+/// Sends the bytes of a trial of the way back.
+pub(super) async fn probe_out(
+    State(shared): State<Shared>,
+    query: Result<Query<Trial>, QueryRejection>,
+) -> Result<Response<Body>, Refused> {
+    let Query(Trial { bytes }) = query.map_err(|error| Refused::invalid(error.body_text()))?;
+    if bytes > MAX_TRIAL_BYTES {
+        return Err(Refused::invalid(format!("{bytes} bytes of a trial, over the limit of {MAX_TRIAL_BYTES}")));
+    }
+    let admitted = shared.admission.memory(bytes).await?;
+    let piece = Bytes::from(vec![0x5a; bytes as usize]);
+    let pieces = futures::stream::once(async move {
+        let _admitted = admitted;
+        Ok::<_, Infallible>(piece)
+    });
+    Ok(Response::new(Body::from_stream(pieces)))
+}
+
 pub(super) async fn metrics(State(shared): State<Shared>) -> Result<Response<Body>, Refused> {
     let connections = shared.connections.load(Ordering::Relaxed);
-    let text = shared.metrics.text(shared.admission.used(), connections);
+    let text = shared.metrics.text(shared.admission.used(), shared.cache.bytes(), connections);
     let text = text.map_err(|error| Refused::new(Fault::new(FaultCode::Unavailable, &error)))?;
     let mut response = Response::new(Body::from(text));
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

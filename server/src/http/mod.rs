@@ -8,7 +8,7 @@
 //! | `checkpoints.rs` | `checkpoints`, `plan`, files of checkpoints |
 //! | `datasets.rs` | `datasets` and their files |
 //! | `projects.rs` | the project itself, `names`, `tags`, `log`, `verify` |
-//! | `meta.rs` | `/healthz`, `/readyz`, `/metrics` |
+//! | `meta.rs` | `/healthz`, `/readyz`, `/metrics`, `/v1/probe` |
 //! | `body.rs` | bodies in and out, at a pace and within memory |
 //! | `range.rs` | `Range`, `Content-Range`, `ETag` |
 //! | `error.rs` | what a refusal looks like |

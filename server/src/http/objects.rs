@@ -64,8 +64,7 @@ async fn get(
     kind: ObjectKind,
 ) -> Result<Response<Body>, Refused> {
     let (project, object) = parse(which)?;
-    let found = shared.engine.lengths(&project, kind, &[object]).await.map_err(refused)?;
-    let Some(len) = found.first().copied().flatten() else {
+    let Some(len) = shared.cache.len(&project, kind, object).await? else {
         return Err(Refused::new(Fault {
             object: Some(object.key(kind)),
             ..Fault::of(FaultCode::Lost, format!("project {project} has no object {}", object.key(kind)))
@@ -74,10 +73,10 @@ async fn get(
     };
     let etag = object.to_string();
     let wanted = wanted(&headers, &etag, len)?;
-    let engine = shared.engine.clone();
+    let cached = Arc::clone(&shared);
     let read = move |range| {
-        let (engine, project) = (engine.clone(), project.clone());
-        async move { engine.read(&project, kind, &object, range).await.map_err(|error| Fault::from(&error)) }
+        let (cached, project) = (Arc::clone(&cached), project.clone());
+        async move { cached.cache.read(&project, kind, object, range, len).await }
     };
     let head = Head { etag, len, kind: "application/octet-stream" };
     ranged(&shared, head, wanted, method == Method::GET, read).await
@@ -165,8 +164,7 @@ pub(super) async fn exists(
         let text = format!("{} objects in one question, over the limit of {MAX_ASKED}", asked.objects.len());
         return Err(Refused::invalid(text));
     }
-    let engine = Arc::new(shared.engine.clone());
-    document(&engine.lengths(&project, asked.kind, &asked.objects).await.map_err(refused)?)
+    document(&shared.engine.lengths(&project, asked.kind, &asked.objects).await.map_err(refused)?)
 }
 
 /// Parses a project's name.

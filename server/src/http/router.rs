@@ -22,6 +22,7 @@ use super::error::Refused;
 use super::{checkpoints, datasets, meta, objects, projects, saves};
 use crate::admission::Admission;
 use crate::auth::{Access, Caller, Gate};
+use crate::cache::Cache;
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
 
@@ -33,6 +34,7 @@ pub(crate) struct Service {
     pub(crate) gate: Arc<Gate>,
     pub(crate) admission: Admission,
     pub(crate) metrics: Metrics,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) manifests: Manifests,
     /// Connections that are open.
     pub(crate) connections: AtomicU64,
@@ -47,6 +49,8 @@ pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("GET", "/healthz", None),
     ("GET", "/readyz", None),
     ("GET", "/metrics", None),
+    ("GET", "/v1/probe", None),
+    ("PUT", "/v1/probe", None),
     ("GET", "/v1/projects", None),
     ("GET", "/v1/projects/{project}", Some(Access::Read)),
     ("GET", "/v1/projects/{project}/names/{name}/{selector}", Some(Access::Read)),
@@ -85,6 +89,7 @@ pub(crate) fn router(service: Shared) -> Router {
         .route("/healthz", get(meta::healthz))
         .route("/readyz", get(meta::readyz))
         .route("/metrics", get(meta::metrics))
+        .route("/v1/probe", get(meta::probe_out).put(meta::probe_in))
         .route("/v1/projects", get(projects::list))
         .route(&below(""), get(projects::project))
         .route(&below("/names/{name}/{selector}"), get(projects::resolve))

@@ -8,6 +8,7 @@ mod restore;
 mod save;
 mod show;
 mod tag;
+mod watch;
 
 use clap::Subcommand;
 
@@ -23,6 +24,7 @@ pub(crate) enum Ckpt {
     Show(show::Show),
     Diff(diff::Diff),
     Tag(tag::Tag),
+    Watch(watch::Watch),
 }
 
 /// Runs a command.
@@ -34,5 +36,6 @@ pub(crate) async fn run(globals: &Globals, command: Ckpt) -> Result<(), Failure>
         Ckpt::Show(command) => command.run(globals).await,
         Ckpt::Diff(command) => command.run(globals).await,
         Ckpt::Tag(command) => command.run(globals).await,
+        Ckpt::Watch(command) => command.run(globals).await,
     }
 }

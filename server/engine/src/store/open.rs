@@ -4,7 +4,7 @@
 //! environment keys (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `GOOGLE_…`, `AZURE_…`), passed in by the caller.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -119,6 +119,13 @@ impl FromStr for StoreUrl {
             return Err(refuse("a file URL needs an absolute path and no host".to_owned()));
         }
         Ok(Self(url))
+    }
+}
+
+impl StoreUrl {
+    /// Returns the folder of a store on this machine.
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.0.to_file_path().ok().filter(|_| self.0.scheme() == "file")
     }
 }
 

@@ -1,0 +1,121 @@
+//! `gigastore doctor`
+//!
+//! Must never leave anything in the store, nor call it well when a check could not be made.
+
+use clap::Args;
+use gigastore_client::store::{OpenMode, Store};
+use gigastore_formats::wire::{Fault, Probe};
+use serde_json::json;
+
+use crate::context::Globals;
+use crate::failure::Failure;
+use crate::output::{say, say_json, size, table};
+
+/// Bytes of the trial of throughput: enough for a second at 100 Mbit/s.
+const TRIAL_BYTES: u64 = 16 << 20;
+
+/// Clocks that differ by more than this make times of commits misleading (and tokens end early or late).
+const SKEW_MS: u64 = 5000;
+
+/// Look whether a store or service can be used, and how well
+///
+/// Checks that it is reached, that the credentials are taken, that a second creation of an object is
+/// refused (what commits rest on), how far its clock is off, and how fast bytes go in and out. Leaves
+/// nothing behind.
+///
+/// Examples:
+///
+///   gigastore --store s3://bucket/prefix doctor
+///
+///   GIGASTORE_TOKEN=… gigastore --store https://gigastore.example:7443 doctor
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Doctor {}
+
+/// A check that was made.
+struct Check {
+    what: &'static str,
+    outcome: Result<String, Failure>,
+}
+
+impl Doctor {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let checks = examine(globals.url()?).await;
+        let text = |check: &Check| match &check.outcome {
+            Ok(text) => ("ok", text.clone()),
+            Err(failure) => ("FAILED", failure.text().to_owned()),
+        };
+        if globals.json() {
+            let list: Vec<_> = checks
+                .iter()
+                .map(|check| json!({ "check": check.what, "ok": check.outcome.is_ok(), "detail": text(check).1 }))
+                .collect();
+            say_json(&json!(list));
+        } else {
+            let row = |check: &Check| {
+                let (verdict, detail) = text(check);
+                vec![check.what.to_owned(), verdict.to_owned(), detail]
+            };
+            table(&["check", "verdict", "detail"], &checks.iter().map(row).collect::<Vec<_>>());
+        }
+        match checks.into_iter().find_map(|check| check.outcome.err()) {
+            Some(failure) => Err(failure),
+            None => {
+                if !globals.json() && !globals.quiet {
+                    say(&"all is well");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Makes one check after the other; stops where the next can't be made.
+async fn examine(url: &str) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let opened = Store::open(url, OpenMode::Existing).await;
+    let reached = opened.as_ref().map(|_| url.to_owned()).map_err(failed);
+    let service = url.starts_with("http");
+    if !service || reached.is_err() {
+        checks.push(Check { what: "store", outcome: reached });
+    }
+    let Ok(store) = opened else { return checks };
+    let projects = store.projects().await;
+    let outcome = projects.as_ref().map(|projects| format!("{} projects in sight", projects.len())).map_err(failed);
+    checks.push(Check { what: "credentials", outcome });
+    if projects.is_err() {
+        return checks;
+    }
+    match store.probe(TRIAL_BYTES).await {
+        Ok(probe) => checks.extend(from_probe(&probe, service)),
+        Err(fault) => checks.push(Check { what: "trial", outcome: Err(fault.into()) }),
+    }
+    checks
+}
+
+fn failed(fault: &Fault) -> Failure {
+    fault.clone().into()
+}
+
+fn from_probe(probe: &Probe, service: bool) -> [Check; 3] {
+    let create = if service {
+        "the service says that its store creates, reads and deletes, and refuses a second creation"
+    } else {
+        "created, refused a second creation, read and deleted"
+    };
+    let skew = match probe.skew_ms {
+        None => Ok("the store does not tell its time".to_owned()),
+        Some(skew) if skew.unsigned_abs() <= SKEW_MS => Ok(format!("{skew} ms off")),
+        Some(skew) => {
+            Err(Failure::general(format!("the clock is {skew} ms off this machine's, more than {SKEW_MS} ms"))
+                .with_hint("set both by NTP; commits are safe, their times and the end of tokens are not right"))
+        }
+    };
+    let rate = |micros: u64| size((u128::from(probe.bytes) * 1_000_000 / u128::from(micros.max(1))) as u64);
+    let speed = format!("{}/s in, {}/s out, one connection", rate(probe.write_us), rate(probe.read_us));
+    [
+        Check { what: "conditional put", outcome: Ok(create.to_owned()) },
+        Check { what: "clock", outcome: skew },
+        Check { what: "throughput", outcome: Ok(speed) },
+    ]
+}
