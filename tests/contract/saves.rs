@@ -159,7 +159,7 @@ async fn a_sound_store_verifies_at_every_depth(place: &dyn Place) {
     for step in 1..4 {
         save(&store, spec("run", step, 2), &transformer(step, Size::TINY)).await.unwrap();
     }
-    for (depth, reads_all) in [(Depth::Quick, false), (Depth::Sample(0.5), false), (Depth::Full, true)] {
+    for (depth, reads_all) in [(Depth::Quick, false), (Depth::Sample(0.001), false), (Depth::Full, true)] {
         let request = VerifyRequest { project: "p".parse().unwrap(), name: None, number: None, depth };
         let seen = AtomicU64::new(0);
         let report = store.verify(&request, &|now| seen.store(now.objects_done, Ordering::SeqCst)).await.unwrap();
