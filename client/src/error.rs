@@ -215,6 +215,7 @@ impl Coded for ModelError {
             | Self::Twice { .. }
             | Self::Empty { .. }
             | Self::TooMany { .. }
+            | Self::NotAFile { .. }
             | Self::Name { .. }
             | Self::Slice(_)
             | Self::Shard { .. } => FaultCode::Invalid,
@@ -227,6 +228,7 @@ impl Coded for ExportError {
         match self {
             Self::Glob { .. } => FaultCode::Invalid,
             Self::NoMatch { .. } => FaultCode::NotFound,
+            Self::Clash { .. } => FaultCode::Conflict,
             Self::Staging(source) => source.code(),
             Self::Restore(source) => source.code(),
         }
@@ -235,7 +237,7 @@ impl Coded for ExportError {
     fn fault(&self) -> Option<&Fault> {
         match self {
             Self::Restore(source) => source.fault(),
-            Self::Glob { .. } | Self::NoMatch { .. } | Self::Staging(_) => None,
+            Self::Glob { .. } | Self::NoMatch { .. } | Self::Clash { .. } | Self::Staging(_) => None,
         }
     }
 
@@ -243,7 +245,7 @@ impl Coded for ExportError {
         match self {
             Self::NoMatch { known, .. } => known,
             Self::Restore(source) => source.known(),
-            Self::Glob { .. } | Self::Staging(_) => &[],
+            Self::Glob { .. } | Self::Clash { .. } | Self::Staging(_) => &[],
         }
     }
 }
