@@ -132,7 +132,7 @@ impl Checkpoint {
         }
         self.read(wanted, progress).await?;
         let bytes = tensors.iter().chain(&files).map(|tensor| tensor.bytes).sum();
-        let files = self.store.ambient.computed(move || staging.finish()).await?;
+        let files = staging.finish(&*self.store.ambient).await?;
         Ok(Exported { files, tensors: tensors.len(), bytes })
     }
 
