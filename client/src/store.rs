@@ -9,6 +9,9 @@ use gigastore_formats::ambient::Ambient;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, ProjectInfo, VerifyReport, VerifyRequest};
 
+#[cfg(feature = "embedded")]
+pub use gigastore_engine::store::StoreUrl;
+
 use crate::ambient::SystemAmbient;
 use crate::transfer::budget::Budget;
 use crate::transport::{OnVerify, Transport};
@@ -47,6 +50,8 @@ impl Store {
     /// `AWS_ENDPOINT`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`, …). Needs a tokio runtime.
     #[cfg(feature = "embedded")]
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self, Fault> {
+        use std::ffi::OsString;
+
         use gigastore_engine::store::OpenMode as Engines;
         let mode = match mode {
             OpenMode::Existing => Engines::Existing,
@@ -54,7 +59,10 @@ impl Store {
         };
         let ambient = SystemAmbient::shared();
         let url = url.parse().map_err(|error| Fault::from(&error))?;
-        let engine = gigastore_engine::Engine::open(&url, mode, std::env::vars(), Arc::clone(&ambient)).await;
+        // No setting of a store has bytes that are not UTF-8; other programs' variables may.
+        let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
+        let settings = std::env::vars_os().filter_map(text);
+        let engine = gigastore_engine::Engine::open(&url, mode, settings, Arc::clone(&ambient)).await;
         let engine = engine.map_err(|error| Fault::from(&error))?;
         Ok(Self::over(Arc::new(engine), ambient, DEFAULT_BUDGET_BYTES))
     }
