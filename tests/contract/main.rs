@@ -5,4 +5,5 @@
 mod committers;
 mod objects;
 mod places;
+mod pushes;
 mod saves;

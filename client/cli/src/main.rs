@@ -58,6 +58,8 @@ fn main() -> ExitCode {
     // A blocking write that is under way must not hold up the exit.
     runtime.shutdown_background();
     match ended {
+        // What was lost was said when it was.
+        Ok(()) if output::lost_data() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(format),
     }

@@ -36,7 +36,7 @@ pub(crate) struct Restore {
     /// The folder to write to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Only tensors and files whose names match
+    /// Only these tensors and files: names, or patterns of names; each must match something
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     names: Vec<String>,
     /// Where the step is damaged, take the newest one before it that verifies
