@@ -185,6 +185,7 @@ impl Coded for RestoreError {
             Self::Unknown { .. } => FaultCode::NotFound,
             Self::Box { .. } | Self::Length { .. } => FaultCode::Invalid,
             Self::Uncovered { .. } => FaultCode::Integrity,
+            Self::Plan { .. } => FaultCode::NewerFormat,
             Self::Fetch(source) => source.code(),
         }
     }
@@ -192,7 +193,11 @@ impl Coded for RestoreError {
     fn behind(&self) -> Option<&dyn Coded> {
         match self {
             Self::Fetch(source) => Some(source),
-            Self::Unknown { .. } | Self::Box { .. } | Self::Length { .. } | Self::Uncovered { .. } => None,
+            Self::Unknown { .. }
+            | Self::Box { .. }
+            | Self::Length { .. }
+            | Self::Uncovered { .. }
+            | Self::Plan { .. } => None,
         }
     }
 
@@ -209,7 +214,7 @@ impl Coded for RestoreError {
             Self::Length { expected, actual, .. } | Self::Uncovered { expected, actual, .. } => {
                 Details::differs(&format!("{expected} bytes"), &format!("{actual} bytes"))
             }
-            Self::Unknown { .. } | Self::Box { .. } => Details::default(),
+            Self::Unknown { .. } | Self::Box { .. } | Self::Plan { .. } => Details::default(),
         }
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::name::{Name, ProjectName, Target};
-use gigastore_formats::plan::{PlanAnswer, PlanRequest};
 use gigastore_formats::record::Record;
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, Probe, ProjectInfo, VerifyReport, VerifyRequest};
 
@@ -126,11 +125,6 @@ impl Store {
     /// Returns the log's records after number `after`; waits up to `wait` for one. None came where there are none.
     pub async fn records(&self, project: &ProjectName, after: u64, wait: Duration) -> Result<Vec<Record>, Fault> {
         self.transport.records(project, after, wait).await
-    }
-
-    /// Plans the reads of boxes of a checkpoint: which ranges of which packs hold them.
-    pub async fn plan(&self, target: &Target, request: &PlanRequest) -> Result<PlanAnswer, Fault> {
-        self.transport.plan(target, request).await
     }
 
     /// Tries the store out: reach, conditional creation, clock, throughput with `bytes` bytes.
