@@ -164,6 +164,11 @@ impl Objects {
         Ok(objects)
     }
 
+    /// Tells whether the store answers at all: whether its marker can be read.
+    pub(crate) async fn answers(&self) -> bool {
+        self.get(MARKER, MAX_MARKER_BYTES).await.is_ok()
+    }
+
     async fn check_marker(&self, mode: OpenMode) -> Result<(), OpenError> {
         let url = || self.url().to_owned();
         let bytes = match self.get(MARKER, MAX_MARKER_BYTES).await {
