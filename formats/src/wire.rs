@@ -55,7 +55,8 @@ pub struct DatasetRequest {
     pub project: ProjectName,
     /// The operation, the same through every retry.
     pub txn: TxnId,
-    /// The epoch that its files were uploaded under.
+    /// The epoch that its files were uploaded under, as far as the client knows: for messages only. What is safe is
+    /// decided by the names of the files.
     pub epoch: u64,
     /// A tag to set at the version, in the same record.
     pub tag: Option<Name>,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
 mod committers;
+mod epochs;
 mod objects;
 mod places;
 mod pushes;

@@ -171,6 +171,11 @@ impl From<&CommitError> for Fault {
             CommitError::DroppedSince { .. } => Self::new(FaultCode::Gone, error),
             CommitError::Place(source) => source.into(),
             CommitError::File { .. } => Self::new(FaultCode::Conflict, error),
+            CommitError::Epoch { expected, actual, .. } => Self {
+                expected: Some(expected.to_string()),
+                actual: Some(actual.to_string()),
+                ..Self::new(FaultCode::Invalid, error)
+            },
             CommitError::Manifest(_) | CommitError::TooLong { .. } => Self::new(FaultCode::Invalid, error),
             CommitError::Upload(source) => source.into(),
             CommitError::Read(source) => source.into(),

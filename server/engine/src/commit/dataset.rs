@@ -1,18 +1,21 @@
-//! Commits dataset versions: every file is in the store with its length before the version is proposed.
+//! Commits dataset versions: every file is in the store with its length, and safe from collectors, before the version is
+//! proposed.
+//!
+//! Must never take a client's word for what keeps a file: the parent's own manifest is read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::manifest::dataset::{Dataset, read_dataset};
 use gigastore_formats::name::{Name, ProjectName};
-use gigastore_formats::object::ObjectKind;
+use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::wire::{Committed, DatasetRequest};
 
 use super::{CommitError, Needs};
 use crate::engine::Engine;
-use crate::log::State;
+use crate::log::{Live, State};
 
 /// Files of a dataset whose presence is asked for at once.
 const FILES_IN_FLIGHT: usize = 64;
@@ -35,7 +38,7 @@ impl Engine {
             }
         }
         let needs = self.check_files(project, &state, &name, &dataset).await?;
-        let manifest = self.store_manifest(project, request.epoch, manifest.into()).await?;
+        let manifest = self.store_manifest(project, state.epoch, manifest.into()).await?;
         let commit = Commit {
             sort: Sort::Dataset,
             name,
@@ -50,7 +53,7 @@ impl Engine {
         self.append_commit(project, request.txn, commit, request.tag.as_ref(), &needs).await
     }
 
-    /// Checks that every file of a dataset is in the store with its length.
+    /// Checks that every file of a dataset is in the store with its length; says what must hold for all to stay.
     async fn check_files(
         &self,
         project: &ProjectName,
@@ -58,14 +61,25 @@ impl Engine {
         name: &Name,
         dataset: &Dataset,
     ) -> Result<Needs, CommitError> {
+        // The manifest itself is stored under the epoch of `state`.
         let mut needs = Needs { oldest: Some(state.epoch), bases: BTreeSet::new() };
-        let base = dataset.meta.parent.and_then(|parent| state.live(name, parent));
+        let parent = dataset.meta.parent.and_then(|parent| state.live(name, parent));
+        let parent = parent.filter(|live| live.commit.sort == Sort::Dataset);
+        let expired = dataset.rows.iter().any(|row| row.blob.epoch < state.epoch && !state.is_usable(row.blob.epoch));
+        let kept = match parent {
+            Some(live) if expired => self.kept_by_version(project, live).await?,
+            _ => HashSet::new(),
+        };
         for row in &dataset.rows {
-            match base {
-                Some(live) if !state.is_usable(row.blob.epoch) => {
+            let epoch = row.blob.epoch;
+            if epoch > state.epoch {
+                return Err(CommitError::Epoch { path: row.path.clone(), expected: state.epoch, actual: epoch });
+            }
+            match parent {
+                Some(live) if !state.is_usable(epoch) && kept.contains(&row.blob) => {
                     needs.bases.insert((live.commit.number, live.seq));
                 }
-                _ => needs.oldest = needs.oldest.min(Some(row.blob.epoch)),
+                _ => needs.oldest = needs.oldest.min(Some(epoch)),
             }
         }
         let mut files = Vec::with_capacity(dataset.rows.len());
@@ -78,5 +92,11 @@ impl Engine {
         });
         checks.buffer_unordered(FILES_IN_FLIGHT).try_collect::<()>().await?;
         Ok(needs)
+    }
+
+    /// Returns the files that a live version keeps from being collected.
+    async fn kept_by_version(&self, project: &ProjectName, live: &Live) -> Result<HashSet<Stored>, CommitError> {
+        let dataset = self.dataset(project, &live.commit).await?;
+        Ok(dataset.rows.into_iter().map(|row| row.blob).collect())
     }
 }

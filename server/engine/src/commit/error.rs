@@ -129,6 +129,19 @@ pub enum CommitError {
         /// The bytes in the store, if it is there.
         actual: Option<u64>,
     },
+    /// A dataset file is named by an epoch that the project has not reached.
+    #[error(
+        "file {path} is said to be of epoch {actual}, and the project is in {expected}: no upload can have that name; \
+         push it again"
+    )]
+    Epoch {
+        /// Its path in the dataset.
+        path: String,
+        /// The project's epoch.
+        expected: u64,
+        /// The epoch in the file's name.
+        actual: u64,
+    },
     /// A manifest could not be made, or can't be read.
     #[error("the manifest is not valid")]
     Manifest(#[from] ManifestError),
