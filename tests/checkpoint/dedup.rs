@@ -9,8 +9,8 @@ use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_tests::faulty::FaultyStore;
 use gigastore_tests::model::Tensor;
 use gigastore_tests::opened::{save, slices};
-use object_store::path::Path;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 
 use crate::world::{check, counted, fresh, spec, tensor};
 
