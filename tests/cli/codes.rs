@@ -198,9 +198,9 @@ fn walk(folder: &std::path::Path) -> Vec<String> {
 #[test]
 fn every_command_has_help_with_an_example() {
     let desk = Desk::new();
-    let commands: [&[&str]; 14] = [
+    let groups: [&[&str]; 2] = [&["ckpt"], &["data"]];
+    let commands: [&[&str]; 15] = [
         &[],
-        &["ckpt"],
         &["ckpt", "save"],
         &["ckpt", "restore"],
         &["ckpt", "ls"],
@@ -210,13 +210,28 @@ fn every_command_has_help_with_an_example() {
         &["data", "push"],
         &["data", "get"],
         &["data", "show"],
+        &["data", "ls"],
         &["verify"],
+        &["ls"],
         &["du"],
         &["demo"],
     ];
-    for command in commands {
+    let help = |command: &[&str]| {
         let help = desk.ok(&[command, &["--help"]].concat());
         assert!(help.contains("Usage: gigastore"), "{command:?}: {help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{command:?}: {help}");
+        help
+    };
+    for group in groups {
+        let listed = help(group);
+        let subcommands = commands.iter().filter(|command| command.len() == 2 && command[0] == group[0]);
+        subcommands
+            .for_each(|command| assert!(listed.contains(&format!("\n  {}", command[1])), "{command:?}: {listed}"));
+    }
+    for command in commands {
+        let help = help(command);
+        let start = [&["  gigastore"], command].concat().join(" ");
+        let (_, examples) = help.split_once("Example").unwrap_or_else(|| panic!("{command:?} has no example: {help}"));
+        assert!(examples.lines().any(|line| line.starts_with(&start)), "no example of {start:?}: {help}");
     }
 }

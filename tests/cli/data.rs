@@ -62,15 +62,15 @@ fn a_dry_run_looks_at_the_files() {
 #[test]
 fn a_dataset_may_have_more_files_than_a_process_may_open() {
     let desk = desk();
-    for i in 0..100 {
+    for i in 0..400 {
         fs::write(desk.path(&format!("corpus/{i}.parquet")), FIRST).unwrap();
     }
     let mut shell = std::process::Command::new("sh");
-    let limited = "ulimit -n 64; exec \"$0\" data push corpus --to demo/corpus";
+    let limited = "ulimit -n 256; exec \"$0\" data push corpus --to demo/corpus";
     shell.args(["-c", limited, env!("CARGO_BIN_EXE_gigastore")]).current_dir(desk.path(""));
     shell.env("GIGASTORE_STORE", format!("file://{}", desk.path("store").display()));
     let said = Said::of(shell.output().unwrap());
-    assert!(said.code == Some(0) && said.stdout.contains("102 files"), "{said:?}");
+    assert!(said.code == Some(0) && said.stdout.contains("402 files"), "{said:?}");
 }
 
 #[test]

@@ -124,5 +124,13 @@ fn sizes_are_those_on_disk() {
     };
     assert_eq!((of("run", "own_bytes"), of("run", "shared_bytes")), (0, on_disk("/packs/")), "a copy shares all");
     assert_eq!(of("data", "own_bytes"), on_disk("/blobs/"));
+    assert_eq!((of("run", "shared_by_steps_bytes"), of("copy", "shared_by_steps_bytes")), (0, 0));
     assert!(desk.ok(&["du", "demo"]).contains("demo/copy"));
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "demo/alone@1", "--meta", "a=b"]);
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "demo/alone@2"]);
+    let du = desk.json(&["du"]);
+    let alone = du["names"].as_array().unwrap().iter().find(|one| one["name"] == "alone").unwrap();
+    assert_eq!(alone["live"], 2);
+    let stored = alone["own_bytes"].as_u64().unwrap() + alone["shared_bytes"].as_u64().unwrap();
+    assert_eq!(alone["shared_by_steps_bytes"], stored, "the second step refers to the packs of the first");
 }
