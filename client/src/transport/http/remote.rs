@@ -100,6 +100,9 @@ impl Remote {
             .tcp_nodelay(true)
             .pool_idle_timeout(IDLE)
             .user_agent(concat!("gigastore/", env!("CARGO_PKG_VERSION")));
+        // A proxy that the environment names is for the world outside.
+        let here = parsed.iter().all(|url| url.host_str().is_some_and(is_loopback));
+        let client = if here { client.no_proxy() } else { client };
         let client = client.build().map_err(|error| invalid(format!("the HTTP client can't be set up: {error}")))?;
         let budget = AtomicU64::new(RETRY_BUDGET * TENTHS);
         // Processes start at different endpoints, so that each has its share of them.
@@ -324,6 +327,11 @@ impl<'r> Pause<'r> {
         self.next = (self.next * 2).min(LONGEST_PAUSE);
         Ok(())
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn network(error: &reqwest::Error) -> Fault {
