@@ -47,7 +47,7 @@ pub trait Coded: Error {
 
     /// Returns the object concerned, what was expected of it and what it is, as far as the error knows.
     fn details(&self) -> Details {
-        self.behind().map(|behind| behind.details()).unwrap_or_default()
+        self.behind().map(Coded::details).unwrap_or_default()
     }
 }
 
@@ -361,7 +361,7 @@ impl Coded for DatasetError {
             Self::Damaged { object, source, .. } => {
                 Details::differs(&source.expected, &source.actual).in_object(object)
             }
-            other => other.behind().map(|behind| behind.details()).unwrap_or_default(),
+            other => other.behind().map(Coded::details).unwrap_or_default(),
         }
     }
 }

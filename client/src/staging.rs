@@ -152,8 +152,8 @@ impl Staging {
         let in_the_way = |path: &Path, expected, actual| {
             Err(StagingError::InTheWay { path: path.display().to_string(), expected, actual })
         };
-        let parents = last.ancestors().skip(1).take_while(|parent| *parent != self.out);
-        for parent in parents.filter(|parent| parent.exists() && !parent.is_dir()) {
+        let mut parents = last.ancestors().skip(1).take_while(|parent| *parent != self.out);
+        if let Some(parent) = parents.find(|parent| parent.exists() && !parent.is_dir()) {
             return in_the_way(parent, "a folder", "a file");
         }
         match fs::symlink_metadata(&last) {

@@ -1,7 +1,7 @@
 //! What the run's latest checkpoint has already, so that it is not sent again.
 //!
-//! Must never keep a save from being made: where the latest checkpoint is damaged, everything is sent, and the caller is
-//! told.
+//! Must never keep a save from being made: where the latest checkpoint is damaged, everything is sent, and the caller
+//! is told.
 
 use std::collections::{BTreeSet, HashMap};
 

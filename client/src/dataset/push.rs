@@ -193,8 +193,8 @@ impl Store {
         let txn = TxnId::derive(&[b"push", &self.ambient.random_bytes()]);
         let mut tries = 1;
         loop {
-            // Before the newest version is opened: one that is committed in between is a conflict then, and the next try
-            // stands on it.
+            // Before the newest version is opened: one that is committed in between is a conflict then, and the next
+            // try stands on it.
             let highest = self.highest(spec).await?;
             let newest = self.newest(spec).await?;
             let mut all = match (&newest, spec.append) {
