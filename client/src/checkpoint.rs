@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `save.rs` | begin, one call a rank, finish |
+//! | `known.rs` | what the latest checkpoint has already |
 //! | `compare.rs` | a step that is there already: is it the same? |
 //! | `diff.rs` | what changed between two checkpoints |
 //! | `open.rs` | from a target to its manifest |
@@ -14,6 +15,7 @@
 pub mod compare;
 pub mod diff;
 pub mod export;
+mod known;
 pub mod model;
 pub mod open;
 pub mod restore;

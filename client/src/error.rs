@@ -2,9 +2,12 @@
 //!
 //! Must never have a `_` arm over errors of the client: a new one must be thought about.
 
+mod details;
+
 use std::error::Error;
 use std::io::ErrorKind;
 
+use gigastore_formats::pack::PackError;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use crate::checkpoint::compare::CompareError;
@@ -20,19 +23,31 @@ use crate::transfer::FetchError;
 use crate::transfer::WriteError;
 use crate::transfer::source::SourceError;
 
+pub use details::Details;
+
 /// An error that says what kind of fault it is.
 pub trait Coded: Error {
     /// Returns the kind.
     fn code(&self) -> FaultCode;
 
+    /// Returns the error that this one hands on, where there is one.
+    fn behind(&self) -> Option<&dyn Coded> {
+        None
+    }
+
     /// Returns the store's own description, where the store failed.
     fn fault(&self) -> Option<&Fault> {
-        None
+        self.behind()?.fault()
     }
 
     /// Returns the names that exist where the asked one does not.
     fn known(&self) -> &[String] {
-        self.fault().map_or(&[], |fault| &fault.known)
+        self.behind().map_or(&[], |behind| behind.known())
+    }
+
+    /// Returns the object concerned, what was expected of it and what it is, as far as the error knows.
+    fn details(&self) -> Details {
+        self.behind().map(Coded::details).unwrap_or_default()
     }
 }
 
@@ -43,6 +58,15 @@ impl Coded for Fault {
 
     fn fault(&self) -> Option<&Fault> {
         Some(self)
+    }
+
+    fn known(&self) -> &[String] {
+        &self.known
+    }
+
+    fn details(&self) -> Details {
+        let Self { object, expected, actual, .. } = self.clone();
+        Details { object, expected, actual }
     }
 }
 
@@ -69,9 +93,9 @@ impl Coded for SourceError {
 impl Coded for StagingError {
     fn code(&self) -> FaultCode {
         match self {
-            Self::Exists { .. } => FaultCode::Conflict,
+            Self::Exists { .. } | Self::InTheWay { .. } => FaultCode::Conflict,
             Self::Path(_) => FaultCode::Invalid,
-            Self::Io { source, .. } => io_code(source),
+            Self::Io { source, .. } | Self::Left { source, .. } => io_code(source),
         }
     }
 }
@@ -85,10 +109,11 @@ impl Coded for WriteError {
         }
     }
 
-    fn fault(&self) -> Option<&Fault> {
+    fn behind(&self) -> Option<&dyn Coded> {
         match self {
+            Self::Source(source) => Some(source),
+            Self::Memory { .. } | Self::Pack(_) => None,
             Self::Store(fault) => Some(fault),
-            Self::Source(_) | Self::Memory { .. } | Self::Pack(_) => None,
         }
     }
 }
@@ -102,10 +127,26 @@ impl Coded for FetchError {
         }
     }
 
-    fn fault(&self) -> Option<&Fault> {
+    fn behind(&self) -> Option<&dyn Coded> {
         match self {
             Self::Store(fault) => Some(fault),
             Self::Damaged { .. } | Self::Header { .. } | Self::Absent { .. } | Self::Sink { .. } => None,
+        }
+    }
+
+    fn details(&self) -> Details {
+        match self {
+            Self::Damaged { object, fault, .. } => Details::of_pack_fault(fault).in_object(object),
+            Self::Header { object, source: PackError::Name { expected, actual }, .. } => {
+                Details::differs(expected, actual).in_object(object)
+            }
+            Self::Header { object, source, .. } => Details::differs(&"the header of a pack", source).in_object(object),
+            Self::Absent { object, offset, blake3, .. } => {
+                let expected = format!("a slice with BLAKE3 {blake3} at byte {offset}");
+                Details::differs(&expected, &"no such slice").in_object(object)
+            }
+            Self::Sink { .. } => Details::default(),
+            Self::Store(fault) => fault.details(),
         }
     }
 }
@@ -120,10 +161,20 @@ impl Coded for OpenError {
         }
     }
 
-    fn fault(&self) -> Option<&Fault> {
+    fn behind(&self) -> Option<&dyn Coded> {
         match self {
             Self::Store(fault) => Some(fault),
             Self::Dataset { .. } | Self::Index { .. } | Self::Damaged { .. } | Self::Manifest { .. } => None,
+        }
+    }
+
+    fn details(&self) -> Details {
+        match self {
+            Self::Damaged { object, source, .. } => {
+                Details::differs(&source.expected, &source.actual).in_object(object)
+            }
+            Self::Dataset { .. } | Self::Index { .. } | Self::Manifest { .. } => Details::default(),
+            Self::Store(fault) => fault.details(),
         }
     }
 }
@@ -134,21 +185,36 @@ impl Coded for RestoreError {
             Self::Unknown { .. } => FaultCode::NotFound,
             Self::Box { .. } | Self::Length { .. } => FaultCode::Invalid,
             Self::Uncovered { .. } => FaultCode::Integrity,
+            Self::Plan { .. } => FaultCode::NewerFormat,
             Self::Fetch(source) => source.code(),
         }
     }
 
-    fn fault(&self) -> Option<&Fault> {
+    fn behind(&self) -> Option<&dyn Coded> {
         match self {
-            Self::Fetch(source) => source.fault(),
-            Self::Unknown { .. } | Self::Box { .. } | Self::Length { .. } | Self::Uncovered { .. } => None,
+            Self::Fetch(source) => Some(source),
+            Self::Unknown { .. }
+            | Self::Box { .. }
+            | Self::Length { .. }
+            | Self::Uncovered { .. }
+            | Self::Plan { .. } => None,
         }
     }
 
     fn known(&self) -> &[String] {
         match self {
             Self::Unknown { known, .. } => known,
-            other => other.fault().map_or(&[], |fault| &fault.known),
+            other => other.behind().map_or(&[], |behind| behind.known()),
+        }
+    }
+
+    fn details(&self) -> Details {
+        match self {
+            Self::Fetch(source) => source.details(),
+            Self::Length { expected, actual, .. } | Self::Uncovered { expected, actual, .. } => {
+                Details::differs(&format!("{expected} bytes"), &format!("{actual} bytes"))
+            }
+            Self::Unknown { .. } | Self::Box { .. } | Self::Plan { .. } => Details::default(),
         }
     }
 }
@@ -161,10 +227,17 @@ impl Coded for CompareError {
         }
     }
 
-    fn fault(&self) -> Option<&Fault> {
+    fn behind(&self) -> Option<&dyn Coded> {
         match self {
             Self::Differs { .. } => None,
-            Self::Read(source) => source.fault(),
+            Self::Read(source) => Some(source),
+        }
+    }
+
+    fn details(&self) -> Details {
+        match self {
+            Self::Differs { expected, actual, .. } => Details::differs(expected, actual),
+            Self::Read(source) => source.details(),
         }
     }
 }
@@ -186,18 +259,18 @@ impl Coded for SaveError {
         }
     }
 
-    fn fault(&self) -> Option<&Fault> {
+    fn behind(&self) -> Option<&dyn Coded> {
         match self {
             Self::Slice(_)
             | Self::Split { .. }
             | Self::Length { .. }
             | Self::Twice { .. }
             | Self::Metadata { .. }
-            | Self::Part { .. }
-            | Self::Source(_) => None,
-            Self::Write(source) => source.fault(),
-            Self::Open(source) => source.fault(),
-            Self::Compare(source) => source.fault(),
+            | Self::Part { .. } => None,
+            Self::Source(source) => Some(source),
+            Self::Write(source) => Some(source),
+            Self::Open(source) => Some(source),
+            Self::Compare(source) => Some(source),
             Self::Store(fault) => Some(fault),
         }
     }
@@ -215,6 +288,7 @@ impl Coded for ModelError {
             | Self::Twice { .. }
             | Self::Empty { .. }
             | Self::TooMany { .. }
+            | Self::NotAFile { .. }
             | Self::Name { .. }
             | Self::Slice(_)
             | Self::Shard { .. } => FaultCode::Invalid,
@@ -227,23 +301,24 @@ impl Coded for ExportError {
         match self {
             Self::Glob { .. } => FaultCode::Invalid,
             Self::NoMatch { .. } => FaultCode::NotFound,
+            Self::Clash { .. } => FaultCode::Conflict,
             Self::Staging(source) => source.code(),
             Self::Restore(source) => source.code(),
         }
     }
 
-    fn fault(&self) -> Option<&Fault> {
+    fn behind(&self) -> Option<&dyn Coded> {
         match self {
-            Self::Restore(source) => source.fault(),
-            Self::Glob { .. } | Self::NoMatch { .. } | Self::Staging(_) => None,
+            Self::Glob { .. } | Self::NoMatch { .. } | Self::Clash { .. } => None,
+            Self::Staging(source) => Some(source),
+            Self::Restore(source) => Some(source),
         }
     }
 
     fn known(&self) -> &[String] {
         match self {
             Self::NoMatch { known, .. } => known,
-            Self::Restore(source) => source.known(),
-            Self::Glob { .. } | Self::Staging(_) => &[],
+            other => other.behind().map_or(&[], |behind| behind.known()),
         }
     }
 }
@@ -261,23 +336,32 @@ impl Coded for DatasetError {
         }
     }
 
-    fn fault(&self) -> Option<&Fault> {
+    fn behind(&self) -> Option<&dyn Coded> {
         match self {
-            Self::Index(source) => source.fault(),
-            Self::Store(fault) => Some(fault),
             Self::Checkpoint { .. }
             | Self::Range { .. }
             | Self::Manifest { .. }
             | Self::Unknown { .. }
-            | Self::Damaged { .. }
-            | Self::Staging(_) => None,
+            | Self::Damaged { .. } => None,
+            Self::Index(source) => Some(source),
+            Self::Staging(source) => Some(source),
+            Self::Store(fault) => Some(fault),
         }
     }
 
     fn known(&self) -> &[String] {
         match self {
             Self::Unknown { known, .. } => known,
-            other => other.fault().map_or(&[], |fault| &fault.known),
+            other => other.behind().map_or(&[], |behind| behind.known()),
+        }
+    }
+
+    fn details(&self) -> Details {
+        match self {
+            Self::Damaged { object, source, .. } => {
+                Details::differs(&source.expected, &source.actual).in_object(object)
+            }
+            other => other.behind().map(Coded::details).unwrap_or_default(),
         }
     }
 }
@@ -296,17 +380,17 @@ impl Coded for PushError {
         }
     }
 
-    fn fault(&self) -> Option<&Fault> {
+    fn behind(&self) -> Option<&dyn Coded> {
         match self {
             Self::NoFiles
             | Self::SamePath { .. }
             | Self::Run { .. }
             | Self::Name(_)
             | Self::Parquet { .. }
-            | Self::Manifest(_)
-            | Self::Source(_) => None,
-            Self::Write(source) => source.fault(),
-            Self::Newest(source) => source.fault(),
+            | Self::Manifest(_) => None,
+            Self::Source(source) => Some(source),
+            Self::Write(source) => Some(source),
+            Self::Newest(source) => Some(source),
             Self::Store(fault) => Some(fault),
         }
     }

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::name::{Name, ProjectName, Target};
-use gigastore_formats::plan::{PlanAnswer, PlanRequest};
 use gigastore_formats::record::Record;
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, Probe, ProjectInfo, VerifyReport, VerifyRequest};
+
+#[cfg(feature = "embedded")]
+pub use gigastore_engine::store::StoreUrl;
 
 use crate::ambient::SystemAmbient;
 use crate::transfer::budget::Budget;
@@ -67,6 +69,8 @@ impl Store {
 
     #[cfg(feature = "embedded")]
     async fn embedded(url: &str, mode: OpenMode) -> Result<Self, Fault> {
+        use std::ffi::OsString;
+
         use gigastore_engine::store::OpenMode as Engines;
         let mode = match mode {
             OpenMode::Existing => Engines::Existing,
@@ -74,7 +78,10 @@ impl Store {
         };
         let ambient = SystemAmbient::shared();
         let url = url.parse().map_err(|error| Fault::from(&error))?;
-        let engine = gigastore_engine::Engine::open(&url, mode, std::env::vars(), Arc::clone(&ambient)).await;
+        // No setting of a store has bytes that are not UTF-8; other programs' variables may.
+        let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
+        let settings = std::env::vars_os().filter_map(text);
+        let engine = gigastore_engine::Engine::open(&url, mode, settings, Arc::clone(&ambient)).await;
         let engine = engine.map_err(|error| Fault::from(&error))?;
         Ok(Self::over(Arc::new(engine), ambient, DEFAULT_BUDGET_BYTES))
     }
@@ -118,11 +125,6 @@ impl Store {
     /// Returns the log's records after number `after`; waits up to `wait` for one. None came where there are none.
     pub async fn records(&self, project: &ProjectName, after: u64, wait: Duration) -> Result<Vec<Record>, Fault> {
         self.transport.records(project, after, wait).await
-    }
-
-    /// Plans the reads of boxes of a checkpoint: which ranges of which packs hold them.
-    pub async fn plan(&self, target: &Target, request: &PlanRequest) -> Result<PlanAnswer, Fault> {
-        self.transport.plan(target, request).await
     }
 
     /// Tries the store out: reach, conditional creation, clock, throughput with `bytes` bytes.

@@ -1,5 +1,7 @@
 //! Tests of log records: one stored form, frozen, and every damage seen.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn name(text: &str) -> Name {
@@ -78,4 +80,30 @@ fn transaction_ids_do_not_depend_on_where_parts_are_cut() {
     let id = SaveBegin::id(&name("p"), &name("r"), 5, "job-1");
     assert_ne!(id, SaveBegin::id(&name("p"), &name("r"), 5, "job-2"));
     assert_ne!(id, SaveBegin::id(&name("p"), &name("r"), 6, "job-1"));
+}
+
+fn begin() -> SaveBegin {
+    SaveBegin { run: name("run"), step: 100, attempt: "job-17".to_owned(), world_size: 4, epoch: 3 }
+}
+
+#[test]
+fn the_announcement_of_a_save_of_version_1_is_still_read() {
+    let frozen = include_bytes!("../fixtures/begin-1.json");
+    let (read, _): (SaveBegin, _) = unseal(frozen, 8192).unwrap();
+    assert_eq!(read, begin());
+    assert_eq!(String::from_utf8(seal(&begin()).0).unwrap(), String::from_utf8(frozen.to_vec()).unwrap());
+}
+
+proptest! {
+    #[test]
+    fn announcements_of_saves_round_trip(
+        run in "[a-z][a-z0-9]{0,20}",
+        attempt in any::<String>(),
+        (step, world_size, epoch) in any::<(u64, u32, u64)>(),
+    ) {
+        let begin = SaveBegin { run: name(&run), step, attempt, world_size, epoch };
+        let (bytes, digest) = seal(&begin);
+        let again: (SaveBegin, _) = unseal(&bytes, bytes.len() as u64).unwrap();
+        prop_assert_eq!(again, (begin, digest));
+    }
 }

@@ -167,6 +167,21 @@ pub struct Finding {
     pub problem: String,
 }
 
+/// How the problem of a finding begins whose object could not be read.
+const UNREADABLE: &str = "could not be read: ";
+
+impl Finding {
+    /// Returns a finding of an object that could not be read: whether it is damaged is not known.
+    pub fn unreadable(object: String, affects: Vec<String>, why: &str) -> Self {
+        Self { object, affects, range: None, problem: format!("{UNREADABLE}{why}") }
+    }
+
+    /// Tells whether the object could not be read.
+    pub fn is_unreadable(&self) -> bool {
+        self.problem.starts_with(UNREADABLE)
+    }
+}
+
 /// How far a verification is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct VerifyProgress {

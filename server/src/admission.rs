@@ -42,9 +42,14 @@ impl Admission {
         Self { memory: Arc::new(Semaphore::new(units as usize)), units, wait, disk }
     }
 
+    /// Returns all the memory there is.
+    pub(crate) fn all(&self) -> u64 {
+        self.units * UNIT
+    }
+
     /// Returns the longest body that is taken in one piece: half of the memory, so that two fit.
     pub(crate) fn most(&self) -> u64 {
-        self.units * UNIT / 2
+        self.all() / 2
     }
 
     /// Returns the bytes in use.

@@ -116,7 +116,10 @@ impl Gate {
                     *self.file.write().unwrap_or_else(PoisonError::into_inner) = (changed, file);
                 }
                 // The tokens known so far stay good: half an edit must not lock everyone out, nor let anyone in.
-                Err(error) => tracing::error!(%error, "the token file changed and can't be read; the older one stands"),
+                Err(error) => {
+                    tracing::error!(%error, "the token file changed and can't be read; the older one stands");
+                    self.file.write().unwrap_or_else(PoisonError::into_inner).0 = changed;
+                }
             }
         }
     }

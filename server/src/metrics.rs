@@ -1,13 +1,15 @@
 //! What `/metrics` shows, in the format of Prometheus. Every name stands here.
 //!
-//! Must never have a label whose values a client chooses.
+//! Must never have a label whose values a client chooses, but for projects that are there, nor show a project to who may
+//! not see it.
 
-use std::collections::BTreeSet;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::TxnId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -32,11 +34,6 @@ struct Route {
     status: u32,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Project {
-    project: String,
-}
-
 /// The numbers of one service.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -54,7 +51,7 @@ pub(crate) struct Metrics {
     memory: Gauge<u64, AtomicU64>,
     cache_bytes: Gauge<u64, AtomicU64>,
     connections: Gauge<u64, AtomicU64>,
-    log: Family<Project, Gauge<u64, AtomicU64>>,
+    log: Mutex<BTreeMap<ProjectName, u64>>,
     saves: Gauge<u64, AtomicU64>,
     open: Mutex<BTreeSet<TxnId>>,
 }
@@ -79,7 +76,7 @@ impl Metrics {
             memory: Gauge::default(),
             cache_bytes: Gauge::default(),
             connections: Gauge::default(),
-            log: Family::default(),
+            log: Mutex::default(),
             saves: Gauge::default(),
             open: Mutex::default(),
             registry: Registry::default(),
@@ -96,7 +93,6 @@ impl Metrics {
         registry.register("cache_misses", "Blocks of objects read from the store", cache.misses.clone());
         registry.register_with_unit("cache", "Blocks of objects kept", Unit::Bytes, metrics.cache_bytes.clone());
         registry.register("connections", "Connections that are open", metrics.connections.clone());
-        registry.register("log_sequence", "Number of the newest log record seen", metrics.log.clone());
         registry.register("open_saves", "Saves begun here and not yet finished or aborted", metrics.saves.clone());
         Self { registry, ..metrics }
     }
@@ -108,8 +104,8 @@ impl Metrics {
     }
 
     /// Notes the newest record of a project. Called for projects that have a log only.
-    pub(crate) fn log(&self, project: &str, seq: u64) {
-        self.log.get_or_create(&Project { project: project.to_owned() }).set(seq);
+    pub(crate) fn log(&self, project: &ProjectName, seq: u64) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), seq);
     }
 
     /// Notes a save that was begun here.
@@ -128,13 +124,38 @@ impl Metrics {
         self.saves.set(open.len() as u64);
     }
 
-    /// Returns the text of `/metrics`.
-    pub(crate) fn text(&self, memory: u64, cache: u64, connections: u64) -> Result<String, fmt::Error> {
-        self.memory.set(memory);
-        self.cache_bytes.set(cache);
-        self.connections.set(connections);
+    /// Returns the text of `/metrics`: of projects, only those that its reader may see.
+    pub(crate) fn text(&self, now: &Now, may_see: impl Fn(&ProjectName) -> bool) -> Result<String, fmt::Error> {
+        self.memory.set(now.memory);
+        self.cache_bytes.set(now.cache);
+        self.connections.set(now.connections);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
+        // The registry knows nothing of readers; projects go in before its last line. Their names need no escapes.
+        let body = text.strip_suffix(END).map_or(text.len(), str::len);
+        text.truncate(body);
+        writeln!(text, "# HELP gigastore_log_sequence Number of the newest log record seen.")?;
+        writeln!(text, "# TYPE gigastore_log_sequence gauge")?;
+        for (project, seq) in self.log.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if may_see(project) {
+                writeln!(text, "gigastore_log_sequence{{project=\"{project}\"}} {seq}")?;
+            }
+        }
+        text.push_str(END);
         Ok(text)
     }
+}
+
+/// The last line of the format.
+const END: &str = "# EOF\n";
+
+/// What is measured when it is asked for.
+#[derive(Debug)]
+pub(crate) struct Now {
+    /// Memory given to requests.
+    pub(crate) memory: u64,
+    /// Bytes of objects that are kept.
+    pub(crate) cache: u64,
+    /// Connections that are open.
+    pub(crate) connections: u64,
 }

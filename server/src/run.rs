@@ -160,6 +160,7 @@ impl Server {
                 return Err(StartError::Clear { listen });
             }
         }
+        raise_descriptors();
         let gate = Gate::new(Arc::clone(&config.ambient), config.tokens)?;
         let tls = config.tls.as_ref().map(acceptor).transpose()?;
         let failed = |source| StartError::Listen { listen, source };
@@ -198,6 +199,16 @@ impl Server {
         let routes = router(Arc::clone(&self.service));
         serve(self.listener, routes, self.service, self.tls, self.limits, stop).await;
         follow.abort();
+    }
+}
+
+/// Allows this process as many open files as its system lets it: the usual soft limit of 1,024 is for programs that
+/// use `select`. Where it can't be raised, the connections that it allows are served.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    if setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }).is_err() {
+        tracing::warn!(files = now.current, "the limit of open files can't be raised");
     }
 }
 

@@ -1,11 +1,18 @@
 //! Content that the run's latest checkpoint has is referred to, not sent.
 
 use gigastore_client::checkpoint::diff::{Change, diff};
+use gigastore_client::store::Store;
+use gigastore_client::transfer::progress::Progress;
+use gigastore_formats::object::ObjectKind;
 use gigastore_formats::tensor::dtype::Dtype;
+use gigastore_formats::tensor::slice::SliceKind;
+use gigastore_tests::faulty::FaultyStore;
 use gigastore_tests::model::Tensor;
-use gigastore_tests::opened::save;
+use gigastore_tests::opened::{save, slices};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 
-use crate::world::{check, fresh, spec, tensor};
+use crate::world::{check, counted, fresh, spec, tensor};
 
 fn tensors() -> Vec<Tensor> {
     (0..20).map(|i| tensor(&format!("layer.{i:02}"), Dtype::F32, &[64, 64])).collect()
@@ -61,4 +68,59 @@ async fn the_same_bytes_under_another_name_are_sent_once() {
     let (_, sent) = save(&store, other, &tensors).await.unwrap();
     assert_eq!(sent.moved, 0, "another run of the same packs finds them by name");
     check(&store, "p/fork@1", &tensors).await;
+}
+
+/// Saves step 2; returns what the caller was told. All of it must be readable.
+async fn save_second(store: &Store, tensors: &[Tensor]) -> Vec<String> {
+    let begun = store.begin_save(spec(2, 2), Progress::default()).await.unwrap();
+    for rank in 0..2 {
+        begun.rank(rank, slices(tensors, rank, 2)).await.unwrap();
+    }
+    begun.finish().await.unwrap();
+    let second = store.checkpoint(&"p/run@2".parse().unwrap()).await.unwrap();
+    for tensor in tensors {
+        assert_eq!(second.read_whole(SliceKind::Tensor, &tensor.name).await.unwrap(), tensor.data, "{}", tensor.name);
+    }
+    begun.notes()
+}
+
+async fn flip(below: &FaultyStore, key: &str) {
+    let path = Path::from(format!("projects/p/{key}"));
+    let mut bytes = below.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    below.put(&path, bytes.into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_latest_checkpoint_does_not_keep_the_next_one_away() {
+    let (store, below) = counted().await;
+    save(&store, spec(1, 2), &tensors()).await.unwrap();
+    let commit = store.resolve(&"p/run@1".parse().unwrap()).await.unwrap().commit;
+    flip(&below, &commit.manifest.object.key(ObjectKind::Manifest)).await;
+    let notes = save_second(&store, &tensors()).await;
+    assert!(notes.len() == 1 && notes[0].contains("p/run@1") && notes[0].contains("integrity failure"), "{notes:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_list_of_packs_does_not_keep_the_next_checkpoint_away() {
+    let (store, below) = counted().await;
+    let mut tensors = tensors();
+    save(&store, spec(1, 2), &tensors).await.unwrap();
+    let commit = store.resolve(&"p/run@1".parse().unwrap()).await.unwrap().commit;
+    flip(&below, &commit.packs.unwrap().object.key(ObjectKind::Manifest)).await;
+    tensors[7].data = tensor("other", Dtype::F32, &[64, 64]).data;
+    assert_eq!(save_second(&store, &tensors).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn slices_of_a_lost_pack_are_sent_again() {
+    let (store, below) = counted().await;
+    save(&store, spec(1, 2), &tensors()).await.unwrap();
+    let packs = store.packs(&"p/run@1".parse().unwrap()).await.unwrap();
+    let key = packs[0].pack.key(ObjectKind::Pack);
+    below.delete(&Path::from(format!("projects/p/{key}"))).await.unwrap();
+    let notes = save_second(&store, &tensors()).await;
+    assert!(notes.iter().any(|note| note.contains("sent again") && note.contains(&key)), "{notes:?}");
+    check(&store, "p/run@1", &tensors()).await;
 }

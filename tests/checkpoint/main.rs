@@ -1,9 +1,12 @@
-//! Saves and restores in this process: every sharding, replicas, deduplication, steps that exist, ranks that disagree.
+//! Saves and restores in this process: every sharding, replicas, deduplication, steps that exist, ranks that disagree,
+//! folders of models in and out.
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
 mod dedup;
 mod existing;
+mod export;
+mod folders;
 mod ranks;
 mod reads;
 mod roundtrip;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::run::{Desk, Said};
+use crate::run::{Desk, Said, flip};
 
 fn saved() -> Desk {
     let desk = Desk::new();
@@ -70,6 +70,48 @@ fn errors_come_as_json_on_stderr_and_stdout_stays_empty() {
 }
 
 #[test]
+fn errors_of_damage_name_object_expected_and_actual_in_parts() {
+    let damaged = |part: &str, at: usize, arguments: &[&str]| -> Value {
+        let desk = saved();
+        let table = include_bytes!("../../formats/fixtures/packs-1.parquet");
+        std::fs::write(desk.path("t.parquet"), table).unwrap();
+        desk.ok(&["data", "push", "t.parquet", "--to", "demo/data"]);
+        flip(&desk.stored(part), at);
+        let said = desk.run(&[&["--format", "json"], arguments].concat());
+        assert_eq!(said.code, Some(7), "{said:?}");
+        serde_json::from_str(&said.stderr).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+    };
+    let cases: [(&str, usize, &[&str]); 4] = [
+        ("/packs/", 20_000, &["ckpt", "restore", "demo/minilm", "--out", "out"]),
+        ("/packs/", 100, &["ckpt", "restore", "demo/minilm", "--out", "out"]),
+        ("/manifests/", 500, &["ckpt", "show", "demo/minilm"]),
+        ("/blobs/", 700, &["data", "get", "demo/data", "--out", "out"]),
+    ];
+    for (part, at, arguments) in cases {
+        let error = damaged(part, at, arguments);
+        assert!(error["object"].as_str().unwrap().contains(&part[1..]), "{error}");
+        let (expected, actual) = (error["expected"].as_str().unwrap(), error["actual"].as_str().unwrap());
+        assert!(expected != actual && expected.len() == 64, "{error}");
+    }
+}
+
+#[test]
+fn characters_that_mean_something_in_urls_are_escaped_or_refused() {
+    let desk = saved();
+    for name in ["a#b", "a?b", "a%41b"] {
+        let url = format!("file://{}", desk.path(name).display());
+        if name != "a%41b" {
+            let save = ["--store", &url, "ckpt", "save", "m.safetensors", "--to", "demo/x@1"];
+            desk.fails(1, &save, &["%3F or %23", name]);
+        }
+        let hint = desk.fails(2, &["--store", name, "ls"], &["did you mean --store file:///"]);
+        let meant = hint.split("--store ").nth(1).unwrap().split('?').next().unwrap();
+        desk.ok(&["--store", meant, "ckpt", "save", "m.safetensors", "--to", "demo/x@1"]);
+        assert!(desk.path(name).join("gigastore.json").exists(), "{meant}");
+    }
+}
+
+#[test]
 fn nothing_but_data_goes_to_stdout() {
     let desk = saved();
     for arguments in [&["ls"][..], &["ls", "demo"], &["ckpt", "show", "demo/minilm"], &["verify"], &["du"]] {
@@ -81,16 +123,40 @@ fn nothing_but_data_goes_to_stdout() {
     assert_eq!((quiet.code, quiet.stderr.as_str()), (Some(0), ""));
 }
 
+/// Runs a command whose stdout nobody reads.
+fn unread(desk: &Desk, arguments: &[&str]) -> Said {
+    let mut child = desk.command(arguments).spawn().unwrap();
+    drop(child.stdout.take());
+    Said::of(child.wait_with_output().unwrap())
+}
+
 #[test]
 fn a_reader_that_is_gone_is_no_error_and_a_full_disk_is() {
     let desk = saved();
-    let mut child = desk.command(&["ckpt", "show", "demo/minilm", "--slices"]).spawn().unwrap();
-    drop(child.stdout.take());
-    let said = Said::of(child.wait_with_output().unwrap());
+    let said = unread(&desk, &["ckpt", "show", "demo/minilm", "--slices"]);
     assert!(said.code == Some(0) && said.stderr.is_empty(), "{said:?}");
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let said = Said::of(desk.command(&["ls"]).stdout(Stdio::from(full)).output().unwrap());
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let said = Said::of(desk.command(&["ls"]).stdout(full()).output().unwrap());
     assert!(said.code == Some(1) && said.stderr.contains("stdout could not be written"), "{said:?}");
+    flip(&desk.stored("/packs/"), 5000);
+    let said = Said::of(desk.command(&["verify"]).stdout(full()).output().unwrap());
+    assert_eq!((said.code, said.stderr.matches("stdout could not").count()), (Some(7), 1), "{said:?}");
+}
+
+#[test]
+fn a_reader_that_is_gone_does_not_end_the_work_nor_change_its_outcome() {
+    let desk = saved();
+    std::fs::create_dir(desk.path("corpus")).unwrap();
+    for i in 0..5 {
+        let table = include_bytes!("../../formats/fixtures/packs-1.parquet");
+        std::fs::write(desk.path(&format!("corpus/{i}.parquet")), table).unwrap();
+    }
+    desk.ok(&["data", "push", "corpus", "--to", "demo/corpus"]);
+    let said = unread(&desk, &["data", "get", "demo/corpus", "--out", "out"]);
+    assert_eq!((said.code, desk.files("out").len()), (Some(0), 5), "{said:?}");
+    flip(&desk.stored("/packs/"), 5000);
+    let said = unread(&desk, &["verify"]);
+    assert!(said.code == Some(7) && said.stderr.contains("findings"), "{said:?}");
 }
 
 #[test]
@@ -132,9 +198,9 @@ fn walk(folder: &std::path::Path) -> Vec<String> {
 #[test]
 fn every_command_has_help_with_an_example() {
     let desk = Desk::new();
-    let commands: [&[&str]; 14] = [
+    let groups: [&[&str]; 2] = [&["ckpt"], &["data"]];
+    let commands: [&[&str]; 15] = [
         &[],
-        &["ckpt"],
         &["ckpt", "save"],
         &["ckpt", "restore"],
         &["ckpt", "ls"],
@@ -144,13 +210,28 @@ fn every_command_has_help_with_an_example() {
         &["data", "push"],
         &["data", "get"],
         &["data", "show"],
+        &["data", "ls"],
         &["verify"],
+        &["ls"],
         &["du"],
         &["demo"],
     ];
-    for command in commands {
+    let help = |command: &[&str]| {
         let help = desk.ok(&[command, &["--help"]].concat());
         assert!(help.contains("Usage: gigastore"), "{command:?}: {help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{command:?}: {help}");
+        help
+    };
+    for group in groups {
+        let listed = help(group);
+        let subcommands = commands.iter().filter(|command| command.len() == 2 && command[0] == group[0]);
+        subcommands
+            .for_each(|command| assert!(listed.contains(&format!("\n  {}", command[1])), "{command:?}: {listed}"));
+    }
+    for command in commands {
+        let help = help(command);
+        let start = [&["  gigastore"], command].concat().join(" ");
+        let (_, examples) = help.split_once("Example").unwrap_or_else(|| panic!("{command:?} has no example: {help}"));
+        assert!(examples.lines().any(|line| line.starts_with(&start)), "no example of {start:?}: {help}");
     }
 }

@@ -5,6 +5,7 @@
 mod ckpt;
 mod codes;
 mod data;
+mod demo;
 mod real;
 mod run;
 mod verify;

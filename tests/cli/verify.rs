@@ -67,6 +67,47 @@ fn a_lost_or_cut_object_is_found_without_reading() {
     assert!(findings(&desk, &["demo/data", "--quick"]).is_empty(), "the dataset has no part in it");
 }
 
+/// Makes a file one that can't be read, whoever tries: a link to itself.
+fn unreadable(path: &std::path::Path) {
+    fs::remove_file(path).unwrap();
+    std::os::unix::fs::symlink(path, path).unwrap();
+}
+
+#[test]
+fn an_object_that_cannot_be_read_is_a_finding_and_the_rest_goes_on() {
+    let desk = desk();
+    let (pack, blob) = (desk.stored("/packs/"), desk.stored("/blobs/"));
+    unreadable(&pack);
+    for depth in [&["--quick"][..], &[]] {
+        let found = findings(&desk, depth);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0]["problem"].as_str().unwrap().starts_with("could not be read: "), "{found:#?}");
+    }
+    let said = desk.run(&["verify"]);
+    assert!(said.code == Some(7) && said.stdout.contains("demo: NOT READ"), "{said:?}");
+    assert!(said.stderr.contains("could not be read") && !said.stderr.contains("not what was committed"), "{said:?}");
+    flip(&blob, 700);
+    assert_eq!(findings(&desk, &[]).len(), 2);
+    desk.fails(7, &["verify"], &["not what was committed", "1 of the objects could not be read"]);
+    unreadable(&desk.path("store/gigastore.json"));
+    desk.fails(5, &["verify"], &["gigastore.json"]);
+}
+
+#[test]
+fn fallback_passes_over_what_cannot_be_read() {
+    let desk = desk();
+    let old = desk.files("store/projects/demo/packs");
+    desk.model("n", 2);
+    desk.ok(&["ckpt", "save", "n.safetensors", "--to", "demo/run@2"]);
+    let new = desk.files("store/projects/demo/packs").into_iter().find(|file| !old.contains(file)).unwrap();
+    unreadable(&new.0);
+    let restore = ["ckpt", "restore", "demo/run", "--out", "out"];
+    desk.fails(5, &restore, &["packs/"]);
+    let said = desk.run(&[&restore[..], &["--fallback"]].concat());
+    assert!(said.code == Some(0) && said.stdout.contains("demo/run@1 restored"), "{said:?}");
+    assert!(said.stderr.contains("demo/run@2 can't be read and passed over"), "{said:?}");
+}
+
 #[test]
 fn sizes_are_those_on_disk() {
     let desk = desk();
@@ -83,5 +124,13 @@ fn sizes_are_those_on_disk() {
     };
     assert_eq!((of("run", "own_bytes"), of("run", "shared_bytes")), (0, on_disk("/packs/")), "a copy shares all");
     assert_eq!(of("data", "own_bytes"), on_disk("/blobs/"));
+    assert_eq!((of("run", "shared_by_steps_bytes"), of("copy", "shared_by_steps_bytes")), (0, 0));
     assert!(desk.ok(&["du", "demo"]).contains("demo/copy"));
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "demo/alone@1", "--meta", "a=b"]);
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "demo/alone@2"]);
+    let du = desk.json(&["du"]);
+    let alone = du["names"].as_array().unwrap().iter().find(|one| one["name"] == "alone").unwrap();
+    assert_eq!(alone["live"], 2);
+    let stored = alone["own_bytes"].as_u64().unwrap() + alone["shared_bytes"].as_u64().unwrap();
+    assert_eq!(alone["shared_by_steps_bytes"], stored, "the second step refers to the packs of the first");
 }

@@ -6,4 +6,5 @@ mod committers;
 mod epochs;
 mod objects;
 mod places;
+mod pushes;
 mod saves;

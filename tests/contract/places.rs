@@ -8,10 +8,12 @@ use async_trait::async_trait;
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_client::transport::Transport;
+use gigastore_client::transport::http::Http;
 use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;
 use gigastore_formats::wire::Fault;
-use gigastore_tests::opened::engine;
+use gigastore_server::Limits;
+use gigastore_tests::opened::{engine, serve};
 use object_store::memory::InMemory;
 
 /// A place for one store, fresh and empty.
@@ -49,20 +51,84 @@ impl Folder {
     }
 }
 
+impl Memory {
+    async fn engine(&self, mode: OpenMode) -> Result<Engine, Fault> {
+        engine(Arc::<InMemory>::clone(&self.0), mode).await.map_err(|error| Fault::from(&error))
+    }
+}
+
+impl Folder {
+    async fn engine(&self, mode: OpenMode) -> Result<Engine, Fault> {
+        let url = format!("file://{}/store", self.0.path().display()).parse().unwrap();
+        Engine::open(&url, mode, [], SystemAmbient::shared()).await.map_err(|error| Fault::from(&error))
+    }
+}
+
 #[async_trait]
 impl Place for Memory {
     async fn try_open(&self, mode: OpenMode) -> Result<Arc<dyn Transport>, Fault> {
-        Ok(Arc::new(engine(Arc::<InMemory>::clone(&self.0), mode).await.map_err(|error| Fault::from(&error))?))
+        Ok(Arc::new(self.engine(mode).await?))
     }
 }
 
 #[async_trait]
 impl Place for Folder {
     async fn try_open(&self, mode: OpenMode) -> Result<Arc<dyn Transport>, Fault> {
-        let url = format!("file://{}/store", self.0.path().display()).parse().unwrap();
-        let engine = Engine::open(&url, mode, [], SystemAmbient::shared()).await;
-        Ok(Arc::new(engine.map_err(|error| Fault::from(&error))?))
+        Ok(Arc::new(self.engine(mode).await?))
     }
+}
+
+/// In memory, behind services: one for each time it is opened.
+pub(crate) struct ServedMemory(Memory);
+
+/// In a folder, behind services: one for each time it is opened.
+pub(crate) struct ServedFolder(Folder);
+
+/// In memory that services read through a cache.
+pub(crate) struct CachedMemory(Memory);
+
+impl ServedMemory {
+    pub(crate) fn new() -> Self {
+        Self(Memory::new())
+    }
+}
+
+impl ServedFolder {
+    pub(crate) fn new() -> Self {
+        Self(Folder::new())
+    }
+}
+
+impl CachedMemory {
+    pub(crate) fn new() -> Self {
+        Self(Memory::new())
+    }
+}
+
+#[async_trait]
+impl Place for ServedMemory {
+    async fn try_open(&self, mode: OpenMode) -> Result<Arc<dyn Transport>, Fault> {
+        served(self.0.engine(mode).await?, Limits::default()).await
+    }
+}
+
+#[async_trait]
+impl Place for ServedFolder {
+    async fn try_open(&self, mode: OpenMode) -> Result<Arc<dyn Transport>, Fault> {
+        served(self.0.engine(mode).await?, Limits::default()).await
+    }
+}
+
+#[async_trait]
+impl Place for CachedMemory {
+    async fn try_open(&self, mode: OpenMode) -> Result<Arc<dyn Transport>, Fault> {
+        served(self.0.engine(mode).await?, Limits { cache: 3 << 20, ..Limits::default() }).await
+    }
+}
+
+async fn served(engine: Engine, limits: Limits) -> Result<Arc<dyn Transport>, Fault> {
+    let url = serve(engine, None, limits).await.unwrap();
+    Ok(Arc::new(Http::new(&url, None, SystemAmbient::shared())?))
 }
 
 /// Makes a test of each case on each place.
@@ -78,6 +144,9 @@ macro_rules! on_every_place {
     ($($case:ident)*) => {
         crate::places::on_every_place!(@ in_memory Memory $($case)*);
         crate::places::on_every_place!(@ in_a_folder Folder $($case)*);
+        crate::places::on_every_place!(@ in_served_memory ServedMemory $($case)*);
+        crate::places::on_every_place!(@ in_a_served_folder ServedFolder $($case)*);
+        crate::places::on_every_place!(@ in_cached_memory CachedMemory $($case)*);
     };
 }
 

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gigastore_client::Coded;
-use gigastore_client::checkpoint::SaveSpec;
+use gigastore_client::checkpoint::{SaveSpec, Wanted};
 use gigastore_client::dataset::PushSpec;
 use gigastore_client::store::Store;
 use gigastore_client::transfer::progress::Progress;
+use gigastore_client::transfer::sink::BufferSink;
 use gigastore_formats::range::ByteRange;
+use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::{Depth, FaultCode, VerifyRequest};
 use gigastore_tests::model::{Size, Tensor, transformer};
@@ -24,6 +27,7 @@ on_every_place! {
     datasets_get_numbers_and_the_same_files_get_none
     a_listing_has_everything
     a_sound_store_verifies_at_every_depth
+    boxes_are_restored_by_a_plan_of_the_store
 }
 
 fn spec(run: &str, step: u64, ranks: u32) -> SaveSpec {
@@ -159,7 +163,7 @@ async fn a_sound_store_verifies_at_every_depth(place: &dyn Place) {
     for step in 1..4 {
         save(&store, spec("run", step, 2), &transformer(step, Size::TINY)).await.unwrap();
     }
-    for (depth, reads_all) in [(Depth::Quick, false), (Depth::Sample(0.5), false), (Depth::Full, true)] {
+    for (depth, reads_all) in [(Depth::Quick, false), (Depth::Sample(0.001), false), (Depth::Full, true)] {
         let request = VerifyRequest { project: "p".parse().unwrap(), name: None, number: None, depth };
         let seen = AtomicU64::new(0);
         let report = store.verify(&request, &|now| seen.store(now.objects_done, Ordering::SeqCst)).await.unwrap();
@@ -168,4 +172,37 @@ async fn a_sound_store_verifies_at_every_depth(place: &dyn Place) {
         assert_eq!(report.bytes_by_length == 0, reads_all, "{depth:?}: {report:?}");
         assert!(seen.into_inner() > 0, "no progress was reported");
     }
+}
+
+async fn boxes_are_restored_by_a_plan_of_the_store(place: &dyn Place) {
+    let store = place.store().await;
+    let tensors = transformer(7, Size::TINY);
+    save(&store, spec("run", 5, 3), &tensors).await.unwrap();
+    let target = "p/run".parse().unwrap();
+    let mut wanted = Vec::new();
+    let mut expected = Vec::new();
+    for tensor in tensors.iter().filter(|tensor| !tensor.shape.is_empty()) {
+        let row = tensor.dtype.bytes_of(tensor.shape.iter().skip(1).product()).unwrap() as usize;
+        let rows = tensor.shape[0];
+        // The last rows, and none: an empty box of a tensor is one too.
+        for (first, count) in [(rows / 2, rows - rows / 2), (0, 0)] {
+            let (mut offsets, mut sizes) = (vec![0; tensor.shape.len()], tensor.shape.clone());
+            (offsets[0], sizes[0]) = (first, count);
+            let bytes = &tensor.data[first as usize * row..(first + count) as usize * row];
+            let sink = BufferSink::new(vec![0u8; bytes.len()]);
+            let area = Some(TensorBox::new(offsets, sizes).unwrap());
+            let (kind, name) = (SliceKind::Tensor, tensor.name.clone());
+            wanted.push(Wanted { kind, name, area, sink: Arc::<BufferSink<_>>::clone(&sink) });
+            expected.push((tensor.name.clone(), bytes.to_vec(), sink));
+        }
+    }
+    let info = store.restore(&target, wanted, &Progress::default()).await.unwrap();
+    assert_eq!(info.commit.number, 5);
+    for (name, bytes, sink) in expected {
+        assert_eq!(sink.into_inner().unwrap(), bytes, "{name}");
+    }
+    let sink = BufferSink::new(vec![0u8; 4]);
+    let unknown = Wanted { kind: SliceKind::Tensor, name: "nothing".to_owned(), area: None, sink };
+    let error = store.restore(&target, vec![unknown], &Progress::default()).await.unwrap_err();
+    assert_eq!(error.code(), FaultCode::NotFound, "{error}");
 }

@@ -2,6 +2,8 @@
 //!
 //! Must never hide an error: everything that can fail is returned.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gigastore_client::ambient::SystemAmbient;
@@ -15,6 +17,7 @@ use gigastore_engine::Engine;
 use gigastore_engine::store::{Objects, OpenError, OpenMode};
 use gigastore_formats::tensor::slice::SliceId;
 use gigastore_formats::wire::Committed;
+use gigastore_server::{Config, Limits, Server, StartError};
 use object_store::ObjectStore;
 
 use crate::model::Tensor;
@@ -23,6 +26,18 @@ use crate::model::Tensor;
 pub async fn engine(store: Arc<dyn ObjectStore>, mode: OpenMode) -> Result<Engine, OpenError> {
     let objects = Objects::with_store(store, "test:///".to_owned(), mode).await?;
     Ok(Engine::over(objects, SystemAmbient::shared()))
+}
+
+/// Serves `engine` on a port of this machine that is free, with `limits`, for as long as the runtime lives; returns its
+/// URL.
+pub async fn serve(engine: Engine, tokens: Option<PathBuf>, limits: Limits) -> Result<String, StartError> {
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (ambient, tls, disk) = (SystemAmbient::shared(), None, None);
+    let config = Config { engine, ambient, listen, tokens, tls, behind_proxy: false, disk, limits };
+    let server = Server::bind(config).await?;
+    let url = server.url();
+    tokio::spawn(server.run(std::future::pending()));
+    Ok(url)
 }
 
 /// Opens a client's store over `store`, as another process would.

@@ -243,3 +243,40 @@ async fn a_log_that_stays_silent_is_a_commit_of_unknown_state() {
     let info = open(below, OpenMode::Existing).await.unwrap().project(&"p".parse().unwrap()).await.unwrap();
     assert_eq!(info.seq, 2, "one record for the checkpoint, one for the dataset");
 }
+
+#[tokio::test]
+async fn one_object_that_cannot_be_read_does_not_hide_what_else_is_wrong() {
+    let world = World::new();
+    world.write().await.unwrap();
+    let request = VerifyRequest { project: "p".parse().unwrap(), name: None, number: None, depth: Depth::Full };
+    for failure in [Failure::TIMED_OUT, Failure::LOCAL_PERMISSION_DENIED, Failure::PermissionDenied] {
+        for part in ["/packs/", "/blobs/", "/manifests/", "/log/0"] {
+            world.faulty.set_plan(Box::new(move |operation| {
+                let reads = matches!(operation.op, Op::Get | Op::Head);
+                match reads && operation.path.contains(part) {
+                    true => Verdict::FailBefore(failure),
+                    false => Verdict::Pass,
+                }
+            }));
+            let store = self::open(Arc::<FaultyStore>::clone(&world.faulty), OpenMode::Existing).await.unwrap();
+            let report = store.verify(&request, &|_| {}).await.unwrap_or_else(|fault| panic!("{part}: {fault}"));
+            assert!(!report.findings.is_empty(), "{part}");
+            for finding in &report.findings {
+                assert!(finding.is_unreadable() && finding.object.contains(&part[..5]), "{part}: {finding:?}");
+                assert!(finding.problem.starts_with("could not be read: ") && !finding.affects.is_empty());
+            }
+            if part == "/packs/" {
+                assert!(report.commits == 2 && report.objects > 3, "the rest was looked at: {report:?}");
+            }
+            // Where the marker can't be read either, the store is away.
+            world.faulty.set_plan(Box::new(move |operation| match operation.path.contains(part) {
+                true => Verdict::FailBefore(failure),
+                false if operation.path.contains("gigastore.json") => Verdict::FailBefore(failure),
+                false => Verdict::Pass,
+            }));
+            let fault = store.verify(&request, &|_| {}).await.unwrap_err();
+            assert!(matches!(fault.code, FaultCode::Unavailable | FaultCode::Denied), "{part}: {fault}");
+            world.faulty.set_plan(pass());
+        }
+    }
+}

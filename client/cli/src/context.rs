@@ -3,7 +3,7 @@
 //! Must never open a store that the command does not need.
 
 use clap::Args;
-use gigastore_client::store::{OpenMode, Store};
+use gigastore_client::store::{OpenMode, Store, StoreUrl};
 
 use crate::failure::Failure;
 use crate::output::Format;
@@ -51,7 +51,11 @@ impl Globals {
         if url.contains("://") {
             return Ok(url);
         }
-        let path = std::path::absolute(url).map_or_else(|_| url.to_owned(), |path| path.display().to_string());
-        Err(Failure::usage(format!("{url:?} is not a URL")).with_hint(format!("did you mean --store file://{path}?")))
+        let refused = Failure::usage(format!("{url:?} is not a URL"));
+        let meant = std::path::absolute(url).ok().and_then(|path| StoreUrl::of_folder(&path).ok());
+        Err(match meant {
+            Some(meant) => refused.with_hint(format!("did you mean --store {meant}?")),
+            None => refused,
+        })
     }
 }

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use gigastore_client::Coded;
+use gigastore_client::error::Details;
 use gigastore_formats::wire::{Fault, FaultCode};
 use serde_json::{Value, json};
 
@@ -125,10 +126,9 @@ impl<E: Coded> From<E> for Failure {
         let code = error.code();
         let message = Fault::new(code, &error).message;
         let mut failure = Self { code: json!(code), ..Self::new(exit_code(code), "", message) };
-        if let Some(fault) = error.fault().cloned() {
-            let Fault { object, expected, actual, hint, .. } = fault;
-            (failure.object, failure.expected, failure.actual, failure.hint) = (object, expected, actual, hint);
-        }
+        let Details { object, expected, actual } = error.details();
+        (failure.object, failure.expected, failure.actual) = (object, expected, actual);
+        failure.hint = error.fault().and_then(|fault| fault.hint.clone());
         let asked = failure.message.split('"').nth(1).unwrap_or_default().to_owned();
         failure.near(&asked, error.known())
     }

@@ -3,6 +3,8 @@
 //! Each command is a file under `commands/`; its doc comment is its help. Data go to stdout, everything else to stderr.
 //! Must never exit 0 after a failure, nor print half of a result as if it were all of it.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
+
 mod commands;
 mod context;
 mod failure;
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
     // A blocking write that is under way must not hold up the exit.
     runtime.shutdown_background();
     match ended {
+        // What was lost was said when it was.
+        Ok(()) if output::lost_data() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(format),
     }

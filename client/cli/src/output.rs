@@ -4,6 +4,7 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -28,25 +29,38 @@ pub(crate) enum Format {
 
 /// Prints a line of data.
 pub(crate) fn say(line: &dyn Display) {
-    let mut stdout = io::stdout().lock();
-    end_unless_written(writeln!(stdout, "{line}").and_then(|()| stdout.flush()));
+    print(|stdout| writeln!(stdout, "{line}"));
 }
 
-/// Prints bytes of data.
-pub(crate) fn say_bytes(bytes: &[u8]) {
-    let mut stdout = io::stdout().lock();
-    end_unless_written(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+/// Prints bytes of data; tells whether anybody takes more.
+pub(crate) fn say_bytes(bytes: &[u8]) -> bool {
+    print(|stdout| stdout.write_all(bytes));
+    !ENDED.load(Ordering::Relaxed)
 }
 
-/// A reader that is gone has what it wanted: the program ends quietly. A disk that is full does not.
-fn end_unless_written(written: io::Result<()>) {
-    match written {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => {
-            note(&format_args!("error: stdout could not be written: {error}"));
-            std::process::exit(1);
-        }
+/// Tells whether some of the data could not be printed though somebody waited for it: a disk that is full.
+pub(crate) fn lost_data() -> bool {
+    LOST.load(Ordering::Relaxed)
+}
+
+/// Whether stdout takes no more.
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+/// Whether that was a failure.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Writes to stdout, as long as it takes anything. The command goes on in any case, so that its work is done and its
+/// exit code is that of its work; a reader that is gone has what it wanted.
+fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) {
+    if ENDED.load(Ordering::Relaxed) {
+        return;
+    }
+    let mut stdout = io::stdout().lock();
+    let Err(error) = write(&mut stdout).and_then(|()| stdout.flush()) else { return };
+    ENDED.store(true, Ordering::Relaxed);
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        LOST.store(true, Ordering::Relaxed);
+        note(&format_args!("error: stdout could not be written: {error}"));
     }
 }
 

@@ -3,20 +3,21 @@
 //! The same boxes are compared by digest; other boxes by reading the stored checkpoint in this rank's boxes. Equal is
 //! success, with nothing sent. Must never call different content equal, nor read what a digest decides.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use gigastore_formats::digest::Digest;
 use gigastore_formats::manifest::checkpoint::Selection;
+use gigastore_formats::manifest::part::PartMeta;
 use gigastore_formats::name::{Selector, Target};
-use gigastore_formats::tensor::boxes::TensorBox;
-use gigastore_formats::tensor::slice::{SliceId, SliceKind};
-use gigastore_formats::wire::CommitInfo;
+use gigastore_formats::tensor::slice::SliceId;
+use gigastore_formats::verified::{GroupSize, StreamHasher};
+use gigastore_formats::wire::{CommitInfo, Committed, Fault, SaveRequest};
 
 use super::open::Checkpoint;
 use super::restore::{RestoreError, Wanted};
-use super::save::{CheckpointSave, Loaded, SaveError};
+use super::save::{CheckpointSave, SaveError};
 use crate::transfer::progress::Progress;
 use crate::transfer::sink::BufferSink;
-use crate::transfer::source::SliceData;
 use crate::transfer::write::PartRow;
 
 /// Bytes of a stored checkpoint that are read at once to be compared.
@@ -48,15 +49,15 @@ pub enum CompareError {
 }
 
 impl CheckpointSave {
-    /// Compares this rank's slices with the checkpoint at this step; returns their rows, without places.
-    pub(super) async fn compare(&self, existing: &CommitInfo, slices: Vec<Loaded>) -> Result<Vec<PartRow>, SaveError> {
+    /// Compares the rows of a rank with the checkpoint at this step.
+    pub(super) async fn compare(&self, existing: &CommitInfo, rows: &[PartRow]) -> Result<(), SaveError> {
         let (project, name) = (self.request.project.clone(), self.request.run.clone());
         let target = Target { project, name, selector: Some(Selector::Number(existing.commit.number)) };
-        let names = slices.iter().map(|(id, _)| id.name().to_owned()).collect();
+        let names = rows.iter().map(|row| row.slice.name().to_owned()).collect();
         let stored = self.store.checkpoint_of(&target, Selection::Names(names)).await?;
-        let rows = self.hash_only(slices.clone()).await?;
         let tensors = stored.by_name();
-        for (row, (id, data)) in rows.iter().zip(&slices) {
+        for row in rows {
+            let id = &row.slice;
             let differs = |what, expected: String, actual: String| CompareError::Differs {
                 target: target.to_string(),
                 what,
@@ -73,47 +74,56 @@ impl CheckpointSave {
                 return Err(differs("tensor", there, here).into());
             }
             let same_box = stored.rows()[tensor.rows.clone()].iter().find(|old| old.slice.area() == id.area());
-            match same_box {
-                Some(old) if old.blake3 == row.blake3 => {}
-                Some(old) => return Err(differs("slice", old.blake3.to_string(), row.blake3.to_string()).into()),
-                None => {
-                    if let Some(area) = self.first_difference(&stored, id, data).await? {
-                        let there = format!("different in {area}");
-                        return Err(differs("slice", there, row.blake3.to_string()).into());
-                    }
-                }
+            let there = match same_box {
+                Some(old) => old.blake3,
+                None => self.digest_in(&stored, id).await?,
+            };
+            if there != row.blake3 {
+                return Err(differs("BLAKE3 of slice", there.to_string(), row.blake3.to_string()).into());
             }
         }
-        Ok(rows)
+        Ok(())
     }
 
-    /// Reads the stored checkpoint in the box of a slice, piece after piece; returns the first piece that differs.
-    async fn first_difference(
-        &self,
-        stored: &Checkpoint,
-        id: &SliceId,
-        data: &SliceData,
-    ) -> Result<Option<TensorBox>, SaveError> {
-        let name = || id.name().to_owned();
-        let boxed = |source| CompareError::Read(RestoreError::Box { name: name(), source });
-        let mut start = 0;
+    /// Reads the stored checkpoint in the box of a slice, piece after piece; returns the digest of what is there.
+    async fn digest_in(&self, stored: &Checkpoint, id: &SliceId) -> Result<Digest, SaveError> {
+        let boxed = |source| CompareError::Read(RestoreError::Box { name: id.name().to_owned(), source });
+        let mut hasher = StreamHasher::new(GroupSize::Tensor);
         for area in id.area().split(id.dtype(), PIECE_BYTES).map_err(boxed)? {
-            let len = area.bytes(id.dtype()).map_err(boxed)?;
-            let sink = BufferSink::new(vec![0; len as usize]);
+            let sink = BufferSink::new(vec![0; area.bytes(id.dtype()).map_err(boxed)? as usize]);
             let sent = Arc::<BufferSink<Vec<u8>>>::clone(&sink);
-            let wanted = Wanted { kind: SliceKind::Tensor, name: name(), area: Some(area.clone()), sink: sent };
+            let wanted = Wanted { kind: id.kind(), name: id.name().to_owned(), area: Some(area), sink: sent };
             stored.read(vec![wanted], &Progress::default()).await.map_err(CompareError::Read)?;
-            let there = sink.into_inner().expect("a restore that is done holds no sink");
-            let part = data.part(start, len);
-            let same = self.store.ambient.computed(move || {
-                let mut here = vec![0; there.len()];
-                part.read_at(0, &mut here).map(|()| here == there)
-            });
-            if !same.await? {
-                return Ok(Some(area));
-            }
-            start += len;
+            let bytes = sink.into_inner().expect("a restore that is done holds no sink");
+            let update = move || {
+                hasher.update(&bytes);
+                hasher
+            };
+            hasher = self.store.ambient.computed(update).await;
         }
-        Ok(None)
+        Ok(hasher.finish().root())
+    }
+
+    /// Finishes a save whose step was taken by another while it ran: begins again, once, as the save of a step that is
+    /// there, and compares what its ranks have delivered. `taken` is what the store said.
+    pub(super) async fn finish_as_existing(&self, taken: Fault) -> Result<Committed, SaveError> {
+        // The same on every rank, so that they meet again.
+        let attempt = format!("again-{}", Digest::of(self.request.attempt.as_bytes()));
+        let request = SaveRequest { attempt, ..self.request.clone() };
+        let session = self.store.transport.begin_save(&request).await?;
+        let Some(existing) = session.existing else { return Err(taken.into()) };
+        let delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (rank, rows) in delivered {
+            self.compare(&existing, &rows).await?;
+            let meta = PartMeta {
+                rank,
+                world_size: request.world_size,
+                bases: Vec::new(),
+                compared_to: Some(existing.commit.content),
+                metadata: self.spec.metadata.clone(),
+            };
+            self.deliver(session.save, meta, rows).await?;
+        }
+        Ok(self.store.transport.finish_save(&self.finish_request(&request)).await?)
     }
 }

@@ -3,7 +3,7 @@
 //! Files are written under staging names in the destination and renamed when all of them are complete. Must never leave
 //! a partial file under its final name, nor replace a file unless told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::header::{TensorInfo as HeaderEntry, write_header};
 use gigastore_formats::tensor::slice::SliceKind;
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::Glob;
 
 use super::model::METADATA_PREFIX;
 use super::open::{Checkpoint, TensorInfo};
@@ -26,7 +26,8 @@ const ALIGNMENT: u64 = 4096;
 /// What is exported, and how.
 #[derive(Clone, Debug)]
 pub struct ExportSpec {
-    /// Globs over names of tensors and paths of files; empty for all.
+    /// Names of tensors and paths of files, or globs over them; empty for all. Each must match something; what is the
+    /// name of a tensor or file is not taken for a glob.
     pub names: Vec<String>,
     /// Whether files that are there are replaced.
     pub overwrite: bool,
@@ -63,15 +64,26 @@ pub enum ExportError {
         /// What is wrong.
         source: globset::Error,
     },
-    /// No name matches.
-    #[error("{target} has no tensor or file that matches {globs:?}")]
+    /// Nothing has this name or matches this glob.
+    #[error("{target} has no tensor or file that matches {glob:?}")]
     NoMatch {
         /// The checkpoint.
         target: String,
-        /// The globs.
-        globs: Vec<String>,
+        /// The name or glob.
+        glob: String,
         /// Names that there are.
         known: Vec<String>,
+    },
+    /// A saved file has the name that a file of the exported model gets.
+    #[error(
+        "{target} has a saved file {name}, and its tensors are written to a file of that name: restore them into two \
+         folders, with --names {name} for the one and --names with the tensors' names for the other"
+    )]
+    Clash {
+        /// The checkpoint.
+        target: String,
+        /// The file.
+        name: String,
     },
     /// The destination took no file.
     #[error(transparent)]
@@ -94,16 +106,14 @@ impl Checkpoint {
     /// Writes the checkpoint into the folder `out`.
     pub async fn export(&self, out: &Path, spec: &ExportSpec, progress: &Progress) -> Result<Exported, ExportError> {
         let all = self.tensors();
-        let globs = globs(&spec.names)?;
-        let chosen: Vec<&TensorInfo> =
-            all.iter().filter(|tensor| spec.names.is_empty() || globs.is_match(&tensor.name)).collect();
-        if chosen.is_empty() {
-            let known = all.iter().map(|tensor| tensor.name.clone()).collect();
-            return Err(ExportError::NoMatch { target: self.target().to_string(), globs: spec.names.clone(), known });
-        }
+        let chosen = self.choose(&all, &spec.names)?;
         let (tensors, files): (Vec<&TensorInfo>, Vec<_>) =
             chosen.into_iter().partition(|tensor| tensor.kind == SliceKind::Tensor);
         let plans = self.plan_files(&tensors, spec.max_file_bytes);
+        let written = |name: &str| plans.iter().any(|plan| plan.name == name) || plans.len() > 1 && name == INDEX;
+        if let Some(file) = files.iter().find(|file| written(&file.name)) {
+            return Err(ExportError::Clash { target: self.target().to_string(), name: file.name.clone() });
+        }
         let mut staging = Staging::new(out, spec.overwrite, &self.store.ambient)?;
         let mut wanted = Vec::new();
         for plan in &plans {
@@ -122,8 +132,31 @@ impl Checkpoint {
         }
         self.read(wanted, progress).await?;
         let bytes = tensors.iter().chain(&files).map(|tensor| tensor.bytes).sum();
-        let files = self.store.ambient.computed(move || staging.finish()).await?;
+        let files = staging.finish(&*self.store.ambient).await?;
         Ok(Exported { files, tensors: tensors.len(), bytes })
+    }
+
+    /// Finds what has one of these names or matches one of these globs.
+    fn choose<'t>(&self, all: &'t [TensorInfo], names: &[String]) -> Result<Vec<&'t TensorInfo>, ExportError> {
+        if names.is_empty() {
+            return Ok(all.iter().collect());
+        }
+        let mut chosen = BTreeSet::new();
+        for name in names {
+            // Names may have brackets, as those of JAX do: a name that is there is not a glob.
+            let mut found: Vec<usize> = (0..all.len()).filter(|i| all[*i].name == *name).collect();
+            if found.is_empty() {
+                let glob = Glob::new(name).map_err(|source| ExportError::Glob { glob: name.clone(), source })?;
+                let glob = glob.compile_matcher();
+                found = (0..all.len()).filter(|i| glob.is_match(&all[*i].name)).collect();
+            }
+            if found.is_empty() {
+                let (target, known) = (self.target().to_string(), all.iter().map(|one| one.name.clone()).collect());
+                return Err(ExportError::NoMatch { target, glob: name.clone(), known });
+            }
+            chosen.extend(found);
+        }
+        Ok(chosen.into_iter().map(|i| &all[i]).collect())
     }
 
     /// Puts tensors into files in the order of their names, each file up to `max_bytes`.
@@ -188,13 +221,4 @@ fn index(plans: &[Plan<'_>]) -> Vec<u8> {
 fn want(tensor: &TensorInfo, file: &Arc<File>, start: u64) -> Wanted {
     let sink: Arc<dyn Sink> = FileSink::new(Arc::clone(file), start, tensor.bytes);
     Wanted { kind: tensor.kind, name: tensor.name.clone(), area: None, sink }
-}
-
-fn globs(names: &[String]) -> Result<GlobSet, ExportError> {
-    let mut set = GlobSetBuilder::new();
-    for glob in names {
-        let refuse = |source| ExportError::Glob { glob: glob.clone(), source };
-        set.add(Glob::new(glob).map_err(refuse)?);
-    }
-    set.build().map_err(|source| ExportError::Glob { glob: names.join(" "), source })
 }

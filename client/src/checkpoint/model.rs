@@ -2,16 +2,16 @@
 //! all that belongs to a model.
 //!
 //! Headers are read and checked; tensor data stays on disk until it is saved. Must never take two tensors of one name,
-//! nor a file whose length is not what its header says.
+//! nor a file whose length is not what its header says, nor leave out what lies in a folder without saying so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gigastore_formats::limits::MAX_SAFETENSORS_HEADER_BYTES;
 use gigastore_formats::name::{NameError, check_path};
-use gigastore_formats::tensor::boxes::BoxError;
+use gigastore_formats::tensor::boxes::{BoxError, TensorBox};
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::header::{
     HeaderError, PREFIX_BYTES, SafetensorsHeader, ShardIndex, ShardIndexError, header_len,
@@ -136,6 +136,16 @@ pub enum ModelError {
         /// The folder.
         path: String,
     },
+    /// Something in a folder is not a file and can't be kept.
+    #[error(
+        "{path} is {what}, which can't be saved: put what it stands for in its place, or move it out of the folder"
+    )]
+    NotAFile {
+        /// Its path.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// A file's name can't be kept.
     #[error("in {folder}: {source}")]
     Name {
@@ -159,7 +169,9 @@ pub enum ModelError {
 
 impl LocalModel {
     /// Opens a `.safetensors` file, an `index.json` of a sharded model, or a folder: its safetensors files (by its
-    /// index if there is one), and every other file below it as an opaque file, hidden ones left out.
+    /// index if there is one), and every other file below it as an opaque file, hidden ones left out. Safetensors files
+    /// that the index does not name, or that lie in folders below, are opaque files as well: their tensors may have the
+    /// names of the model's own.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let name =
             path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
@@ -167,7 +179,7 @@ impl LocalModel {
         if path.is_dir() {
             model.add_folder(path)?;
         } else if path.to_string_lossy().ends_with(".json") {
-            model.add_index(path)?;
+            model.add_index(path).map(drop)?;
         } else {
             model.add_file(path)?;
         }
@@ -212,12 +224,13 @@ impl LocalModel {
         for LocalTensor { name, dtype, shape, data } in &self.tensors {
             let sharded = |source| ModelError::Shard { name: name.clone(), source };
             let Some(area) = shard(name, *dtype, shape, rank, world_size).map_err(sharded)? else { continue };
-            let row = dtype.bytes_of(shape.iter().skip(1).product()).unwrap_or_default();
-            // Rows of sub-byte elements may end inside a byte; their shards start at multiples of four rows.
-            let start = match area.offsets().first() {
-                Some(first) if *first > 0 && row > 0 => first * row,
-                Some(first) => dtype.bytes_of(first * shape.iter().skip(1).product::<u64>()).unwrap_or_default(),
-                None => 0,
+            // The rows before a shard make whole bytes: shards of sub-byte elements start at multiples of four rows.
+            let start = match (area.offsets().first(), shape.get(1..)) {
+                (Some(first), Some(row)) => {
+                    let before = TensorBox::whole(&[&[*first], row].concat());
+                    before.and_then(|before| before.bytes(*dtype)).map_err(sharded)?
+                }
+                _ => 0,
             };
             let id = SliceId::tensor(name, *dtype, shape, area)?;
             let data = data.part(start, id.bytes());
@@ -237,24 +250,24 @@ impl LocalModel {
         list(folder, &mut paths)?;
         paths.sort();
         let has_ending = |path: &PathBuf, ending: &str| path.to_string_lossy().ends_with(ending);
-        let top = |path: &PathBuf| path.parent() == Some(folder);
-        let indexes: Vec<PathBuf> = paths.iter().filter(|p| top(p) && has_ending(p, INDEX_SUFFIX)).cloned().collect();
-        match &indexes[..] {
-            [] => {
-                for path in paths.iter().filter(|path| top(path) && has_ending(path, ".safetensors")) {
-                    self.add_file(path)?;
-                }
+        let top = |path: &&PathBuf| path.parent() == Some(folder);
+        let ending = |ending| paths.iter().filter(top).filter(move |path| has_ending(path, ending));
+        // What the model's tensors come from; all else is an opaque file.
+        let mut read = BTreeSet::new();
+        if ending(INDEX_SUFFIX).next().is_none() {
+            for path in ending(".safetensors") {
+                self.add_file(path)?;
+                read.insert(path.clone());
             }
-            indexes => {
-                for index in indexes {
-                    self.add_index(index)?;
-                }
-            }
+        }
+        for index in ending(INDEX_SUFFIX) {
+            read.extend(self.add_index(index)?);
+            read.insert(index.clone());
         }
         if self.tensors.is_empty() {
             return Err(ModelError::Empty { path: folder.display().to_string() });
         }
-        for path in paths.iter().filter(|path| !has_ending(path, ".safetensors") && !has_ending(path, INDEX_SUFFIX)) {
+        for path in paths.iter().filter(|path| !read.contains(*path)) {
             let relative = path.strip_prefix(folder).unwrap_or(path);
             let parts: Vec<String> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
             let name = parts.join("/");
@@ -265,7 +278,8 @@ impl LocalModel {
         Ok(())
     }
 
-    fn add_index(&mut self, path: &Path) -> Result<(), ModelError> {
+    /// Adds the tensors of a sharded model; returns its files.
+    fn add_index(&mut self, path: &Path) -> Result<Vec<PathBuf>, ModelError> {
         let index = SourceFile::open(path)?;
         if index.len() > MAX_INDEX_BYTES {
             return Err(ModelError::IndexTooLong { path: path.display().to_string(), actual: index.len() });
@@ -275,16 +289,17 @@ impl LocalModel {
         let broken = |source| ModelError::Index { path: path.display().to_string(), source };
         let index = ShardIndex::parse(&bytes).map_err(broken)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        for file in index.files() {
-            self.add_file(&folder.join(file))?;
+        let files: Vec<PathBuf> = index.files().into_iter().map(|file| folder.join(file)).collect();
+        for file in &files {
+            self.add_file(file)?;
         }
-        let there: std::collections::BTreeSet<&str> = self.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let there: BTreeSet<&str> = self.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         match index.weight_map().iter().find(|(tensor, _)| !there.contains(tensor.as_str())) {
             Some((tensor, file)) => {
                 let (path, tensor, file) = (path.display().to_string(), tensor.clone(), file.clone());
                 Err(ModelError::NotThere { path, tensor, file })
             }
-            None => Ok(()),
+            None => Ok(files),
         }
     }
 
@@ -337,14 +352,22 @@ fn list(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), ModelError> {
             continue;
         }
         // Links to files count as files; links to folders are not followed, so that a loop can't be.
+        let path = entry.path();
         let kind = entry.file_type().map_err(refuse)?;
         if kind.is_dir() {
-            list(&entry.path(), found)?;
-        } else if entry.path().is_file() {
+            list(&path, found)?;
+        } else if path.is_file() {
             if found.len() >= MAX_FILES {
                 return Err(ModelError::TooMany { path: folder.display().to_string() });
             }
-            found.push(entry.path());
+            found.push(path);
+        } else {
+            let what = match (kind.is_symlink(), path.is_dir()) {
+                (true, true) => "a link to a folder",
+                (true, false) => "a link that leads to no file",
+                _ => "neither a file nor a folder",
+            };
+            return Err(ModelError::NotAFile { path: path.display().to_string(), what });
         }
     }
     Ok(())

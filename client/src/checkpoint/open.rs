@@ -10,10 +10,11 @@ use gigastore_formats::manifest::packs::{PackRow, read_packs};
 use gigastore_formats::manifest::{ManifestError, Step};
 use gigastore_formats::name::{ProjectName, Target};
 use gigastore_formats::object::ObjectKind;
+use gigastore_formats::plan::{PlanAnswer, PlannedSlice};
 use gigastore_formats::range::{ByteRange, coalesce};
 use gigastore_formats::record::{Index, Sort};
 use gigastore_formats::tensor::dtype::Dtype;
-use gigastore_formats::tensor::slice::SliceKind;
+use gigastore_formats::tensor::slice::{SliceError, SliceKind};
 use gigastore_formats::verified::{GroupMismatch, TreeError};
 use gigastore_formats::wire::{CommitInfo, Fault};
 
@@ -172,6 +173,13 @@ impl Store {
 }
 
 impl Checkpoint {
+    /// Takes the rows that the store planned for some boxes.
+    pub(super) fn of_plan(store: Store, target: Target, plan: PlanAnswer) -> Result<Self, SliceError> {
+        let PlanAnswer { info, meta, slices } = plan;
+        let rows = slices.into_iter().map(PlannedSlice::row).collect::<Result<_, _>>()?;
+        Ok(Self { store, target, info, meta, rows })
+    }
+
     /// Returns what it was opened as.
     pub fn target(&self) -> &Target {
         &self.target

@@ -5,11 +5,14 @@
 
 use std::sync::Arc;
 
+use gigastore_formats::name::{Selector, Target};
+use gigastore_formats::plan::{Area, MAX_BOXES, PlanBox, PlanRequest};
 use gigastore_formats::tensor::boxes::{BoxError, CopyPlan, TensorBox};
-use gigastore_formats::tensor::slice::SliceKind;
-use gigastore_formats::wire::Fault;
+use gigastore_formats::tensor::slice::{SliceError, SliceKind};
+use gigastore_formats::wire::{CommitInfo, Fault};
 
 use super::open::{Checkpoint, TensorInfo};
+use crate::store::Store;
 use crate::transfer::progress::Progress;
 use crate::transfer::read::{Copy, FetchError, SliceRead, read_slices};
 use crate::transfer::sink::{BufferSink, Sink};
@@ -72,9 +75,49 @@ pub enum RestoreError {
         /// Bytes that slices have of it.
         actual: u64,
     },
+    /// What the store planned does not hold together.
+    #[error("the store's plan for {target} is not valid")]
+    Plan {
+        /// The checkpoint.
+        target: String,
+        /// What is wrong.
+        #[source]
+        source: SliceError,
+    },
     /// Reading failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+}
+
+impl Store {
+    /// Reads boxes of the checkpoint that `target` means, each unique byte once, without its whole manifest: the store
+    /// plans which groups of which packs hold them (a service from a manifest that it keeps decoded). For a rank that
+    /// wants a box of every tensor of a checkpoint of millions of slices.
+    pub async fn restore(
+        &self,
+        target: &Target,
+        wanted: Vec<Wanted>,
+        progress: &Progress,
+    ) -> Result<CommitInfo, RestoreError> {
+        let mut bound = target.clone();
+        let mut wanted = wanted.into_iter().peekable();
+        loop {
+            let part: Vec<Wanted> = wanted.by_ref().take(MAX_BOXES).collect();
+            let area = |one: &Wanted| one.area.as_ref().map(Area::from);
+            let plan_box = |one: &Wanted| PlanBox { kind: one.kind, name: one.name.clone(), area: area(one) };
+            let request = PlanRequest { boxes: part.iter().map(plan_box).collect() };
+            let plan = self.transport.plan(&bound, &request).await.map_err(FetchError::Store)?;
+            let info = plan.info.clone();
+            // A tag may move between two parts: all are read of the same step.
+            bound.selector = Some(Selector::Number(info.commit.number));
+            let planned = Checkpoint::of_plan(self.clone(), bound.clone(), plan);
+            let checkpoint = planned.map_err(|source| RestoreError::Plan { target: target.to_string(), source })?;
+            checkpoint.read(part, progress).await?;
+            if wanted.peek().is_none() {
+                return Ok(info);
+            }
+        }
+    }
 }
 
 impl Checkpoint {

@@ -4,7 +4,8 @@
 //! Everything may be run again after a crash: what is in the store is found by its digest and not sent again. Must
 //! never make anything visible before finish.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,15 +13,16 @@ use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::digest::{Digest, hex};
 use gigastore_formats::limits::{MAX_SLICE_BYTES, MAX_USER_METADATA_BYTES, PACK_TARGET_BYTES};
 use gigastore_formats::manifest::ManifestError;
-use gigastore_formats::manifest::checkpoint::Selection;
 use gigastore_formats::manifest::part::{PartMeta, write_part};
-use gigastore_formats::name::{Name, ProjectName, Selector, Target};
+use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::pack::plan_packs;
+use gigastore_formats::record::TxnId;
 use gigastore_formats::tensor::boxes::BoxError;
-use gigastore_formats::tensor::slice::{Place, SliceError, SliceId, SliceRow};
-use gigastore_formats::wire::{Committed, Fault, FinishRequest, SaveRequest, Session};
+use gigastore_formats::tensor::slice::{SliceError, SliceId, SliceRow};
+use gigastore_formats::wire::{Committed, Fault, FaultCode, FinishRequest, SaveRequest, Session};
 
 use super::compare::CompareError;
+use super::known::Known;
 use super::open::OpenError;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
@@ -96,9 +98,12 @@ pub struct CheckpointSave {
     pub(super) store: Store,
     pub(super) request: SaveRequest,
     pub(super) session: Session,
-    spec: SaveSpec,
+    pub(super) spec: SaveSpec,
     pool: BufferPool,
     progress: Progress,
+    /// What each rank of this process has delivered: slices and digests, no bytes.
+    pub(super) delivered: Mutex<BTreeMap<u32, Vec<PartRow>>>,
+    notes: Mutex<BTreeSet<String>>,
 }
 
 /// Why a save failed. Nothing is visible of it; run again, only what is missing is sent.
@@ -168,9 +173,6 @@ pub enum SaveError {
     Store(#[from] Fault),
 }
 
-/// Places of content that the store has, by digest and length.
-type Known = HashMap<(Digest, u64), Place<Digest>>;
-
 impl Store {
     /// Opens a save, or finds it open.
     pub async fn begin_save(&self, spec: SaveSpec, progress: Progress) -> Result<CheckpointSave, SaveError> {
@@ -186,7 +188,8 @@ impl Store {
             world_size: spec.world_size,
         };
         let session = self.transport.begin_save(&request).await?;
-        Ok(CheckpointSave { store: self.clone(), request, session, spec, pool: BufferPool::default(), progress })
+        let (pool, delivered, notes) = (BufferPool::default(), Mutex::default(), Mutex::default());
+        Ok(CheckpointSave { store: self.clone(), request, session, spec, pool, progress, delivered, notes })
     }
 }
 
@@ -212,7 +215,9 @@ impl CheckpointSave {
             meta.compared_to = Some(existing.commit.content);
             let mut all = mine;
             all.extend(theirs);
-            self.compare(existing, all).await?
+            let rows = self.hash_only(all).await?;
+            self.compare(existing, &rows).await?;
+            rows
         } else {
             let known = self.known(&mine, &mut meta).await?;
             let mut rows = self.send(mine, &known).await?;
@@ -225,20 +230,42 @@ impl CheckpointSave {
             data.check_unchanged()?;
         }
         rows.sort_by(|a, b| a.slice.order().cmp(&b.slice.order()));
-        let part = self.store.ambient.computed(move || write_part(&meta, &rows)).await;
-        let part = part.map_err(|source| SaveError::Part { rank, source })?;
-        let (project, save) = (&self.request.project, self.session.save);
-        Ok(self.store.transport.put_part(project, save, rank, Bytes::from(part)).await?)
+        let unplaced = rows.iter().map(|row| SliceRow { place: None, ..row.clone() }).collect();
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).insert(rank, unplaced);
+        self.deliver(self.session.save, meta, rows).await
     }
 
     /// Commits once the parts of all ranks are there, or finds the save committed. Every rank may call it.
     pub async fn finish(&self) -> Result<Committed, SaveError> {
-        let request = FinishRequest {
-            save: self.request.clone(),
-            tag: self.spec.tag.clone(),
-            deadline_ms: u64::try_from(self.spec.deadline.as_millis()).unwrap_or(u64::MAX),
-        };
-        Ok(self.store.transport.finish_save(&request).await?)
+        match self.store.transport.finish_save(&self.finish_request(&self.request)).await {
+            // Only the refusal of a step that is taken names two digests.
+            Err(fault) if fault.code == FaultCode::Conflict && fault.expected.is_some() && fault.actual.is_some() => {
+                self.finish_as_existing(fault).await
+            }
+            done => Ok(done?),
+        }
+    }
+
+    /// Returns what the caller should know of a save that succeeds all the same: why it sent more than it had to.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    pub(super) fn note(&self, text: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(text);
+    }
+
+    pub(super) fn finish_request(&self, save: &SaveRequest) -> FinishRequest {
+        let deadline_ms = u64::try_from(self.spec.deadline.as_millis()).unwrap_or(u64::MAX);
+        FinishRequest { save: save.clone(), tag: self.spec.tag.clone(), deadline_ms }
+    }
+
+    /// Delivers the part of one rank.
+    pub(super) async fn deliver(&self, save: TxnId, meta: PartMeta, rows: Vec<PartRow>) -> Result<(), SaveError> {
+        let rank = meta.rank;
+        let part = self.store.ambient.computed(move || write_part(&meta, &rows)).await;
+        let part = part.map_err(|source| SaveError::Part { rank, source })?;
+        Ok(self.store.transport.put_part(&self.request.project, save, rank, Bytes::from(part)).await?)
     }
 
     /// Checks slices, cuts those that are too long, and tells those that this rank sends from those that a replica
@@ -294,31 +321,6 @@ impl CheckpointSave {
             pool: self.pool.clone(),
             progress: self.progress.clone(),
         }
-    }
-
-    /// Finds where the run's latest checkpoint has content of the same tensors.
-    async fn known(&self, slices: &[Loaded], meta: &mut PartMeta) -> Result<Known, SaveError> {
-        if !self.spec.dedup {
-            return Ok(Known::new());
-        }
-        let (project, run) = (self.request.project.clone(), self.request.run.clone());
-        let latest = Target { project: project.clone(), name: run.clone(), selector: None };
-        let info = match self.store.resolve(&latest).await {
-            Ok(info) => info,
-            Err(fault) if fault.code == gigastore_formats::wire::FaultCode::NotFound => return Ok(Known::new()),
-            Err(fault) => return Err(fault.into()),
-        };
-        let base = info.commit.number;
-        let selector = Some(Selector::Number(base));
-        let names = slices.iter().map(|(id, _)| id.name().to_owned()).collect();
-        let target = Target { project, name: run, selector };
-        let checkpoint = self.store.checkpoint_of(&target, Selection::Names(names)).await?;
-        meta.bases = vec![base];
-        let place = |row: &gigastore_formats::manifest::checkpoint::CheckpointRow| {
-            let Place { pack, header_len, offset, stored_len, codec } = row.place.clone();
-            ((row.blake3, row.slice.bytes()), Place { pack: pack.digest, header_len, offset, stored_len, codec })
-        };
-        Ok(checkpoint.rows().iter().map(place).collect())
     }
 }
 

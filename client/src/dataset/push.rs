@@ -22,7 +22,7 @@ use super::read::DatasetError;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
 use crate::transfer::progress::Progress;
-use crate::transfer::source::{SliceData, SourceError, SourceFile};
+use crate::transfer::source::{SliceData, SourceError, SourceFile, SourceLook};
 use crate::transfer::write::{WriteError, Writer};
 
 /// Files worked on at once; the budget bounds their bytes.
@@ -113,6 +113,29 @@ pub enum PushError {
     Store(#[from] Fault),
 }
 
+/// What a push would make a version of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Preview {
+    /// Files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their rows.
+    pub rows: u64,
+}
+
+/// Looks at files as a push does: each must be a sound Parquet file with a name of its own. Reads no data of them.
+pub fn preview(files: &[PathBuf]) -> Result<Preview, PushError> {
+    let mut preview = Preview::default();
+    for local in name_files(files)?.values() {
+        let file = SourceFile::open(local)?;
+        preview.files += 1;
+        preview.bytes += file.len();
+        preview.rows += facts(&file)?.rows;
+    }
+    Ok(preview)
+}
+
 /// A local file that was checked and hashed.
 struct Checked {
     row: FileRow,
@@ -133,14 +156,15 @@ impl Store {
             pool: BufferPool::default(),
             progress: progress.clone(),
         };
-        let mut opened = Vec::with_capacity(named.len());
+        // Looked at, and opened only when it is its turn: a process may have fewer open files than a dataset has.
+        let mut seen = Vec::with_capacity(named.len());
         for (path, local) in named {
-            let file = SourceFile::open(&local)?;
-            progress.plan(file.len());
-            opened.push((path, file));
+            let look = SourceLook::at(&local)?;
+            progress.plan(look.len());
+            seen.push((path, look));
         }
-        let checked: Vec<Checked> = futures::stream::iter(opened)
-            .map(|(path, file)| send(&writer, path, file))
+        let checked: Vec<Checked> = futures::stream::iter(seen)
+            .map(|(path, look)| send(&writer, path, look))
             .buffered(FILES_IN_FLIGHT)
             .try_collect()
             .await?;
@@ -169,6 +193,9 @@ impl Store {
         let txn = TxnId::derive(&[b"push", &self.ambient.random_bytes()]);
         let mut tries = 1;
         loop {
+            // Before the newest version is opened: one that is committed in between is a conflict then, and the next
+            // try stands on it.
+            let highest = self.highest(spec).await?;
             let newest = self.newest(spec).await?;
             let mut all = match (&newest, spec.append) {
                 (Some(dataset), true) => {
@@ -178,7 +205,6 @@ impl Store {
             };
             all.extend(rows.clone());
             let parent = newest.as_ref().map(|dataset| dataset.info().commit.number);
-            let highest = self.highest(spec).await?;
             let version = highest.map_or(1, |highest| highest + 1);
             let meta = DatasetMeta { name: spec.name.clone(), version, parent, metadata: spec.metadata.clone() };
             let rows = all.into_values().collect::<Vec<_>>();
@@ -222,8 +248,10 @@ impl Store {
 }
 
 /// Checks, hashes and sends one file.
-async fn send(writer: &Writer, path: String, file: Arc<SourceFile>) -> Result<Checked, PushError> {
-    let facts = facts(writer, &file).await?;
+async fn send(writer: &Writer, path: String, look: SourceLook) -> Result<Checked, PushError> {
+    let file = look.open()?;
+    let copy = Arc::clone(&file);
+    let facts = writer.store.ambient.computed(move || facts(&copy)).await?;
     let data = SliceData::File(file.region(0, file.len()));
     let tree = writer.tree(GroupSize::File, &data).await?;
     let (bytes, digest) = (tree.len(), tree.root());
@@ -243,25 +271,21 @@ async fn send(writer: &Writer, path: String, file: Arc<SourceFile>) -> Result<Ch
 }
 
 /// Reads what a file's footer says.
-async fn facts(writer: &Writer, file: &Arc<SourceFile>) -> Result<ParquetFacts, PushError> {
-    let file = Arc::clone(file);
-    let read = move || {
-        let unsound = |source| PushError::Parquet { path: file.path().display().to_string(), source };
-        let mut reader = FooterReader::new(file.len());
-        loop {
-            match reader.step().map_err(unsound)? {
-                Step::Done(facts) => return Ok(facts),
-                Step::Need(ranges) => {
-                    for range in ranges {
-                        let mut bytes = vec![0; range.len() as usize];
-                        file.read_at(range.start(), &mut bytes)?;
-                        reader.give(range, Bytes::from(bytes)).map_err(unsound)?;
-                    }
+fn facts(file: &SourceFile) -> Result<ParquetFacts, PushError> {
+    let unsound = |source| PushError::Parquet { path: file.path().display().to_string(), source };
+    let mut reader = FooterReader::new(file.len());
+    loop {
+        match reader.step().map_err(unsound)? {
+            Step::Done(facts) => return Ok(facts),
+            Step::Need(ranges) => {
+                for range in ranges {
+                    let mut bytes = vec![0; range.len() as usize];
+                    file.read_at(range.start(), &mut bytes)?;
+                    reader.give(range, Bytes::from(bytes)).map_err(unsound)?;
                 }
             }
         }
-    };
-    writer.store.ambient.computed(read).await
+    }
 }
 
 /// Gives each file its path in the dataset: its name, or for a folder the path below it.

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::{StreamExt, TryStreamExt};
+use futures::stream::{Stream, StreamExt, TryStreamExt};
 use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, read_dataset};
 use gigastore_formats::name::Target;
@@ -18,6 +18,7 @@ use gigastore_formats::wire::{CommitInfo, Fault};
 use crate::checkpoint::open::OpenError;
 use crate::staging::{Staging, StagingError};
 use crate::store::Store;
+use crate::transfer::budget::Taken;
 use crate::transfer::progress::Progress;
 
 /// Longest read of a file: 8 MiB, 32 groups.
@@ -25,6 +26,13 @@ const READ_BYTES: u64 = 8 << 20;
 
 /// Reads of one file in flight.
 const READS_IN_FLIGHT: usize = 8;
+
+/// Checked bytes of a file, counted as in flight until somebody takes them.
+struct Piece {
+    start: u64,
+    bytes: Bytes,
+    _taken: Taken,
+}
 
 /// An open dataset version, bound to the record that committed it.
 #[derive(Clone, Debug)]
@@ -134,22 +142,32 @@ impl Dataset {
     /// Reads a range of a file, or all of it, into memory.
     pub async fn read(&self, path: &str, range: Option<ByteRange>, progress: &Progress) -> Result<Bytes, DatasetError> {
         let row = self.file(path)?;
+        let len = range.map_or(row.bytes, |range| range.len().min(row.bytes));
+        let mut pieces = std::pin::pin!(self.pieces(path, range, progress)?);
+        let mut bytes = BytesMut::with_capacity(len as usize);
+        while let Some(piece) = pieces.try_next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Reads a range of a file, or all of it, piece after piece. Each piece was checked. Those that are read ahead count
+    /// as bytes in flight: take them all, or drop the stream, before the same store is asked for something large.
+    pub fn pieces<'d>(
+        &'d self,
+        path: &str,
+        range: Option<ByteRange>,
+        progress: &'d Progress,
+    ) -> Result<impl Stream<Item = Result<Bytes, DatasetError>> + 'd, DatasetError> {
+        let row = self.file(path)?;
         let whole = ByteRange::new(0, row.bytes).expect("0 is the smallest number");
         let range = range.unwrap_or(whole);
         if !whole.contains(&range) {
             return Err(DatasetError::Range { path: path.to_owned(), len: row.bytes, range });
         }
         progress.plan(range.len());
-        let mut pieces =
-            futures::stream::iter(cuts(range)).map(|cut| self.piece(row, cut, progress)).buffered(READS_IN_FLIGHT);
-        let mut bytes = BytesMut::with_capacity(range.len() as usize);
-        while let Some((_, piece)) = pieces.try_next().await? {
-            if piece.len() as u64 == range.len() {
-                return Ok(piece);
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes.freeze())
+        let pieces = futures::stream::iter(cuts(range)).map(move |cut| self.piece(row, cut, progress));
+        Ok(pieces.buffered(READS_IN_FLIGHT).map_ok(|piece| piece.bytes))
     }
 
     /// Writes a file to the local path `to`, which appears when it is complete. Returns its bytes.
@@ -170,10 +188,10 @@ impl Dataset {
         let mut pieces = futures::stream::iter(cuts(whole))
             .map(|cut| self.piece(row, cut, progress))
             .buffer_unordered(READS_IN_FLIGHT);
-        while let Some((cut, piece)) = pieces.try_next().await? {
-            staging.write(&file, &name, &piece, cut.start())?;
+        while let Some(piece) = pieces.try_next().await? {
+            staging.write(&file, &name, &piece.bytes, piece.start)?;
         }
-        self.store.ambient.computed(move || staging.finish()).await?;
+        staging.finish(&*self.store.ambient).await?;
         Ok(row.bytes)
     }
 
@@ -187,14 +205,9 @@ impl Dataset {
     }
 
     /// Reads and checks the groups around `cut`; returns exactly `cut`.
-    async fn piece(
-        &self,
-        row: &FileRow,
-        cut: ByteRange,
-        progress: &Progress,
-    ) -> Result<(ByteRange, Bytes), DatasetError> {
+    async fn piece(&self, row: &FileRow, cut: ByteRange, progress: &Progress) -> Result<Piece, DatasetError> {
         let range = row.tree.widened(cut);
-        let _taken = self.store.budget.take(range.len()).await;
+        let taken = self.store.budget.take(range.len()).await;
         let read = self.store.transport.read(&self.target.project, ObjectKind::Blob, &row.blob, range).await;
         let bytes = match read {
             Ok(bytes) => bytes,
@@ -208,7 +221,8 @@ impl Dataset {
         let bytes = checked.map_err(|source| DatasetError::Damaged { path: row.path.clone(), object, source })?;
         progress.done(cut.len());
         let start = (cut.start() - range.start()) as usize;
-        Ok((cut, bytes.slice(start..start + cut.len() as usize)))
+        let bytes = bytes.slice(start..start + cut.len() as usize);
+        Ok(Piece { start: cut.start(), bytes, _taken: taken })
     }
 }
 

@@ -39,6 +39,14 @@ pub struct SourceFile {
     modified: Option<SystemTime>,
 }
 
+/// What a local file looked like at one moment. Takes no open file, of which a process has only so many.
+#[derive(Clone, Debug)]
+pub struct SourceLook {
+    path: PathBuf,
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
 /// Why a source did not give its bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -66,17 +74,43 @@ pub enum SourceError {
     },
 }
 
-impl SourceFile {
-    /// Opens a file and remembers its length and time.
-    pub fn open(path: &Path) -> Result<Arc<Self>, SourceError> {
+impl SourceLook {
+    /// Looks at a file without opening it.
+    pub fn at(path: &Path) -> Result<Self, SourceError> {
         let io = |source| SourceError::Io { path: path.display().to_string(), source };
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
+        let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
+            // Opening a pipe would wait for whoever writes to it.
             return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
         }
         let (len, modified) = look(&metadata);
-        Ok(Arc::new(Self { file, path: path.to_owned(), len, modified }))
+        Ok(Self { path: path.to_owned(), len, modified })
+    }
+
+    /// Returns the file's bytes, as they were seen.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Tells whether the file had no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Opens the file, which must look as it did.
+    pub fn open(&self) -> Result<Arc<SourceFile>, SourceError> {
+        let io = |source| SourceError::Io { path: self.path.display().to_string(), source };
+        let file = File::open(&self.path).map_err(io)?;
+        let file = SourceFile { file, path: self.path.clone(), len: self.len, modified: self.modified };
+        file.check_unchanged()?;
+        Ok(Arc::new(file))
+    }
+}
+
+impl SourceFile {
+    /// Opens a file and remembers its length and time.
+    pub fn open(path: &Path) -> Result<Arc<Self>, SourceError> {
+        SourceLook::at(path)?.open()
     }
 
     /// Returns the file's bytes, as it was opened.
@@ -217,5 +251,28 @@ mod tests {
         let error = data.read_at(0, &mut into).unwrap_err().to_string();
         assert!(error.contains("expected 10 bytes") && error.contains("actual 3 bytes"), "{error}");
         assert!(data.check_unchanged().is_err());
+    }
+
+    #[test]
+    fn a_file_that_changes_before_it_is_opened_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, b"0123456789").unwrap();
+        let look = SourceLook::at(&path).unwrap();
+        assert_eq!(look.open().unwrap().len(), 10);
+        std::fs::write(&path, b"012").unwrap();
+        let error = look.open().unwrap_err();
+        assert!(matches!(error, SourceError::Changed { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [&pipe, folder.path()] {
+            let SourceError::Io { source, .. } = SourceFile::open(path).unwrap_err() else { panic!() };
+            assert!(source.to_string().contains("not a regular file"), "{source}");
+        }
     }
 }

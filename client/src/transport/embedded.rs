@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use gigastore_engine::{Engine, PackBody};
+use gigastore_formats::manifest::checkpoint::Selection;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::plan::{PlanAnswer, PlanRequest, plan};
@@ -111,7 +112,9 @@ impl Transport for Engine {
 
     async fn plan(&self, target: &Target, request: &PlanRequest) -> Result<PlanAnswer, Fault> {
         let info = Engine::resolve(self, target).await.map_err(fault)?;
-        let checkpoint = Engine::checkpoint(self, &target.project, &info.commit).await.map_err(fault)?;
+        let names = request.boxes.iter().map(|wanted| wanted.name.clone()).collect();
+        let found = Engine::checkpoint_of(self, &target.project, &info.commit, Selection::Names(names)).await;
+        let checkpoint = found.map_err(fault)?;
         let slices = plan(&checkpoint, request).map_err(fault)?;
         Ok(PlanAnswer { info, meta: checkpoint.meta, slices })
     }

@@ -19,6 +19,7 @@ use crate::commit::{CommitError, Needs};
 use crate::engine::Engine;
 use crate::join::Merged;
 use crate::log::State;
+use crate::read::ReadError;
 use crate::store::{StoreError, keys};
 
 /// Pack headers read at once: some 10 KiB each, 8 MiB at most.
@@ -35,6 +36,14 @@ pub(crate) struct Placed {
     pub(crate) packs: BTreeMap<Stored, (u64, u64)>,
     /// What must hold for the packs to stay.
     pub(crate) needs: Needs,
+}
+
+/// What live commits keep.
+struct Kept {
+    packs: HashMap<Digest, Stored>,
+    needs: Needs,
+    /// Why the list of packs of one of them can't be used.
+    unread: Option<ReadError>,
 }
 
 /// A pack that is in the store, sound in its length and header.
@@ -111,7 +120,7 @@ impl Engine {
         if !unplaced.is_empty() {
             return Err(missing(&merged.rows, &unplaced).into());
         }
-        let (kept, mut needs) = self.kept_by(project, state, run, &merged.bases).await?;
+        let Kept { packs: kept, mut needs, unread } = self.kept_by(project, state, run, &merged.bases).await?;
         let rows = merged.rows.as_slice();
         let mut searches = Vec::with_capacity(by_pack.len());
         for (pack, members) in &by_pack {
@@ -130,7 +139,8 @@ impl Engine {
         let mut stored = HashMap::new();
         for (pack, found) in found {
             let Some(Found { object, header_len, len }) = found else {
-                return Err(missing(&merged.rows, &by_pack[&pack]).into());
+                let missing = || missing(&merged.rows, &by_pack[&pack]).into();
+                return Err(unread.map_or_else(missing, CommitError::from));
             };
             packs.insert(object, (header_len, len));
             stored.insert(pack, object);
@@ -147,23 +157,36 @@ impl Engine {
         Ok(Placed { rows: rows.collect(), packs, needs })
     }
 
-    /// Returns the packs that live commits of `bases` keep, and those commits.
+    /// Returns the packs that live commits of `bases` keep, and those commits. A list of packs that can't be used is no
+    /// error yet: the packs may be found without it.
     async fn kept_by(
         &self,
         project: &ProjectName,
         state: &State,
         run: &Name,
         bases: &BTreeSet<u64>,
-    ) -> Result<(HashMap<Digest, Stored>, Needs), CommitError> {
-        let (mut kept, mut needs) = (HashMap::new(), Needs::default());
+    ) -> Result<Kept, CommitError> {
+        let mut kept = Kept { packs: HashMap::new(), needs: Needs::default(), unread: None };
         for base in bases {
             let Some(live) = state.live(run, *base) else { continue };
-            for row in self.packs_of(project, &live.commit).await? {
-                kept.insert(row.pack.digest, row.pack);
+            match self.packs_of(project, &live.commit).await {
+                Ok(rows) => {
+                    kept.packs.extend(rows.into_iter().map(|row| (row.pack.digest, row.pack)));
+                    kept.needs.bases.insert((*base, live.seq));
+                }
+                Err(
+                    error @ (ReadError::Lost { .. }
+                    | ReadError::Damaged { .. }
+                    | ReadError::Length { .. }
+                    | ReadError::Index { .. }
+                    | ReadError::Manifest { .. }),
+                ) => kept.unread = Some(error),
+                Err(error @ (ReadError::NotFound { .. } | ReadError::Log(_) | ReadError::Store(_))) => {
+                    return Err(error.into());
+                }
             }
-            needs.bases.insert((*base, live.seq));
         }
-        Ok((kept, needs))
+        Ok(kept)
     }
 
     /// Looks for a pack under each name it may have; checks its length, its header and the slices in it.

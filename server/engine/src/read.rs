@@ -3,10 +3,10 @@
 //! Must never guess: what is not live is not found, and a live object that is not there is damage, not absence.
 
 use bytes::Bytes;
-use gigastore_formats::manifest::ManifestError;
-use gigastore_formats::manifest::checkpoint::{Checkpoint, read_checkpoint};
+use gigastore_formats::manifest::checkpoint::{Checkpoint, CheckpointReader, Selection, read_checkpoint};
 use gigastore_formats::manifest::dataset::{Dataset, read_dataset};
 use gigastore_formats::manifest::packs::{PackRow, read_packs};
+use gigastore_formats::manifest::{ManifestError, Step};
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::range::ByteRange;
@@ -173,6 +173,37 @@ impl Engine {
         let key = keys::object(project, ObjectKind::Manifest, &commit.manifest.object);
         let read = self.ambient.computed(move || read_checkpoint(&bytes)).await;
         read.map_err(|source| ReadError::Manifest { key, source })
+    }
+
+    /// Reads the rows of a selection of a checkpoint's tensors: of a large manifest only the groups that hold them, each
+    /// checked.
+    pub async fn checkpoint_of(
+        &self,
+        project: &ProjectName,
+        commit: &Commit,
+        selection: Selection,
+    ) -> Result<Checkpoint, ReadError> {
+        let index = &commit.manifest;
+        let broken = |source| ReadError::Index { name: commit.name.clone(), number: commit.number, source };
+        let tree = index.tree().map_err(broken)?;
+        let key = || keys::object(project, ObjectKind::Manifest, &index.object);
+        let unreadable = |source| ReadError::Manifest { key: key(), source };
+        let mut reader = CheckpointReader::new(index.len, selection).map_err(unreadable)?;
+        loop {
+            let ranges = match reader.step().map_err(unreadable)? {
+                Step::Done(found) => return Ok(found),
+                Step::Need(ranges) => ranges,
+            };
+            for wanted in ranges {
+                let range = tree.widened(wanted);
+                let bytes = self.read(project, ObjectKind::Manifest, &index.object, range).await?;
+                let copy = tree.clone();
+                let checked = self.ambient.computed(move || copy.check_range(range.start(), &bytes).map(|()| bytes));
+                let bytes = checked.await.map_err(|source| ReadError::Damaged { key: key(), source })?;
+                let start = (wanted.start() - range.start()) as usize;
+                reader.give(wanted, bytes.slice(start..start + wanted.len() as usize)).map_err(unreadable)?;
+            }
+        }
     }
 
     /// Reads, checks and decodes the manifest of a dataset version.

@@ -33,7 +33,8 @@ pub(crate) type OnProgress<'a> = &'a (dyn Fn(VerifyProgress) + Send + Sync);
 impl Engine {
     /// Verifies a project, or one run, dataset, step or version of it.
     ///
-    /// What is damaged is reported, not returned as an error; errors are for what could not be looked at at all.
+    /// What is damaged or can't be read is reported, not returned as an error; errors are for a store that does not
+    /// answer at all.
     pub async fn verify(&self, request: &VerifyRequest, progress: OnProgress<'_>) -> Result<VerifyReport, ReadError> {
         let mut report = VerifyReport::default();
         let project = &request.project;
@@ -42,7 +43,13 @@ impl Engine {
             Ok(state) => state,
             // The damaged record is in the report; what it would have made visible can't be known.
             Err(LogError::Damaged { .. }) => return Ok(report),
-            Err(error) => return Err(error.into()),
+            Err(LogError::Store { source, .. }) => {
+                if report.findings.is_empty() {
+                    let affects = vec!["everything of this project".to_owned()];
+                    report.findings.push(self.not_read(affects, source).await?);
+                }
+                return Ok(report);
+            }
         };
         let plan = self.plan(request, &state, &mut report).await?;
         self.verify_objects(project, request.depth, plan, &mut report, progress).await?;
@@ -59,7 +66,11 @@ impl Engine {
                 Ok(bytes) => read_record(project, &bytes, seq + 1, head).map_err(|error| chain_text(&error)),
                 Err(StoreError::NotFound { .. }) => break,
                 Err(error @ (StoreError::TooLong { .. } | StoreError::Short { .. })) => Err(error.to_string()),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    let affects = after_record(key, seq + 1, String::new()).affects;
+                    report.findings.push(self.not_read(affects, error).await?);
+                    return Ok(());
+                }
             };
             match found {
                 Ok((_, digest)) => head = digest,
@@ -133,10 +144,13 @@ impl Engine {
         while let Some((len, whole, findings)) = results.next().await {
             done.fetch_add(1, Ordering::Relaxed);
             tell();
+            let findings = findings?;
             report.objects += 1;
-            let counted = if whole { &mut report.bytes_read } else { &mut report.bytes_by_length };
-            *counted += len;
-            report.findings.extend(findings?);
+            if !findings.iter().any(Finding::is_unreadable) {
+                let counted = if whole { &mut report.bytes_read } else { &mut report.bytes_by_length };
+                *counted += len;
+            }
+            report.findings.extend(findings);
         }
         Ok(())
     }
@@ -150,14 +164,40 @@ impl Engine {
         count: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Vec<Finding>, ReadError> {
         let key = keys::object(project, item.kind, &item.object);
-        let problem = match self.objects.len(&key).await? {
-            None => "the object is missing".to_owned(),
-            Some(actual) if actual != item.len => format!("expected {} bytes, actual {actual}", item.len),
-            Some(_) if whole => return self.verify_body(&key, item, count).await,
-            Some(_) => return Ok(Vec::new()),
+        let looked = match self.objects.len(&key).await {
+            Ok(Some(actual)) if actual == item.len && !whole => return Ok(Vec::new()),
+            Ok(Some(actual)) if actual == item.len => self.verify_body(&key, item, count).await,
+            Ok(found) => {
+                let actual = found.map(|actual| format!("expected {} bytes, actual {actual}", item.len));
+                let problem = actual.unwrap_or_else(|| "the object is missing".to_owned());
+                return Ok(vec![Finding { object: key, affects: item.affects(), range: None, problem }]);
+            }
+            Err(error) => Err(error.into()),
         };
-        let affects = item.affects();
-        Ok(vec![Finding { object: key, affects, range: None, problem }])
+        match looked {
+            Err(ReadError::Store(error)) => Ok(vec![self.not_read(item.affects(), error).await?]),
+            looked => looked,
+        }
+    }
+
+    /// Turns an error of the store into a finding, where it is about one object: the others are still looked at. It
+    /// stays an error where the store does not answer at all.
+    async fn not_read(&self, affects: Vec<String>, error: StoreError) -> Result<Finding, ReadError> {
+        if !self.objects.answers().await {
+            return Err(error.into());
+        }
+        let (object, text) = (error.key().to_owned(), chain_text(&error));
+        Ok(match error {
+            // Taken away or cut while it was looked at.
+            StoreError::NotFound { .. } | StoreError::Short { .. } | StoreError::TooLong { .. } => {
+                Finding { object, affects, range: None, problem: text }
+            }
+            StoreError::Denied { .. }
+            | StoreError::Unavailable { .. }
+            | StoreError::Full { .. }
+            | StoreError::ReadOnly { .. }
+            | StoreError::Body { .. } => Finding::unreadable(object, affects, &text),
+        })
     }
 }
 

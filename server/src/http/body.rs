@@ -80,8 +80,13 @@ pub(crate) async fn gathered(
 ) -> Result<(Bytes, Admitted), Refused> {
     let (len, limit) = (content_length(headers)?, limit.min(shared.admission.most()));
     if len > limit {
-        let text = format!("the body has {len} bytes, over the limit of {limit} for this request");
-        return Err(Refused::invalid(text).with_status(StatusCode::PAYLOAD_TOO_LARGE));
+        let refused = Refused::new(Fault {
+            expected: Some(format!("at most {limit} bytes")),
+            actual: Some(format!("{len} bytes")),
+            hint: Some("half of the service's --memory is the most that one body may take: raise it".to_owned()),
+            ..Fault::of(FaultCode::Invalid, format!("the body has {len} bytes, over the limit of {limit} here"))
+        });
+        return Err(refused.with_status(StatusCode::PAYLOAD_TOO_LARGE));
     }
     let admitted = shared.admission.memory(len).await?;
     let mut gathered = BytesMut::with_capacity(len as usize);

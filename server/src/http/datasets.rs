@@ -42,7 +42,7 @@ pub(super) async fn commit(
     let (manifest, _admitted) = gathered(&shared, &headers, body, u64::MAX).await?;
     let request = DatasetRequest { project, txn, epoch, tag };
     let committed = shared.engine.commit_dataset(&request, manifest).await.map_err(refused)?;
-    shared.metrics.log(request.project.as_str(), committed.info.seq);
+    shared.metrics.log(&request.project, committed.info.seq);
     document(&committed)
 }
 

@@ -20,7 +20,11 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    pub(crate) fn new(fault: Fault) -> Self {
+    pub(crate) fn new(mut fault: Fault) -> Self {
+        // Of a project that is not there the engine names those that are; they are not for every caller.
+        if fault.message.starts_with("no project") {
+            fault.known.clear();
+        }
         Self { status: status(fault.code), fault, length: None }
     }
 

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Method, Response, StatusCode};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
 use gigastore_engine::PackBody;
+use gigastore_engine::store::upload_memory;
 use gigastore_formats::limits::{MAX_BLOB_BYTES, MAX_PACK_HEADER_BYTES};
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -23,9 +24,6 @@ use super::router::Shared;
 
 /// Objects that are asked for at once.
 const MAX_ASKED: usize = 100_000;
-
-/// Memory of an upload that is longer: the engine sends parts of 16 MiB, one being filled and one on its way.
-const UPLOAD_BYTES: u64 = 40 << 20;
 
 type Which = Path<(String, String)>;
 
@@ -147,9 +145,20 @@ pub(super) async fn put_blob(
     Ok(StatusCode::CREATED)
 }
 
+/// Asks for room on the disk, and for the memory that an upload of `len` bytes takes.
 async fn admit(shared: &Shared, len: u64) -> Result<crate::admission::Admitted, Refused> {
     shared.admission.check_disk()?;
-    Ok(shared.admission.memory(len.min(UPLOAD_BYTES)).await?)
+    let (needed, most) = (upload_memory(len), shared.admission.all());
+    if needed > most {
+        let refused = Refused::new(Fault {
+            expected: Some(format!("at most {most} bytes of memory")),
+            actual: Some(format!("{needed} bytes")),
+            hint: Some("raise --memory of the service, or push it to the bucket without a service".to_owned()),
+            ..Fault::of(FaultCode::Invalid, format!("an object of {len} bytes takes more memory than this service has"))
+        });
+        return Err(refused.with_status(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    Ok(shared.admission.memory(needed).await?)
 }
 
 pub(super) async fn exists(

@@ -2,6 +2,7 @@
 //!
 //! Must never list a project that its caller has no scope on.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, header};
 use futures::channel::mpsc;
 use futures::stream::StreamExt;
 use gigastore_formats::name::Name;
-use gigastore_formats::wire::{Fault, FaultCode, LogPage, VerifyLine, VerifyRequest};
+use gigastore_formats::wire::{Fault, FaultCode, LogPage, VerifyLine, VerifyProgress, VerifyRequest};
 use serde::Deserialize;
 
 use super::body::{document, json};
@@ -42,9 +43,8 @@ pub(super) async fn project(
     State(shared): State<Shared>,
     Path(in_path): Path<String>,
 ) -> Result<Response<Body>, Refused> {
-    let info = shared.engine.project(&objects::project(&in_path)?).await;
-    let info = info.map_err(|error| hide_projects(Fault::from(&error)))?;
-    shared.metrics.log(info.project.as_str(), info.seq);
+    let info = shared.engine.project(&objects::project(&in_path)?).await.map_err(refused)?;
+    shared.metrics.log(&info.project, info.seq);
     document(&info)
 }
 
@@ -53,13 +53,7 @@ pub(super) async fn resolve(
     Path((in_path, name, selector)): Path<(String, String, String)>,
 ) -> Result<Response<Body>, Refused> {
     let target = target(&objects::project(&in_path)?, &name, &selector)?;
-    document(&shared.engine.resolve(&target).await.map_err(|error| hide_projects(Fault::from(&error)))?)
-}
-
-/// Names of other projects are not for callers of this one.
-fn hide_projects(fault: Fault) -> Refused {
-    let names_projects = fault.message.starts_with("no project");
-    Refused::new(Fault { known: if names_projects { Vec::new() } else { fault.known }, ..fault })
+    document(&shared.engine.resolve(&target).await.map_err(refused)?)
 }
 
 #[derive(Deserialize)]
@@ -119,18 +113,20 @@ pub(super) async fn verify(
     }
     let (lines, given) = mpsc::channel::<VerifyLine>(LINES_WAITING);
     let work = async move {
-        let last = std::sync::Mutex::new(None);
+        let told = Mutex::new((None, VerifyProgress::default()));
         let progress = lines.clone();
         let tell = |now| {
-            let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             let moment = shared.ambient.monotonic();
-            if last.is_none_or(|last| moment.saturating_sub(last) >= PROGRESS_EVERY) {
-                *last = Some(moment);
+            told.1 = now;
+            if told.0.is_none_or(|last| moment.saturating_sub(last) >= PROGRESS_EVERY) {
+                told.0 = Some(moment);
                 // A reader that is behind misses a line of progress, not the report.
                 let _ = progress.clone().try_send(VerifyLine::Progress(now));
             }
         };
         let report = shared.engine.verify(&request, &tell).await;
+        let done = told.lock().unwrap_or_else(PoisonError::into_inner).1;
         let line = match report {
             Ok(report) => {
                 shared.metrics.mismatches.inc_by(report.findings.len() as u64);
@@ -139,8 +135,10 @@ pub(super) async fn verify(
             Err(error) => VerifyLine::Fault(Fault::from(&error)),
         };
         let mut lines = lines;
-        // A reader that is gone needs no report.
-        let _ = futures::SinkExt::send(&mut lines, line).await;
+        for line in [VerifyLine::Progress(done), line] {
+            // A reader that is gone needs no report.
+            let _ = futures::SinkExt::send(&mut lines, line).await;
+        }
     };
     // The verification is polled with the answer, and ends with it when the client goes away.
     let done = futures::stream::once(work).filter_map(|()| std::future::ready(None::<VerifyLine>));

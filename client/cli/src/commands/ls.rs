@@ -12,7 +12,12 @@ use crate::failure::Failure;
 use crate::output::{say, say_json, size, table};
 
 /// List projects, or the runs and datasets of one
+///
+/// Example:
+///
+///   gigastore ls demo
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Ls {
     /// The project
     project: Option<ProjectName>,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::Args;
 use gigastore_client::store::Store;
 use gigastore_formats::name::{ProjectName, Target};
-use gigastore_formats::wire::{Depth, VerifyProgress, VerifyReport, VerifyRequest};
+use gigastore_formats::wire::{Depth, Finding, VerifyProgress, VerifyReport, VerifyRequest};
 use serde_json::json;
 
 use crate::context::Globals;
@@ -19,7 +19,7 @@ use crate::output::{say, say_json, shown, size, table};
 ///
 /// Reads the log from its first record, all manifests, and every byte of every pack and file
 /// (--quick: their lengths; --sample: a share of them, another one each time). Lists what is
-/// damaged and what it affects; exit code 7 then.
+/// damaged or can't be read, and what it affects; exit code 7 then.
 ///
 /// Examples:
 ///
@@ -54,7 +54,8 @@ impl Verify {
             let report = verify(globals, &store, &request).await?;
             reports.push((request.project, report));
         }
-        let findings: usize = reports.iter().map(|(_, report)| report.findings.len()).sum();
+        let findings = || reports.iter().flat_map(|(_, report)| &report.findings);
+        let (all, unread) = (findings().count(), findings().filter(|finding| finding.is_unreadable()).count());
         if globals.json() {
             let list: Vec<_> =
                 reports.iter().map(|(project, report)| json!({ "project": project, "report": report })).collect();
@@ -62,9 +63,18 @@ impl Verify {
         } else {
             reports.iter().for_each(|(project, report)| print(project, report, started.elapsed().as_secs_f64()));
         }
-        match findings {
-            0 => Ok(()),
-            n => Err(Failure::integrity(format!("{n} findings: stored bytes are not what was committed"))),
+        match (all, unread) {
+            (0, _) => Ok(()),
+            (all, 0) => Err(Failure::integrity(format!("{all} findings: stored bytes are not what was committed"))),
+            (all, unread) if all == unread => {
+                let text =
+                    format!("{all} findings: objects could not be read, so that nothing is known of their bytes");
+                Err(Failure::integrity(text).with_hint("see that they can be read, and verify again"))
+            }
+            (all, unread) => {
+                let text = format!("{all} findings: stored bytes are not what was committed");
+                Err(Failure::integrity(format!("{text}, and {unread} of the objects could not be read")))
+            }
         }
     }
 
@@ -116,7 +126,11 @@ fn print(project: &ProjectName, report: &VerifyReport, seconds: f64) {
             .collect();
         table(&["object", "bytes", "affects", "problem"], &rows);
     }
-    let verdict = if report.findings.is_empty() { "sound" } else { "DAMAGED" };
+    let verdict = match &report.findings[..] {
+        [] => "sound",
+        findings if findings.iter().all(Finding::is_unreadable) => "NOT READ",
+        _ => "DAMAGED",
+    };
     say(&format_args!(
         "{project}: {verdict}: {} log records, {} commits, {} objects; {} read and hashed, \
          {} checked by length, {seconds:.2} s",

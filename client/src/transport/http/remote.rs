@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one try may make no progress before it is made again.
 const STALL: Duration = Duration::from_secs(40);
 
+/// How long a connection is kept for the next call: less than services keep it, so that none is used as it closes.
+const IDLE: Duration = Duration::from_secs(20);
+
 /// Pauses between tries: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -95,10 +98,16 @@ impl Remote {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(10))
             .tcp_nodelay(true)
+            .pool_idle_timeout(IDLE)
             .user_agent(concat!("gigastore/", env!("CARGO_PKG_VERSION")));
+        // A proxy that the environment names is for the world outside.
+        let here = parsed.iter().all(|url| url.host_str().is_some_and(is_loopback));
+        let client = if here { client.no_proxy() } else { client };
         let client = client.build().map_err(|error| invalid(format!("the HTTP client can't be set up: {error}")))?;
         let budget = AtomicU64::new(RETRY_BUDGET * TENTHS);
-        Ok(Self { endpoints: parsed, client, token, ambient, good: AtomicUsize::new(0), budget })
+        // Processes start at different endpoints, so that each has its share of them.
+        let good = AtomicUsize::new(ambient.random() as usize);
+        Ok(Self { endpoints: parsed, client, token, ambient, good, budget })
     }
 
     /// Makes a call and reads its answer, of at most `limit` bytes.
@@ -318,6 +327,11 @@ impl<'r> Pause<'r> {
         self.next = (self.next * 2).min(LONGEST_PAUSE);
         Ok(())
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn network(error: &reqwest::Error) -> Fault {

@@ -10,7 +10,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::ambient::Ambient;
 use reqwest::Body;
 
-use crate::transport::{Pieces, UploadError};
+use crate::transport::{PieceStream, Pieces, UploadError};
 
 /// A body.
 #[derive(Clone, Debug)]
@@ -72,13 +72,40 @@ impl Sent {
             }
         };
         let (noted, failed, clock) = (Arc::clone(&fate.moved), Arc::clone(&fate.failed), Arc::clone(ambient));
-        let pieces = pieces
+        let pieces = exactly(pieces, self.len().unwrap_or_default())
             .inspect_ok(move |_| noted.store(clock.monotonic().as_millis() as u64, Ordering::Relaxed))
             .inspect_err(move |error: &UploadError| {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(with_causes(error.as_ref()));
             });
         (Body::wrap_stream(pieces), fate)
     }
+}
+
+/// A source gave other bytes than it had when it was measured.
+#[derive(Debug, thiserror::Error)]
+enum LengthError {
+    #[error("the source gave more than the {expected} bytes that it had")]
+    Longer { expected: u64 },
+    #[error("the source ended after {actual} of the {expected} bytes that it had")]
+    Shorter { expected: u64, actual: u64 },
+}
+
+/// Passes pieces on that are `len` bytes in all; ends with an error where they are more or fewer.
+///
+/// The last piece is passed on only when the source has ended: nobody asks a body for more than its length.
+fn exactly(pieces: PieceStream, len: u64) -> PieceStream {
+    futures::stream::try_unfold((pieces, 0u64), move |(mut pieces, passed)| async move {
+        let Some(piece) = pieces.next().await.transpose()? else {
+            let short = LengthError::Shorter { expected: len, actual: passed };
+            return if passed < len { Err(short.into()) } else { Ok(None) };
+        };
+        let passed = passed + piece.len() as u64;
+        if passed > len || (passed == len && pieces.next().await.transpose()?.is_some_and(|more| !more.is_empty())) {
+            return Err(LengthError::Longer { expected: len }.into());
+        }
+        Ok(Some((piece, (pieces, passed))))
+    })
+    .boxed()
 }
 
 fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {

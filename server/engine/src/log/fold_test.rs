@@ -2,6 +2,7 @@
 
 use gigastore_formats::object::Stored;
 use gigastore_formats::record::{Index, TxnId};
+use gigastore_formats::sealed::{seal, unseal};
 
 use super::*;
 
@@ -136,4 +137,66 @@ fn a_transaction_has_one_effect() {
     assert_eq!(fold_as(&mut state, txn, commit(Sort::Checkpoint, "run", 1)), Outcome::Took(1));
     assert_eq!(fold_as(&mut state, txn, commit(Sort::Checkpoint, "run", 2)), Outcome::Took(1));
     assert_eq!(state.live(&name("run"), 2), None);
+}
+
+/// One action drawn from numbers: names, steps and tags are few, so that preconditions hold and fail.
+fn drawn(state: &State, mut draw: impl FnMut(u64) -> u64) -> Action {
+    let (run, tag) = (name(["a", "b"][draw(2) as usize]), name(["x", "y"][draw(2) as usize]));
+    let number = draw(6);
+    let highest = state.names.get(&name("b")).map_or(0, |named| named.highest);
+    match draw(9) {
+        0 | 1 => commit(Sort::Checkpoint, "a", number),
+        2 => commit(Sort::Dataset, "b", highest + draw(2)),
+        3 => Action::Tag { name: run, tag, number },
+        4 => Action::Pin { name: run, number },
+        5 => Action::Unpin { name: run, number },
+        6 => Action::Drop { name: run, number },
+        7 => Action::Policy { name: run, policy: format!("last {number}") },
+        _ => Action::Fence { epoch: state.epoch + draw(2) },
+    }
+}
+
+#[test]
+fn any_folded_state_round_trips() {
+    for seed in 0..20u64 {
+        let mut state = State::origin();
+        for i in 0..60u64 {
+            let mut n = 0u64;
+            let action = drawn(&state, |below| {
+                n += 1;
+                let digest = Digest::of(&[seed.to_le_bytes(), i.to_le_bytes(), n.to_le_bytes()].concat());
+                u64::from_le_bytes(*digest.as_bytes().first_chunk().unwrap()) % below
+            });
+            fold(&mut state, action);
+            let (bytes, digest) = seal(&state);
+            let again: (State, _) = unseal(&bytes, bytes.len() as u64).unwrap();
+            assert_eq!(again, (state.clone(), digest));
+        }
+    }
+}
+
+#[test]
+fn a_folded_state_of_version_1_is_still_read() {
+    let (run, data) = (name("run"), name("data"));
+    let actions = [
+        commit(Sort::Checkpoint, "run", 100),
+        commit(Sort::Checkpoint, "run", 200),
+        commit(Sort::Dataset, "data", 1),
+        commit(Sort::Dataset, "data", 3),
+        Action::Tag { name: run.clone(), tag: name("best"), number: 100 },
+        Action::Pin { name: data.clone(), number: 1 },
+        Action::Policy { name: run.clone(), policy: "last 5".to_owned() },
+        commit(Sort::Dataset, "data", 2),
+        Action::Fence { epoch: 1 },
+        commit(Sort::Checkpoint, "run", 150),
+        Action::Drop { name: run, number: 200 },
+    ];
+    let mut state = State::origin();
+    for action in actions {
+        fold(&mut state, action);
+    }
+    let frozen = include_bytes!("../../fixtures/state-1.json");
+    let (read, _): (State, _) = unseal(frozen, 1 << 20).unwrap();
+    assert_eq!(read, state);
+    assert_eq!(String::from_utf8(seal(&state).0).unwrap(), String::from_utf8(frozen.to_vec()).unwrap());
 }

@@ -59,6 +59,9 @@ pub(crate) struct Log {
     state: Mutex<Arc<State>>,
     /// Held while the state moves, so that many readers in one process ask the store once.
     moving: futures::lock::Mutex<()>,
+    /// Refreshes that were started, and the last of them that succeeded.
+    started: AtomicU64,
+    refreshed: AtomicU64,
     /// The newest folded state that this process read or wrote.
     folded: AtomicU64,
 }
@@ -67,12 +70,27 @@ impl Log {
     pub(crate) fn new(objects: Objects, ambient: Arc<dyn Ambient>, project: ProjectName) -> Self {
         let state = Mutex::new(Arc::new(State::origin()));
         let moving = futures::lock::Mutex::new(());
-        Self { objects, ambient, project, state, moving, folded: AtomicU64::new(0) }
+        let (started, refreshed, folded) = Default::default();
+        Self { objects, ambient, project, state, moving, started, refreshed, folded }
     }
 
-    /// Reads the log to its tail and returns the state there.
+    /// Reads the log to its tail and returns the state there, which is at least as new as the call.
+    ///
+    /// Of many that ask at once (the ranks of a large save that wait for its commit) one reads for all that came before
+    /// it started.
     pub(crate) async fn refresh(&self) -> Result<Arc<State>, LogError> {
+        let came = self.started.load(Ordering::SeqCst);
         let _moving = self.moving.lock().await;
+        if self.refreshed.load(Ordering::SeqCst) > came {
+            return Ok(self.seen());
+        }
+        let started = self.started.fetch_add(1, Ordering::SeqCst) + 1;
+        let state = self.read_to_tail().await?;
+        self.refreshed.store(started, Ordering::SeqCst);
+        Ok(state)
+    }
+
+    async fn read_to_tail(&self) -> Result<Arc<State>, LogError> {
         if self.seen().seq == 0
             && let Some(folded) = self.load_folded().await?
         {

@@ -96,7 +96,7 @@ impl Engine {
                 Sort::Dataset => self.plan_dataset(&request.project, commit, &mut objects, report).await,
             };
             if let Err(error) = found {
-                report.findings.push(self.unreadable(&request.project, commit, error)?);
+                report.findings.push(self.unreadable(&request.project, commit, error).await?);
             }
         }
         Ok(Plan { items: objects.into_values().collect() })
@@ -161,15 +161,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Turns an error of reading a manifest into a finding, where it is damage.
-    fn unreadable(&self, project: &ProjectName, commit: &Commit, error: ReadError) -> Result<Finding, ReadError> {
+    /// Turns an error of reading a manifest into a finding, where it is about this manifest.
+    async fn unreadable(&self, project: &ProjectName, commit: &Commit, error: ReadError) -> Result<Finding, ReadError> {
         let affects = vec![format!("all of {}@{}", commit.name, commit.number)];
         let problem = super::chain_text(&error);
         let (object, range) = match error {
             ReadError::Lost { key } | ReadError::Length { key, .. } | ReadError::Manifest { key, .. } => (key, None),
             ReadError::Damaged { key, source } => (key, Some((source.range.start(), source.range.end()))),
             ReadError::Index { .. } => (keys::project(project), None),
-            error @ (ReadError::NotFound { .. } | ReadError::Log(_) | ReadError::Store(_)) => return Err(error),
+            ReadError::Store(error) => return self.not_read(affects, error).await,
+            error @ (ReadError::NotFound { .. } | ReadError::Log(_)) => return Err(error),
         };
         Ok(Finding { object, affects, range, problem })
     }

@@ -105,6 +105,20 @@ impl StoreError {
         }
     }
 
+    /// Returns the object's key.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::NotFound { key }
+            | Self::Full { key, .. }
+            | Self::ReadOnly { key, .. }
+            | Self::Denied { key, .. }
+            | Self::Short { key, .. }
+            | Self::TooLong { key, .. }
+            | Self::Body { key, .. }
+            | Self::Unavailable { key, .. } => key,
+        }
+    }
+
     /// Tells whether the object is simply not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })

@@ -16,15 +16,15 @@ use object_store::{
 
 use super::StoreError;
 
-/// Bytes of one part of a multipart upload: 16 MiB. With S3's 10,000 parts that reaches 156 GiB; larger objects get
-/// larger parts (see [`part_bytes`]).
-const PART_BYTES: u64 = 16 << 20;
+/// Bytes of one part of a multipart upload: 8 MiB, above S3's least of 5. With S3's 10,000 parts that reaches 78 GiB;
+/// larger objects get larger parts (see [`part_bytes`]).
+const PART_BYTES: u64 = 8 << 20;
 
 /// Most parts of one upload, S3's limit.
 const MAX_PARTS: u64 = 10_000;
 
-/// Parts of one upload in flight: four hide a store's latency and hold at most 64 MiB.
-const PARTS_IN_FLIGHT: usize = 4;
+/// Parts of one upload in flight: three hide a store's latency, and with the one being filled hold 32 MiB.
+const PARTS_IN_FLIGHT: usize = 3;
 
 /// How often a create is tried whose answer says "exists" while nothing does: S3 answers 409 when two creates collide
 /// and neither may have landed yet.
@@ -249,6 +249,11 @@ impl Objects {
         }
         Err(StoreError::Short { key: key.to_owned(), wanted, actual: wanted.start() + bytes.len() as u64 })
     }
+}
+
+/// Returns the bytes that an upload of an object of `len` bytes holds in memory.
+pub fn upload_memory(len: u64) -> u64 {
+    len.min((PARTS_IN_FLIGHT as u64 + 1) * part_bytes(len))
 }
 
 /// Part size for an object of `len` bytes: at most [`MAX_PARTS`] of them, whole MiB.

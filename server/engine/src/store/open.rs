@@ -115,6 +115,10 @@ impl FromStr for StoreUrl {
         if !matches!(url.scheme(), "file" | "memory" | "s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss") {
             return Err(refuse(format!("unknown scheme {:?}", url.scheme())));
         }
+        if url.query().is_some() || url.fragment().is_some() {
+            let reason = "it has a `?` or `#`, which ends the path: write %3F or %23 where it belongs to a name";
+            return Err(refuse(reason.to_owned()));
+        }
         if url.scheme() == "file" && url.to_file_path().is_err() {
             return Err(refuse("a file URL needs an absolute path and no host".to_owned()));
         }
@@ -126,6 +130,13 @@ impl StoreUrl {
     /// Returns the folder of a store on this machine.
     pub fn folder(&self) -> Option<PathBuf> {
         self.0.to_file_path().ok().filter(|_| self.0.scheme() == "file")
+    }
+
+    /// Returns the URL of a store in a folder; fails where the path is not absolute. Characters that mean something in
+    /// URLs (`#`, `?`, `%`) are escaped.
+    pub fn of_folder(path: &Path) -> Result<Self, OpenError> {
+        let refuse = |()| OpenError::Url { text: path.display().to_string(), reason: "it is not absolute".to_owned() };
+        Url::from_file_path(path).map(Self).map_err(refuse)
     }
 }
 
@@ -151,6 +162,11 @@ impl Objects {
         let objects = Self::over(store, url);
         objects.check_marker(mode).await?;
         Ok(objects)
+    }
+
+    /// Tells whether the store answers at all: whether its marker can be read.
+    pub(crate) async fn answers(&self) -> bool {
+        self.get(MARKER, MAX_MARKER_BYTES).await.is_ok()
     }
 
     async fn check_marker(&self, mode: OpenMode) -> Result<(), OpenError> {
@@ -217,5 +233,19 @@ mod tests {
             let parsed = text.parse::<StoreUrl>();
             assert!(parsed.is_err() || text == "s3:", "{text:?} was taken for a store: {parsed:?}");
         }
+        for text in ["file:///tmp/a#b", "file:///tmp/a?b", "s3://bucket/p?versionId=7", "memory:///#"] {
+            let error = text.parse::<StoreUrl>().unwrap_err().to_string();
+            assert!(error.contains("%3F or %23"), "{error}");
+        }
+    }
+
+    #[test]
+    fn any_folder_has_a_url_that_leads_back_to_it() {
+        for path in ["/tmp/x", "/tmp/a#b?c", "/tmp/%41", "/tmp/a b/ü", "/"] {
+            let url = StoreUrl::of_folder(Path::new(path)).unwrap();
+            let parsed: StoreUrl = url.to_string().parse().unwrap();
+            assert_eq!(parsed.0.to_file_path().unwrap(), Path::new(path));
+        }
+        assert!(StoreUrl::of_folder(Path::new("x")).is_err());
     }
 }

@@ -36,10 +36,10 @@ pub(crate) struct Restore {
     /// The folder to write to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Only tensors and files whose names match
+    /// Only these tensors and files: names, or patterns of names; each must match something
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     names: Vec<String>,
-    /// Where the step is damaged, take the newest one before it that verifies
+    /// Where the step is damaged or can't be read, take the newest one before it that verifies
     #[arg(long)]
     fallback: bool,
     /// Replace files that are there
@@ -47,24 +47,47 @@ pub(crate) struct Restore {
     overwrite: bool,
 }
 
+/// Why one step was not restored.
+struct Refused {
+    code: FaultCode,
+    /// The store said so, not this machine.
+    by_store: bool,
+    failure: Failure,
+}
+
+impl<E: Coded> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self { code: error.code(), by_store: error.fault().is_some(), failure: error.into() }
+    }
+}
+
 impl Restore {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let store = globals.open().await?;
         let started = Instant::now();
         let candidates = self.candidates(&store).await?;
-        let mut damaged = Vec::new();
+        let mut passed = Vec::new();
         for target in candidates {
-            match self.restore(globals, &store, &target).await {
-                Ok(exported) => return self.done(globals, &target, exported, &damaged, started),
-                Err((FaultCode::Integrity | FaultCode::Lost, failure)) if self.fallback => {
-                    note(&format_args!("{target} is damaged and passed over:"));
-                    failure.print(globals.format);
-                    damaged.push(target.to_string());
+            let refused = match self.restore(globals, &store, &target).await {
+                Ok(exported) => return self.done(globals, &target, exported, &passed, started),
+                Err(refused) if !self.fallback => return Err(refused.failure),
+                Err(refused) => refused,
+            };
+            let why = match refused.code {
+                FaultCode::Integrity | FaultCode::Lost => "is damaged",
+                // Some object of it; where the store is away altogether, older steps are no way out.
+                FaultCode::Unavailable | FaultCode::Denied
+                    if refused.by_store && store.resolve(&target).await.is_ok() =>
+                {
+                    "can't be read"
                 }
-                Err((_, failure)) => return Err(failure),
-            }
+                _ => return Err(refused.failure),
+            };
+            note(&format_args!("{target} {why} and passed over:"));
+            refused.failure.print(globals.format);
+            passed.push(target.to_string());
         }
-        Err(Failure::integrity(format!("no step of {} verifies: {} tried", self.target, damaged.len())))
+        Err(Failure::integrity(format!("no step of {} verifies: {} tried", self.target, passed.len())))
     }
 
     /// The step that was asked for and, with --fallback, those committed before it, newest first.
@@ -84,13 +107,8 @@ impl Restore {
         Ok(targets)
     }
 
-    async fn restore(
-        &self,
-        globals: &Globals,
-        store: &Store,
-        target: &Target,
-    ) -> Result<Option<Exported>, (FaultCode, Failure)> {
-        let checkpoint = store.checkpoint(target).await.map_err(|error| (error.code(), error.into()))?;
+    async fn restore(&self, globals: &Globals, store: &Store, target: &Target) -> Result<Option<Exported>, Refused> {
+        let checkpoint = store.checkpoint(target).await.map_err(Refused::from)?;
         if globals.dry_run {
             return Ok(None);
         }
@@ -98,7 +116,7 @@ impl Restore {
         let progress = Progress::default();
         let export = checkpoint.export(&self.out, &spec, &progress);
         let exported = with_progress(globals.quiet, "restoring", &progress, export).await;
-        exported.map(Some).map_err(|error| (error.code(), error.into()))
+        exported.map(Some).map_err(Refused::from)
     }
 
     fn done(
@@ -106,7 +124,7 @@ impl Restore {
         globals: &Globals,
         target: &Target,
         exported: Option<Exported>,
-        damaged: &[String],
+        passed: &[String],
         started: Instant,
     ) -> Result<(), Failure> {
         let Some(Exported { files, tensors, bytes }) = exported else {
@@ -116,7 +134,7 @@ impl Restore {
         if globals.json() {
             let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
             say_json(&json!({
-                "target": target.to_string(), "files": files, "tensors": tensors, "bytes": bytes, "damaged": damaged,
+                "target": target.to_string(), "files": files, "tensors": tensors, "bytes": bytes, "damaged": passed,
             }));
             return Ok(());
         }

@@ -107,16 +107,16 @@ impl Save {
                 }
             });
             futures::future::try_join_all(ranks).await?;
-            Ok::<Committed, Failure>(save.finish().await?)
+            Ok::<(Committed, Vec<String>), Failure>((save.finish().await?, save.notes()))
         };
-        let committed = with_progress(globals.quiet, "saving", &progress, work).await?;
+        let (committed, notes) = with_progress(globals.quiet, "saving", &progress, work).await?;
         let sent = progress.snapshot().moved;
         if globals.json() {
             let info = &committed.info;
             say_json(&json!({
                 "target": self.to.to_string(), "existed": committed.existed, "seq": info.seq,
                 "content": info.commit.content, "bytes": info.commit.bytes, "slices": info.commit.items,
-                "sent_bytes": sent, "tags": info.tags,
+                "sent_bytes": sent, "tags": info.tags, "notes": notes,
             }));
             return Ok(());
         }
@@ -129,6 +129,7 @@ impl Save {
             started.elapsed().as_secs_f64()
         ));
         if !globals.quiet {
+            notes.iter().for_each(|text| note(&format_args!("note: {text}")));
             note(&format_args!("content digest {}", committed.info.commit.content));
         }
         Ok(())

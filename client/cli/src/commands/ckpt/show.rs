@@ -16,6 +16,10 @@ use crate::output::{moment, say, say_json, size, table};
 ///
 /// A digest is what b3sum prints for the same bytes: of the whole tensor where it is one slice,
 /// else see --slices.
+///
+/// Example:
+///
+///   gigastore ckpt show demo/minilm@100 --slices
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Show {

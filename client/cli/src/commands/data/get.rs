@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use futures::TryStreamExt;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::name::Target;
 use gigastore_formats::range::ByteRange;
@@ -53,7 +54,12 @@ impl Get {
             let [path] = &self.paths[..] else {
                 return Err(Failure::usage("--range needs exactly one file"));
             };
-            say_bytes(&dataset.read(path, Some(range), &progress).await?);
+            let mut pieces = std::pin::pin!(dataset.pieces(path, Some(range), &progress)?);
+            while let Some(piece) = pieces.try_next().await? {
+                if !say_bytes(&piece) {
+                    break;
+                }
+            }
             return Ok(());
         }
         let out = self.out.unwrap_or_default();

@@ -12,6 +12,10 @@ use crate::failure::Failure;
 use crate::output::{moment, say_json, size, table};
 
 /// List datasets and their versions
+///
+/// Example:
+///
+///   gigastore data ls demo
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Ls {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gigastore_client::dataset::PushSpec;
+use gigastore_client::dataset::push::{Preview, preview};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::name::{Name, Target};
 use serde_json::json;
@@ -46,7 +47,8 @@ impl Push {
             return Err(Failure::usage(format!("--to {}: versions are numbered by the store, leave out @…", self.to)));
         }
         if globals.dry_run {
-            would(globals.format, &format!("push {} paths to {}", self.files.len(), self.to));
+            let Preview { files, bytes, rows } = preview(&self.files)?;
+            would(globals.format, &format!("push {files} files, {}, {rows} rows to {}", size(bytes), self.to));
             return Ok(());
         }
         let store = globals.create().await?;

@@ -11,7 +11,12 @@ use crate::failure::Failure;
 use crate::output::{moment, say, say_json, size, table};
 
 /// Show the files of a dataset version: bytes, rows, row groups, and the digest that b3sum prints
+///
+/// Example:
+///
+///   gigastore data show demo/corpus@3
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Show {
     /// What to show; without @… the latest
     target: Target,

