@@ -94,7 +94,75 @@ fn the_announcement_of_a_save_of_version_1_is_still_read() {
     assert_eq!(String::from_utf8(seal(&begin()).0).unwrap(), String::from_utf8(frozen.to_vec()).unwrap());
 }
 
+#[test]
+fn the_marker_and_the_end_of_a_save_of_version_1_are_still_read() {
+    let marker = include_str!("../fixtures/marker-1.json");
+    assert_eq!(unseal::<Marker>(marker.as_bytes(), 4096).unwrap().0, Marker::current());
+    assert_eq!(String::from_utf8(seal(&Marker::current()).0).unwrap(), marker);
+    // A committed save ends with the number of its record, one that was given up with none.
+    let [committed, aborted] = [include_str!("../fixtures/ended-1.json"), include_str!("../fixtures/aborted-1.json")];
+    for (frozen, ended) in [(committed, Some(42)), (aborted, None)] {
+        assert_eq!(unseal::<Option<u64>>(frozen.as_bytes(), 8192).unwrap().0, ended);
+        assert_eq!(String::from_utf8(seal(&ended).0).unwrap(), frozen);
+    }
+}
+
+fn any_name() -> impl Strategy<Value = Name> {
+    "[a-z0-9][a-z0-9_-]{0,20}".prop_map(|text| name(&text))
+}
+
+fn any_digest() -> impl Strategy<Value = Digest> {
+    any::<[u8; 8]>().prop_map(|bytes| Digest::of(&bytes))
+}
+
+fn any_index() -> impl Strategy<Value = Index> {
+    (any_digest(), any::<(u64, u64)>(), "([0-9a-f]{64}){0,3}").prop_map(|(digest, (epoch, len), groups)| {
+        let object = Stored { digest, epoch };
+        Index { object, len, groups }
+    })
+}
+
+fn any_commit() -> impl Strategy<Value = Commit> {
+    let objects = (any_index(), prop::option::of(any_index()), any_digest());
+    (any::<bool>(), any_name(), objects, any::<(u64, u64, u64, u32)>()).prop_map(|(data, name, objects, numbers)| {
+        let sort = if data { Sort::Dataset } else { Sort::Checkpoint };
+        let ((manifest, packs, content), (number, bytes, items, world_size)) = (objects, numbers);
+        Commit { sort, name, number, manifest, packs, content, bytes, items, world_size }
+    })
+}
+
+fn any_action() -> impl Strategy<Value = Action> {
+    let target = || (any_name(), any::<u64>());
+    prop_oneof![
+        any_commit().prop_map(|commit| Action::Commit(Box::new(commit))),
+        (target(), any_name()).prop_map(|((name, number), tag)| Action::Tag { name, tag, number }),
+        target().prop_map(|(name, number)| Action::Pin { name, number }),
+        target().prop_map(|(name, number)| Action::Unpin { name, number }),
+        target().prop_map(|(name, number)| Action::Drop { name, number }),
+        (any_name(), any::<String>()).prop_map(|(name, policy)| Action::Policy { name, policy }),
+        any::<u64>().prop_map(|epoch| Action::Fence { epoch }),
+    ]
+}
+
 proptest! {
+    #[test]
+    fn any_record_round_trips(
+        (seq, prev) in (any::<u64>(), any_digest()),
+        entries in prop::collection::vec((any_digest(), any::<u64>(), any_action()), 0..8),
+    ) {
+        let entries = entries.into_iter().map(|(txn, time, action)| Entry { txn: TxnId(txn), time, action }).collect();
+        let record = Record { seq, prev, entries };
+        let (bytes, digest) = record.seal();
+        prop_assert_eq!(Record::unseal(&bytes, seq, prev).unwrap(), (record, digest));
+    }
+
+    #[test]
+    fn markers_and_ends_round_trip(format in any::<String>(), version: u32, ended: Option<u64>) {
+        let marker = Marker { format, version };
+        prop_assert_eq!(unseal::<Marker>(&seal(&marker).0, 1 << 20).unwrap().0, marker);
+        prop_assert_eq!(unseal::<Option<u64>>(&seal(&ended).0, 8192).unwrap().0, ended);
+    }
+
     #[test]
     fn announcements_of_saves_round_trip(
         run in "[a-z][a-z0-9]{0,20}",
