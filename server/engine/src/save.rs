@@ -43,6 +43,10 @@ const PARTS_IN_FLIGHT: usize = 16;
 /// Missing ranks that an error names one by one.
 const RANKS_NAMED: usize = 16;
 
+/// The parts of a save that are stored: for each rank their digests, ascending; more than one where the rank was run
+/// again.
+type StoredParts = BTreeMap<u32, BTreeSet<Digest>>;
+
 /// Why a save could not begin, or a part not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
@@ -254,15 +258,11 @@ impl Engine {
         &self,
         request: &FinishRequest,
         save: TxnId,
-        parts: BTreeMap<u32, (Digest, u64)>,
+        parts: StoredParts,
     ) -> Result<Committed, FinishError> {
         let project = &request.save.project;
         self.check_not_aborted(project, save).await?;
-        let parts = futures::stream::iter(parts)
-            .map(|(rank, (digest, _))| self.read_stored_part(project, save, rank, digest))
-            .buffered(PARTS_IN_FLIGHT)
-            .try_collect::<Vec<Part>>()
-            .await?;
+        let parts = self.read_parts(project, save, parts).await?;
         let world_size = request.save.world_size;
         let merged = self.ambient.computed(move || merge(parts, world_size)).await?;
         let committed = self.commit_checkpoint(request, save, merged).await?;
@@ -299,21 +299,44 @@ impl Engine {
         }
     }
 
-    /// Lists the parts that are there: rank, digest, bytes.
-    async fn list_parts(
-        &self,
-        project: &ProjectName,
-        save: TxnId,
-    ) -> Result<BTreeMap<u32, (Digest, u64)>, FinishError> {
-        let mut parts = BTreeMap::new();
-        for (key, len) in self.objects.list(&keys::save_parts(project, save)).await.map_err(SaveError::from)? {
-            let Some((rank, digest)) = keys::part_of(&key) else { continue };
-            if let Some((other, _)) = parts.insert(rank, (digest, len)) {
-                let (first, second) = (other.min(digest).short(), other.max(digest).short());
-                return Err(FinishError::TwoParts { rank, first, second });
+    /// Lists the parts that are there.
+    async fn list_parts(&self, project: &ProjectName, save: TxnId) -> Result<StoredParts, FinishError> {
+        let mut parts = StoredParts::new();
+        for (key, _) in self.objects.list(&keys::save_parts(project, save)).await.map_err(SaveError::from)? {
+            if let Some((rank, digest)) = keys::part_of(&key) {
+                parts.entry(rank).or_default().insert(digest);
             }
         }
         Ok(parts)
+    }
+
+    /// Reads one part of each rank. A rank that was run again may have found other places for the same content, as
+    /// another step was committed meanwhile: then it delivered two parts that say the same, and the one with the smaller
+    /// digest is taken, by every joiner. Two that say different things are a conflict.
+    async fn read_parts(
+        &self,
+        project: &ProjectName,
+        save: TxnId,
+        parts: StoredParts,
+    ) -> Result<Vec<Part>, FinishError> {
+        let all = parts.into_iter().flat_map(|(rank, digests)| digests.into_iter().map(move |digest| (rank, digest)));
+        let mut read = futures::stream::iter(all)
+            .map(|(rank, digest)| async move {
+                Ok::<_, FinishError>((rank, digest, self.read_stored_part(project, save, rank, digest).await?))
+            })
+            .buffered(PARTS_IN_FLIGHT);
+        let mut taken: Vec<(u32, Digest, Part)> = Vec::new();
+        while let Some((rank, digest, part)) = read.try_next().await? {
+            match taken.last() {
+                Some((other, first, before)) if *other == rank => {
+                    if !says_the_same(before, &part) {
+                        return Err(FinishError::TwoParts { rank, first: first.short(), second: digest.short() });
+                    }
+                }
+                _ => taken.push((rank, digest, part)),
+            }
+        }
+        Ok(taken.into_iter().map(|(_, _, part)| part).collect())
     }
 
     async fn read_stored_part(
@@ -335,6 +358,14 @@ impl Engine {
     }
 }
 
+/// Tells whether two parts of one rank have the same content, wherever each says that its bytes lie.
+fn says_the_same(a: &Part, b: &Part) -> bool {
+    a.content == b.content
+        && a.meta.world_size == b.meta.world_size
+        && a.meta.compared_to == b.meta.compared_to
+        && a.meta.metadata == b.meta.metadata
+}
+
 fn check_request(request: &SaveRequest) -> Result<(), SaveError> {
     if !(1..=MAX_WORLD_SIZE).contains(&request.world_size) {
         let expected = format!("1 to {MAX_WORLD_SIZE}");
@@ -351,7 +382,7 @@ fn check_request(request: &SaveRequest) -> Result<(), SaveError> {
     Ok(())
 }
 
-fn missing_ranks(parts: &BTreeMap<u32, (Digest, u64)>, world_size: u32, waited: Duration) -> FinishError {
+fn missing_ranks(parts: &StoredParts, world_size: u32, waited: Duration) -> FinishError {
     let there: BTreeSet<u32> = parts.keys().copied().collect();
     let missing: Vec<u32> = (0..world_size).filter(|rank| !there.contains(rank)).collect();
     let named: Vec<String> = missing.iter().take(RANKS_NAMED).map(u32::to_string).collect();
