@@ -178,11 +178,22 @@ impl Objects {
     /// Stores a content-named object from `body`. Where one is there already nothing is sent and its length is
     /// returned.
     ///
-    /// A stream goes up in parts that become visible together; completing has no create mode at S3, so the look before
-    /// is what keeps an existing object, and a race of two writers ends with the same content either way.
+    /// What is longer than one part goes up in parts that become visible together, each a request with a deadline of its
+    /// own. Completing has no create mode (at S3 it overwrites, and a local file is renamed over another), so the looks
+    /// before the first part and before completing are what keeps an existing object. A race of two writers that both
+    /// saw none ends with an equal object over an equal one: its name is the digest of its content.
     pub(crate) async fn store(&self, key: &str, body: Body) -> Result<Created, StoreError> {
         match body {
-            Body::Whole(pieces) => self.create(key, pieces).await,
+            Body::Whole(pieces) => {
+                let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+                if len <= PART_BYTES || self.takes_whole() {
+                    return self.create(key, pieces).await;
+                }
+                match self.len(key).await? {
+                    Some(len) => Ok(Created::Exists(len)),
+                    None => self.upload(key, len, futures::stream::iter(pieces).map(Ok).boxed()).await,
+                }
+            }
             Body::Stream { len, pieces } => match self.len(key).await? {
                 Some(len) => Ok(Created::Exists(len)),
                 None if len <= PART_BYTES => {
@@ -190,7 +201,7 @@ impl Objects {
                     let pieces = gathered.map_err(|source| StoreError::Body { key: key.to_owned(), source })?;
                     self.create(key, pieces).await
                 }
-                None => self.upload(key, len, pieces).await.map(|()| Created::New),
+                None => self.upload(key, len, pieces).await,
             },
         }
     }
@@ -200,19 +211,28 @@ impl Objects {
         key: &str,
         len: u64,
         pieces: BoxStream<'static, Result<Bytes, BodyError>>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Created, StoreError> {
         let sort = |source| StoreError::sort(key, source);
         let mut upload = self.store.put_multipart(&Path::from(key)).await.map_err(sort)?;
-        let sent = send_parts(key, upload.as_mut(), part_bytes(len), pieces).await;
-        let done = match sent {
-            Ok(()) => upload.complete().await.map(|_| ()).map_err(sort),
-            Err(error) => Err(error),
+        let sent = async {
+            send_parts(key, upload.as_mut(), part_bytes(len), pieces).await?;
+            match self.len(key).await? {
+                Some(len) => Ok(Created::Exists(len)),
+                None => upload.complete().await.map(|_| Created::New).map_err(sort),
+            }
         };
-        if done.is_err() {
-            // The error that ended the upload is the one to report; a part that stays is swept with the staging files.
+        let done = sent.await;
+        if !matches!(done, Ok(Created::New)) {
+            // What ended the upload is the thing to report; a part that stays is swept with the staging files.
             let _ = upload.abort().await;
         }
         done
+    }
+
+    /// Tells whether an object of any length is best created in one piece: a folder has no deadline for a request, and
+    /// its create never overwrites, which saves both looks and leaves no room for a race.
+    fn takes_whole(&self) -> bool {
+        self.url.starts_with("file:")
     }
 
     /// Lists the keys below `folder` with their lengths, in no order.

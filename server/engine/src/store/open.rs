@@ -21,6 +21,15 @@ use super::{Objects, StoreError};
 /// Bytes of the marker: it has two fields; 4 KiB leave room for newer versions to say more.
 const MAX_MARKER_BYTES: u64 = 4096;
 
+/// How long one request to a cloud store may take, where the settings do not say otherwise; object_store's own 30
+/// seconds for a whole request, body included, would end sound but slow transfers.
+///
+/// `read_timeout` is the deadline on progress: it starts anew with every piece of an answer. Until an answer begins it
+/// also covers what is sent, at most one part: 8 MiB in 60 seconds, with three parts in flight, is 400 KiB a second.
+/// `timeout` is for what makes progress too slowly to be of use: at that speed the longest answer read as one, a
+/// manifest of 4 GiB, takes three hours.
+const DEADLINES: [(&str, &str); 2] = [("read_timeout", "60s"), ("timeout", "3h")];
+
 /// The address of a store.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoreUrl(Url);
@@ -204,7 +213,8 @@ fn connect(
     }
     // Cloud settings are case-insensitive keys; what is not one of theirs is passed over by the builder.
     let settings = settings.into_iter().map(|(key, value)| (key.to_ascii_lowercase(), value));
-    let (store, prefix) = object_store::parse_url_opts(&url.0, settings).map_err(setup)?;
+    let deadlines = DEADLINES.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let (store, prefix) = object_store::parse_url_opts(&url.0, deadlines.into_iter().chain(settings)).map_err(setup)?;
     Ok(Arc::new(PrefixStore::new(store, prefix)))
 }
 
@@ -236,6 +246,20 @@ mod tests {
         for text in ["file:///tmp/a#b", "file:///tmp/a?b", "s3://bucket/p?versionId=7", "memory:///#"] {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();
             assert!(error.contains("%3F or %23"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_cloud_store_takes_the_deadlines() {
+        for text in ["s3://bucket/prefix", "gs://bucket/prefix", "az://container/prefix"] {
+            let settings = [("azure_storage_account_name", "a"), ("azure_skip_signature", "true")];
+            let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            let store = connect(&text.parse().unwrap(), OpenMode::Existing, settings.clone());
+            assert!(store.is_ok(), "{text}: {:?}", store.err());
+            // A setting of the user's own comes after ours, and one that is no duration is an error of the setup.
+            let own = [("TIMEOUT".to_owned(), "soon".to_owned())];
+            let refused = connect(&text.parse().unwrap(), OpenMode::Existing, settings.into_iter().chain(own));
+            assert!(matches!(refused, Err(OpenError::Setup { .. })), "{text}");
         }
     }
 
