@@ -189,7 +189,7 @@ fn a_folded_state_of_version_1_is_still_read() {
         commit(Sort::Dataset, "data", 2),
         Action::Fence { epoch: 1 },
         commit(Sort::Checkpoint, "run", 150),
-        Action::Drop { name: run, number: 200 },
+        Action::Drop { name: run, number: 150 },
     ];
     let mut state = State::origin();
     for action in actions {
