@@ -159,7 +159,8 @@ pub struct VerifyReport {
 pub struct Finding {
     /// The object's key.
     pub object: String,
-    /// What a reader would lose: the tensor and its box, the file, or everything after a record.
+    /// What a reader would lose: each row of a manifest that needs the bytes, as target and slice (`run@100 w[0:4]`) or
+    /// path (`data@3 train/a.parquet`), or everything after a record. Where a whole pack is lost, its first slices.
     pub affects: Vec<String>,
     /// The damaged bytes of the object, where they are known: first, and after the last.
     pub range: Option<(u64, u64)>,

@@ -3,7 +3,8 @@
 //! A sound pack is checked as one stream. Only where that fails is each slice looked at by itself, so that the report
 //! names every damaged one. Must never hold more than a window of an object.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gigastore_formats::object::Stored;
@@ -13,7 +14,7 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::Finding;
 
-use super::plan::{Expected, Holds, Item};
+use super::plan::{Expected, Holds, Item, rows_of};
 use crate::engine::Engine;
 use crate::read::ReadError;
 
@@ -32,7 +33,7 @@ impl Engine {
         count: Count<'_>,
     ) -> Result<Vec<Finding>, ReadError> {
         match &item.holds {
-            Holds::File { path, tree } => self.verify_file(key, path, tree, count).await,
+            Holds::File { tree, .. } => self.verify_file(key, item, tree, count).await,
             Holds::Slices { header_len, slices } => {
                 let found = self.verify_pack(key, item, *header_len, count).await?;
                 let header = match found {
@@ -47,7 +48,7 @@ impl Engine {
     async fn verify_file(
         &self,
         key: &str,
-        path: &str,
+        item: &Item,
         tree: &GroupTree,
         count: Count<'_>,
     ) -> Result<Vec<Finding>, ReadError> {
@@ -61,7 +62,7 @@ impl Engine {
             let damaged = self.ambient.computed(move || damaged_groups(&copy, range.start(), &bytes)).await;
             findings.extend(damaged.into_iter().map(|(range, problem)| Finding {
                 object: key.to_owned(),
-                affects: vec![path.to_owned()],
+                affects: item.affects(),
                 range: Some((range.start(), range.end())),
                 problem,
             }));
@@ -100,12 +101,12 @@ impl Engine {
             let (result, same) = self.ambient.computed(move || (check.update(&bytes), check)).await;
             check = same;
             if let Err(first) = result {
-                return Ok(Err(self.damaged_entries(key, &header, first).await?));
+                return Ok(Err(self.damaged_entries(key, item, &header, first).await?));
             }
             start = range.end();
         }
         if let Err(first) = check.finish() {
-            return Ok(Err(self.damaged_entries(key, &header, first).await?));
+            return Ok(Err(self.damaged_entries(key, item, &header, first).await?));
         }
         Ok(Ok(header))
     }
@@ -114,12 +115,13 @@ impl Engine {
     async fn damaged_entries(
         &self,
         key: &str,
+        item: &Item,
         header: &PackHeader,
         first: PackDamage,
     ) -> Result<Vec<Finding>, ReadError> {
         let mut findings = Vec::new();
         for entry in header.entries() {
-            findings.extend(self.damaged_groups_of(key, entry).await?);
+            findings.extend(self.damaged_groups_of(key, item, entry).await?);
         }
         let covered = |damage: &PackDamage| {
             let range = (damage.range.start(), damage.range.end());
@@ -127,9 +129,10 @@ impl Engine {
         };
         if !covered(&first) {
             // A pad, or stored bytes that decode to the right ones.
+            let at = header.entries().iter().find(|entry| entry.stored.contains(&first.range));
             findings.push(Finding {
                 object: key.to_owned(),
-                affects: first.slice.iter().map(ToString::to_string).collect(),
+                affects: at.map(|entry| affected(item, entry)).unwrap_or_default(),
                 range: Some((first.range.start(), first.range.end())),
                 problem: super::chain_text(&*first.fault),
             });
@@ -137,7 +140,7 @@ impl Engine {
         Ok(findings)
     }
 
-    async fn damaged_groups_of(&self, key: &str, entry: &PackEntry) -> Result<Vec<Finding>, ReadError> {
+    async fn damaged_groups_of(&self, key: &str, item: &Item, entry: &PackEntry) -> Result<Vec<Finding>, ReadError> {
         let mut findings = Vec::new();
         for index in 0..entry.slice.tree.groups() {
             let range = entry.stored_groups(index..index + 1);
@@ -147,7 +150,7 @@ impl Engine {
             if let Err(fault) = opened {
                 findings.push(Finding {
                     object: key.to_owned(),
-                    affects: vec![entry.slice.slice.to_string()],
+                    affects: affected(item, entry),
                     range: Some((range.start(), range.end())),
                     problem: super::chain_text(&fault),
                 });
@@ -157,18 +160,24 @@ impl Engine {
     }
 }
 
+/// Names the manifest rows that need an entry of a pack; where no manifest looked at does, the entry itself.
+fn affected(item: &Item, entry: &PackEntry) -> Vec<String> {
+    let rows = item.affects_at(entry.stored.start());
+    if rows.is_empty() { vec![entry.slice.slice.to_string()] } else { rows }
+}
+
 /// Compares a sound pack with what manifests expect in it.
-fn unexpected<'i>(key: &str, header: &PackHeader, slices: impl IntoIterator<Item = &'i Expected>) -> Vec<Finding> {
+fn unexpected(key: &str, header: &PackHeader, slices: &BTreeMap<Expected, Vec<Arc<str>>>) -> Vec<Finding> {
     let place = |entry: &PackEntry| {
         let coding = entry.slice.coding.codec();
         (entry.stored.start(), entry.stored.len(), coding, entry.slice.tree.root())
     };
     let places: HashSet<_> = header.entries().iter().map(place).collect();
     let there = |e: &Expected| places.contains(&(e.offset, e.stored_len, e.codec, e.blake3));
-    let lost = slices.into_iter().filter(|expected| !there(expected));
-    lost.map(|expected| Finding {
+    let lost = slices.iter().filter(|(expected, _)| !there(expected));
+    lost.map(|(expected, targets)| Finding {
         object: key.to_owned(),
-        affects: vec![expected.slice.clone()],
+        affects: rows_of(&expected.slice, targets).collect(),
         range: Some((expected.offset, expected.offset + expected.stored_len)),
         problem: format!("the pack has no slice with BLAKE3 {} at this place", expected.blake3),
     })

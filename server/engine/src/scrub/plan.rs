@@ -3,6 +3,7 @@
 //! Must never take a damaged manifest for an empty one: it is a finding, and what it lists is said to be unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use gigastore_formats::digest::Digest;
 use gigastore_formats::manifest::checkpoint::{Checkpoint, read_checkpoint};
@@ -40,10 +41,10 @@ pub(super) struct Item {
 
 /// What an object holds, as the manifests say.
 pub(super) enum Holds {
-    /// A pack: the slices that manifests expect in it, and the length of its header.
-    Slices { header_len: u64, slices: BTreeSet<Expected> },
-    /// A dataset file: its path and tree.
-    File { path: String, tree: GroupTree },
+    /// A pack: the slices that manifests expect in it, each with the checkpoints that do, and the length of its header.
+    Slices { header_len: u64, slices: BTreeMap<Expected, Vec<Arc<str>>> },
+    /// A dataset file: its tree, and every path that it has in a version.
+    File { tree: GroupTree, paths: BTreeMap<String, Vec<Arc<str>>> },
 }
 
 /// A slice that a manifest expects in a pack.
@@ -56,17 +57,38 @@ pub(super) struct Expected {
     pub(super) slice: String,
 }
 
+/// Names the rows that say the same in several manifests: target, and slice or path.
+pub(super) fn rows_of<'r>(row: &'r str, targets: &'r [Arc<str>]) -> impl Iterator<Item = String> + 'r {
+    targets.iter().map(move |target| format!("{target} {row}"))
+}
+
 impl Item {
-    /// Names what is lost where the whole object is.
+    /// Names what is lost where the whole object is: all paths of a file, the first slices of a pack.
     pub(super) fn affects(&self) -> Vec<String> {
         match &self.holds {
-            Holds::File { path, .. } => vec![path.clone()],
+            Holds::File { paths, .. } => {
+                paths.iter().flat_map(|(path, targets)| rows_of(path, targets).collect::<Vec<_>>()).collect()
+            }
             Holds::Slices { slices, .. } => {
-                let mut named: Vec<String> = slices.iter().take(SLICES_NAMED).map(|s| s.slice.clone()).collect();
+                let first = slices.iter().take(SLICES_NAMED);
+                let mut named: Vec<String> = first
+                    .flat_map(|(expected, targets)| rows_of(&expected.slice, targets).collect::<Vec<_>>())
+                    .collect();
                 if slices.len() > SLICES_NAMED {
                     named.push(format!("and {} more slices", slices.len() - SLICES_NAMED));
                 }
                 named
+            }
+        }
+    }
+
+    /// Names every row of a manifest that needs bytes which start at `offset` of the object.
+    pub(super) fn affects_at(&self, offset: u64) -> Vec<String> {
+        match &self.holds {
+            Holds::File { .. } => self.affects(),
+            Holds::Slices { slices, .. } => {
+                let there = slices.iter().filter(|(expected, _)| expected.offset == offset);
+                there.flat_map(|(expected, targets)| rows_of(&expected.slice, targets).collect::<Vec<_>>()).collect()
             }
         }
     }
@@ -122,16 +144,18 @@ impl Engine {
             report.findings.push(Finding { object: key, affects, range: None, problem });
         }
         for row in packs {
-            let holds = Holds::Slices { header_len: row.header_len, slices: BTreeSet::new() };
+            let holds = Holds::Slices { header_len: row.header_len, slices: BTreeMap::new() };
             let item = Item { kind: ObjectKind::Pack, object: row.pack, len: row.bytes, holds };
             objects.entry((ObjectKind::Pack, row.pack)).or_insert(item);
         }
+        let target = target_of(commit);
         for row in manifest.rows {
             let Some(item) = objects.get_mut(&(ObjectKind::Pack, row.place.pack)) else { continue };
             if let Holds::Slices { slices, .. } = &mut item.holds {
                 let (offset, stored_len, codec) = (row.place.offset, row.place.stored_len, row.place.codec);
                 let slice = row.slice.to_string();
-                slices.insert(Expected { offset, stored_len, codec, blake3: row.blake3, slice });
+                let expected = Expected { offset, stored_len, codec, blake3: row.blake3, slice };
+                slices.entry(expected).or_default().push(Arc::clone(&target));
             }
         }
         Ok(())
@@ -154,9 +178,15 @@ impl Engine {
             let affects = vec![format!("{}@{}", commit.name, commit.number)];
             report.findings.push(Finding { object: key, affects, range: None, problem });
         }
+        let target = target_of(commit);
         for FileRow { path, blob, bytes, tree, .. } in dataset.rows {
-            let item = Item { kind: ObjectKind::Blob, object: blob, len: bytes, holds: Holds::File { path, tree } };
-            objects.entry((ObjectKind::Blob, blob)).or_insert(item);
+            let item = objects.entry((ObjectKind::Blob, blob)).or_insert_with(|| {
+                let holds = Holds::File { tree, paths: BTreeMap::new() };
+                Item { kind: ObjectKind::Blob, object: blob, len: bytes, holds }
+            });
+            if let Holds::File { paths, .. } = &mut item.holds {
+                paths.entry(path).or_default().push(Arc::clone(&target));
+            }
         }
         Ok(())
     }
@@ -174,6 +204,11 @@ impl Engine {
         };
         Ok(Finding { object, affects, range, problem })
     }
+}
+
+/// What a finding calls a commit, such as `run@100`. One text for all its rows.
+fn target_of(commit: &Commit) -> Arc<str> {
+    format!("{}@{}", commit.name, commit.number).into()
 }
 
 fn count_manifests(commit: &Commit, report: &mut VerifyReport) {
