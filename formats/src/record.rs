@@ -86,7 +86,8 @@ pub enum Action {
     /// Makes a checkpoint or a dataset version visible. Needs: the name is of that sort or new; the number is not taken
     /// (a dataset's version is one more than its newest).
     Commit(Box<Commit>),
-    /// Points a tag of a run or dataset at one of its live steps or versions. Needs: the target is live.
+    /// Points a tag of a run or dataset at one of its live steps or versions. Needs: the target is live, and the tag is
+    /// neither `latest`, which follows commits by itself, nor all digits.
     Tag {
         /// The run or dataset.
         name: Name,
@@ -110,7 +111,7 @@ pub enum Action {
         number: u64,
     },
     /// Ends the life of a step or version; deletes nothing by itself and is final. Needs: live, unpinned, untagged (by
-    /// a tag a person set), and not the newest step of its run.
+    /// a tag a person set), and not the newest restorable step of its run: the one committed last, which `latest` means.
     Drop {
         /// The run or dataset.
         name: Name,

@@ -9,6 +9,7 @@ use arrow_schema::Field;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::bounds::RECORD_WEIGHT;
 use super::columns::{
     Columns, Lists, blob, blob_array, number, number_array, records, records_array, text, text_array,
 };
@@ -18,7 +19,7 @@ use super::row::Row;
 use super::writer::write_rows;
 use super::{ManifestError, MetaError, RowError};
 use crate::digest::Digest;
-use crate::limits::{MAX_BLOB_BYTES, MAX_MANIFEST_BYTES};
+use crate::limits::{FILE_GROUP_BYTES, MAX_BLOB_BYTES, MAX_FILE_ROW_GROUPS, MAX_MANIFEST_BYTES};
 use crate::name::{Name, check_path};
 use crate::object::Stored;
 use crate::table::RowGroup;
@@ -104,8 +105,9 @@ impl Meta for DatasetMeta {
 const ROW_GROUP_FIELDS: [&str; 3] = ["offset", "len", "rows"];
 
 impl Row for FileRow {
-    /// The largest file, 5 TiB, has group values of 640 MiB; smaller ones share row groups of at most 64 MiB.
-    const COLUMN_BYTES: u64 = 1 << 30;
+    const LIST_VALUES: u64 = MAX_FILE_ROW_GROUPS as u64;
+    /// 32 bytes for each group of the largest file: 640 MiB.
+    const BLOB_BYTES: u64 = MAX_BLOB_BYTES / FILE_GROUP_BYTES * 32;
     const FOUND_BY: &'static str = "path";
     const DISTINCT: &'static [&'static str] = &["blake3", "blob", "groups"];
 
@@ -151,6 +153,9 @@ impl Row for FileRow {
         if self.bytes > MAX_BLOB_BYTES {
             return Err(RowError::FileTooLong { actual: self.bytes });
         }
+        if self.row_groups.len() > MAX_FILE_ROW_GROUPS {
+            return Err(RowError::RowGroups { actual: self.row_groups.len() });
+        }
         check_digest("root of the group values", self.blob.digest, self.tree.root())?;
         check_number("length of the group tree", self.bytes, self.tree.len())?;
         check_number("group size", GroupSize::File.bytes(), self.tree.size().bytes())?;
@@ -165,8 +170,8 @@ impl Row for FileRow {
     }
 
     fn weight(&self) -> u64 {
-        let lists = self.row_groups.len() * 24 + self.tree.values().len() * 32;
-        (self.path.len() + lists) as u64 + 512
+        let lists = self.row_groups.len() as u64 * RECORD_WEIGHT + self.tree.values().len() as u64 * 32;
+        self.path.len() as u64 + lists + 512
     }
 
     fn name(&self) -> &str {

@@ -1,7 +1,9 @@
 //! Why a manifest can't be written or read.
 
 use crate::digest::{Digest, DigestError};
-use crate::limits::{MAX_BLOB_BYTES, MAX_PACK_HEADER_BYTES, MAX_USER_METADATA_BYTES, MAX_WORLD_SIZE};
+use crate::limits::{
+    MAX_BLOB_BYTES, MAX_FILE_ROW_GROUPS, MAX_PACK_HEADER_BYTES, MAX_USER_METADATA_BYTES, MAX_WORLD_SIZE,
+};
 use crate::name::NameError;
 use crate::object::StoredError;
 use crate::table::{FooterError, GivenError, ThriftError};
@@ -128,6 +130,14 @@ pub enum MetaError {
         /// Bytes of all keys and values.
         actual: usize,
     },
+    /// All that it says of itself is too long.
+    #[error("what the manifest says of itself has {actual} bytes as JSON, over the limit of {limit}")]
+    Long {
+        /// Most bytes.
+        limit: usize,
+        /// Its bytes.
+        actual: usize,
+    },
     /// The world size, or a rank in it.
     #[error("rank {rank} of a world of {world_size}: expected rank < world size <= {MAX_WORLD_SIZE}")]
     World {
@@ -240,6 +250,12 @@ pub enum RowError {
     FileTooLong {
         /// Its bytes.
         actual: u64,
+    },
+    /// A file has more row groups than one may have.
+    #[error("file of {actual} row groups is over the limit of {MAX_FILE_ROW_GROUPS}")]
+    RowGroups {
+        /// Its row groups.
+        actual: usize,
     },
     /// A row group does not lie inside its file.
     #[error("row group at {offset} + {len} does not lie inside the file of {bytes} bytes")]

@@ -16,6 +16,13 @@ const FORMAT: &str = "gigastore.format";
 const META: &str = "gigastore.meta";
 const CONTENT: &str = "gigastore.content";
 
+/// The keys that are read; a manifest may have others.
+pub(super) const KEYS: [&str; 3] = [FORMAT, META, CONTENT];
+
+/// Bytes of what a manifest says of itself, as JSON: 8 MiB. User metadata of 1 MiB has six times as much where each of
+/// its bytes is escaped; names, numbers and bases have the rest.
+const MAX_META_BYTES: usize = 8 << 20;
+
 /// A kind of manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Format {
@@ -57,6 +64,7 @@ impl Head {
     pub(super) fn new<M: Meta>(format: Format, meta: &M, content: Digest) -> Result<Self, ManifestError> {
         meta.check()?;
         let json = serde_json::to_string(meta).map_err(|error| missing(META, Some(error)))?;
+        check_json(&json)?;
         Ok(Self { format, meta: Some(json), content: Some(content) })
     }
 
@@ -83,6 +91,7 @@ impl Head {
     /// Returns what the manifest says it is.
     pub(super) fn meta<M: Meta>(&self) -> Result<M, ManifestError> {
         let json = self.meta.as_deref().ok_or_else(|| missing(META, None))?;
+        check_json(json)?;
         let meta: M = serde_json::from_str(json).map_err(|error| missing(META, Some(error)))?;
         meta.check()?;
         Ok(meta)
@@ -103,6 +112,11 @@ impl Head {
     pub(super) fn check_len(&self, actual: u64) -> Result<(), ManifestError> {
         self.format.check_len(actual)
     }
+}
+
+fn check_json(json: &str) -> Result<(), MetaError> {
+    let (limit, actual) = (MAX_META_BYTES, json.len());
+    if actual > limit { Err(MetaError::Long { limit, actual }) } else { Ok(()) }
 }
 
 /// Checks the bytes of user metadata.

@@ -13,6 +13,9 @@
 //! ([`Step`]) or take whole bytes; and must never panic on, nor take memory out of proportion for, what a stranger
 //! wrote.
 
+#[cfg(test)]
+mod bombs_test;
+mod bounds;
 pub mod checkpoint;
 mod columns;
 pub mod dataset;

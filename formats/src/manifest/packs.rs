@@ -58,8 +58,8 @@ impl NamedPack {
 }
 
 impl Row for NamedPack {
-    /// 4,096 rows of less than 256 bytes.
-    const COLUMN_BYTES: u64 = 1 << 20;
+    const LIST_VALUES: u64 = 1;
+    const BLOB_BYTES: u64 = 0;
     const FOUND_BY: &'static str = "pack";
     const DISTINCT: &'static [&'static str] = &["pack"];
 

@@ -4,15 +4,8 @@
 //! what a manifest does not need: other page kinds, other encodings, header fields that are not known here.
 
 use super::PageError;
+use super::bounds::ColumnBounds;
 use crate::table::Compact;
-
-/// Bytes of a dictionary: 256 KiB when written. A column of distinct texts outgrows it after about 4,000 and goes on
-/// plain; one of repeated packs or types never does.
-pub(super) const DICTIONARY_BYTES: usize = 256 << 10;
-
-/// Bytes of a dictionary that is read: 1 MiB, four times what is written. All rows of a batch could name its longest
-/// text, so that this times the rows of a batch bounds the memory of a text column.
-const MAX_DICTIONARY_BYTES: u64 = 1 << 20;
 
 /// Numbers of Parquet's enumerations that occur in manifests.
 const DATA_PAGE: i32 = 0;
@@ -24,15 +17,15 @@ const RLE_DICTIONARY: i64 = 8;
 const UNCOMPRESSED: i64 = 0;
 const ZSTD: i64 = 6;
 
-/// What a column chunk may unfold to.
-#[derive(Clone, Copy)]
+/// What a column chunk is, and may unfold to.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct PageLimits {
     /// Number of the chunk's codec.
     pub(super) codec: i64,
     /// Values that its row group says it has.
     pub(super) values: u64,
-    /// Bytes that its pages may have when uncompressed.
-    pub(super) bytes: u64,
+    /// What its column may hold.
+    pub(super) bounds: ColumnBounds,
 }
 
 #[derive(Default)]
@@ -60,7 +53,7 @@ pub(super) fn check_pages(chunk: &[u8], limits: PageLimits) -> Result<usize, Pag
         let first = reader.rest().len() == chunk.len();
         let header = read_header(&mut reader)?;
         let compressed = bound("page length", header.compressed, reader.rest().len() as u64)?;
-        let uncompressed = bound("uncompressed page length", header.uncompressed, limits.bytes - bytes)?;
+        let uncompressed = bound("uncompressed page length", header.uncompressed, limits.bounds.bytes - bytes)?;
         if limits.codec == UNCOMPRESSED && compressed != uncompressed {
             return Err(PageError::Bound { what: "page length", limit: compressed, actual: header.uncompressed });
         }
@@ -75,7 +68,7 @@ pub(super) fn check_pages(chunk: &[u8], limits: PageLimits) -> Result<usize, Pag
             }
             (Some(DICTIONARY_PAGE), None, Some(page)) if first => {
                 one_of("encoding of a dictionary", page.encoding.into(), &[PLAIN, PLAIN_DICTIONARY])?;
-                let len = bound("dictionary length", header.uncompressed, MAX_DICTIONARY_BYTES)?;
+                let len = bound("dictionary length", header.uncompressed, limits.bounds.dictionary)?;
                 // Numbers take eight bytes, texts at least four for their length.
                 bound("values of a dictionary", page.count, len / 4)?;
                 data_start = chunk.len() - reader.rest().len();
@@ -90,8 +83,12 @@ pub(super) fn check_pages(chunk: &[u8], limits: PageLimits) -> Result<usize, Pag
 }
 
 fn read_header(reader: &mut Compact<'_>) -> Result<Header, PageError> {
-    let mut header = Header::default();
+    let (mut header, mut last) = (Header::default(), 0);
     reader.fields(|id, wire, reader| -> Result<(), PageError> {
+        // Said twice, one thing could be checked here and another one decoded.
+        if std::mem::replace(&mut last, id) >= id {
+            return Err(PageError::Unused { what: "repeated page header field", actual: id.into() });
+        }
         match id {
             1 => header.kind = Some(reader.int32(wire)?),
             2 => header.uncompressed = reader.int32(wire)?,
@@ -113,8 +110,11 @@ fn read_header(reader: &mut Compact<'_>) -> Result<Header, PageError> {
 }
 
 fn read_values(reader: &mut Compact<'_>, data: bool) -> Result<Values, PageError> {
-    let mut values = Values::default();
+    let (mut values, mut last) = (Values::default(), 0);
     reader.fields(|id, wire, reader| -> Result<(), PageError> {
+        if std::mem::replace(&mut last, id) >= id {
+            return Err(PageError::Unused { what: "repeated page header field", actual: id.into() });
+        }
         match (id, data) {
             (1, _) => values.count = reader.int32(wire)?,
             (2, _) => values.encoding = reader.int32(wire)?,
@@ -139,6 +139,8 @@ fn bound(what: &'static str, actual: i32, limit: u64) -> Result<u64, PageError> 
 mod tests {
     use super::*;
     use crate::table::ThriftError;
+
+    const BOUNDS: ColumnBounds = ColumnBounds { values: 100, bytes: 2 << 20, dictionary: 1 << 20 };
 
     fn zigzag(number: i64) -> Vec<u8> {
         let mut rest = ((number << 1) ^ (number >> 63)) as u64;
@@ -171,7 +173,7 @@ mod tests {
     }
 
     fn check(chunk: &[u8], values: u64) -> Result<usize, PageError> {
-        check_pages(chunk, PageLimits { codec: ZSTD, values, bytes: 2 << 20 })
+        check_pages(chunk, PageLimits { codec: ZSTD, values, bounds: BOUNDS })
     }
 
     #[test]
@@ -206,9 +208,9 @@ mod tests {
         for kind in [1, 3, 4] {
             assert!(matches!(check(&page(kind, [1, 1], [1, PLAIN], b"a"), 1), Err(PageError::Unused { .. })));
         }
-        let limits = PageLimits { codec: 1, values: 0, bytes: 10 };
+        let limits = PageLimits { codec: 1, values: 0, bounds: BOUNDS };
         assert_eq!(check_pages(b"", limits), Err(PageError::Unused { what: "codec", actual: 1 }));
-        let limits = PageLimits { codec: UNCOMPRESSED, values: 1, bytes: 10 };
+        let limits = PageLimits { codec: UNCOMPRESSED, values: 1, bounds: BOUNDS };
         assert!(bound(check_pages(&page(0, [2, 1], [1, PLAIN], b"a"), limits)));
     }
 }

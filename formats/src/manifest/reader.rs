@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::columns::Columns;
 use super::group::{KnownColumns, WantedGroup};
-use super::head::{Format, Head};
+use super::head::{Format, Head, KEYS};
 use super::row::Row;
 use super::{ManifestError, Step};
 use crate::range::{ByteRange, coalesce};
@@ -99,7 +99,7 @@ impl<R: Row> RowsReader<R> {
     fn plan(&self, footer: &[u8], start: u64) -> Result<Plan, ManifestError> {
         let (mut columns, mut groups) = (None, VecDeque::new());
         let (mut number, mut first_row, mut refused) = (0, 0u64, None);
-        let head = read_footer(footer, start, |schema, group| {
+        let head = read_footer(footer, start, &KEYS, |schema, group| {
             if number == MAX_ROW_GROUPS {
                 return Err(FooterError::TooManyGroups { limit: MAX_ROW_GROUPS });
             }
@@ -146,7 +146,7 @@ impl<R: Row> RowsReader<R> {
     fn decode(&mut self, columns: &KnownColumns, group: &WantedGroup) -> Result<(), ManifestError> {
         let bytes = group.ranges().map(|range| self.given.get(range).expect("nothing is missing")).collect();
         let mut number = group.first_row;
-        columns.decode::<R>(group, bytes, |batch| {
+        columns.decode(group, bytes, |batch| {
             R::read(&Columns(batch), &mut |row| {
                 let row = row.and_then(|row| row.check().map(|()| row));
                 let row = row.map_err(|source| ManifestError::Row { row: number, label: self.after(), source })?;

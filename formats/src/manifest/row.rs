@@ -14,8 +14,10 @@ pub(super) const ROW_GROUP_ROWS: usize = 4096;
 
 /// A row of a manifest.
 pub(super) trait Row: Clone {
-    /// Bytes that one column of a row group may have when it is not compressed; derived where it is defined.
-    const COLUMN_BYTES: u64;
+    /// Values that a list of one row may have; 1 where there are no lists.
+    const LIST_VALUES: u64;
+    /// Bytes that a column of bytes may have in one row; 0 where there is none.
+    const BLOB_BYTES: u64;
     /// The text column that rows are found by: the one with statistics and a page index.
     const FOUND_BY: &'static str;
     /// Columns whose values hardly repeat, such as digests, so that a dictionary would only be built and dropped.
@@ -36,7 +38,7 @@ pub(super) trait Row: Clone {
     /// Checks what can be wrong with a row that has all its values.
     fn check(&self) -> Result<(), RowError>;
 
-    /// Returns about how many bytes it takes when it is not compressed, never too few.
+    /// Returns about how many bytes it takes in memory while it is decoded, never too few.
     fn weight(&self) -> u64;
 
     /// Returns the value of the column that rows are found by.

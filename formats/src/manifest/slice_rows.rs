@@ -14,7 +14,7 @@ use super::head::check_number;
 use super::row::Row;
 use super::{ManifestError, RowError};
 use crate::digest::Digest;
-use crate::limits::MAX_PACK_HEADER_BYTES;
+use crate::limits::{MAX_DIMENSIONS, MAX_PACK_HEADER_BYTES};
 use crate::object::Stored;
 use crate::tensor::boxes::TensorBox;
 use crate::tensor::slice::{Codec, Place, SliceId, SliceRow};
@@ -60,9 +60,8 @@ impl SlicePlace for Option<Place<Digest>> {
 }
 
 impl<L: SlicePlace> Row for SliceRow<L> {
-    /// 4,096 rows of at most 2 KiB: a name of 1,024 bytes, three lists of 16 numbers, and less than 500 bytes of
-    /// others.
-    const COLUMN_BYTES: u64 = 16 << 20;
+    const LIST_VALUES: u64 = MAX_DIMENSIONS as u64;
+    const BLOB_BYTES: u64 = 0;
     const FOUND_BY: &'static str = "name";
     const DISTINCT: &'static [&'static str] = &["blake3"];
 

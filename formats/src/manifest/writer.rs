@@ -15,7 +15,6 @@ use parquet::schema::types::ColumnPath;
 
 use super::ManifestError;
 use super::head::Head;
-use super::pages::DICTIONARY_BYTES;
 use super::row::{ROW_GROUP_ROWS, Row};
 
 /// Who wrote the file: the format's version, not the program's, so that a new program writes the same bytes.
@@ -27,13 +26,17 @@ const ZSTD_LEVEL: i32 = 3;
 /// Rows of a page: 1,024, so that a reader with the page index decodes about 100 KiB to find one row.
 const PAGE_ROWS: usize = 1024;
 
+/// Bytes of a dictionary: 256 KiB. A column of distinct texts outgrows it after about 4,000 and goes on plain; one of
+/// repeated packs or types never does.
+pub(super) const DICTIONARY_BYTES: usize = 256 << 10;
+
 /// Values after which the writer looks whether a page or a dictionary is full: 128. It divides [`PAGE_ROWS`], and 128
 /// names of 1 KiB are the most by which a dictionary can outgrow its bound.
-const WRITE_BATCH: usize = 128;
+pub(super) const WRITE_BATCH: usize = 128;
 
-/// Bytes of rows after which a row group is closed before it has all its rows: 64 MiB. Only files of hundreds of GiB
-/// have so many group values.
-const ROW_GROUP_WEIGHT: u64 = 64 << 20;
+/// Weight of rows after which a row group is closed before it has all its rows: 64 MiB, so that decoding one takes about
+/// as much. Only files of hundreds of GiB, or thousands of files with hundreds of row groups each, have more.
+pub(super) const ROW_GROUP_WEIGHT: u64 = 64 << 20;
 
 /// Writes a manifest.
 pub(super) fn write_rows<R: Row>(head: &Head, rows: &[R]) -> Result<Vec<u8>, ManifestError> {
@@ -57,10 +60,6 @@ fn check_rows<R: Row>(rows: &[R]) -> Result<(), ManifestError> {
     for (i, row) in rows.iter().enumerate() {
         let refuse = |source| ManifestError::Row { row: i as u64, label: row.label(), source };
         row.check().map_err(refuse)?;
-        if row.weight() > R::COLUMN_BYTES {
-            let (limit, actual) = (R::COLUMN_BYTES, row.weight());
-            return Err(ManifestError::GroupTooLarge { group: i / ROW_GROUP_ROWS, what: "bytes", limit, actual });
-        }
     }
     match rows.windows(2).find(|pair| !pair[0].is_before(&pair[1])) {
         Some(pair) => Err(ManifestError::Order { previous: pair[0].label(), next: pair[1].label() }),
@@ -74,7 +73,7 @@ fn row_group_len<R: Row>(rows: &[R]) -> usize {
         *sum = sum.saturating_add(row.weight());
         Some(*sum)
     });
-    weights.take_while(|sum| *sum <= ROW_GROUP_WEIGHT.min(R::COLUMN_BYTES)).count().max(1)
+    weights.take_while(|sum| *sum <= ROW_GROUP_WEIGHT).count().max(1)
 }
 
 fn properties<R: Row>(head: &Head) -> Result<WriterProperties, ManifestError> {

@@ -56,6 +56,9 @@ pub enum FooterError {
     /// The footer is not Thrift of the form that Parquet has.
     #[error("Parquet footer: {0}")]
     Thrift(#[from] ThriftError),
+    /// The footer says something twice; which of the two holds is anyone's guess.
+    #[error("Parquet footer has its {0} twice")]
+    Repeated(&'static str),
     /// Something that every footer has is missing.
     #[error("Parquet footer has no {0}")]
     Missing(&'static str),
@@ -126,7 +129,7 @@ pub enum FooterError {
 pub(crate) struct Head<'a> {
     pub(crate) schema: Schema,
     pub(crate) rows: u64,
-    /// Key-value metadata.
+    /// Key-value metadata, as much as was asked for.
     pub(crate) pairs: Vec<(&'a str, &'a str)>,
 }
 
@@ -186,16 +189,23 @@ fn check_magic(at: &'static str, actual: &[u8]) -> Result<(), FooterError> {
     }
 }
 
-/// Reads a footer that starts at `start` of its file, calling `each` with every row group in order.
+/// Reads a footer that starts at `start` of its file, calling `each` with every row group in order. Of the key-value
+/// metadata only the first value of each of `keys` is kept: a pair takes one byte of a footer and many of memory.
 pub(crate) fn read_footer<'a>(
     footer: &'a [u8],
     start: u64,
+    keys: &[&str],
     mut each: impl FnMut(&Schema, Group<'a>) -> Result<(), FooterError>,
 ) -> Result<Head<'a>, FooterError> {
-    let (mut schema, mut rows, mut pairs) = (None, None, Vec::new());
+    let (mut schema, mut rows, mut pairs) = (None, None, None);
     let mut group_rows: Option<u64> = None;
     Compact::new(footer).fields(|id, wire, reader| -> Result<(), FooterError> {
         match id {
+            // Row groups are read against the schema before them: another one after that would fit none of them.
+            2 if schema.is_some() => return Err(FooterError::Repeated("schema")),
+            3 if rows.is_some() => return Err(FooterError::Repeated("number of rows")),
+            4 if group_rows.is_some() => return Err(FooterError::Repeated("list of row groups")),
+            5 if pairs.is_some() => return Err(FooterError::Repeated("key-value metadata")),
             2 => schema = Some(read_schema(reader, wire)?),
             3 => rows = Some(positive("number of rows", reader.integer(wire)?)?),
             4 => {
@@ -210,7 +220,7 @@ pub(crate) fn read_footer<'a>(
                 }
                 group_rows = Some(sum);
             }
-            5 => pairs = read_pairs(reader, wire)?,
+            5 => pairs = Some(read_pairs(reader, wire, keys)?),
             8 => return Err(FooterError::Encrypted),
             _ => reader.skip(wire)?,
         }
@@ -222,12 +232,14 @@ pub(crate) fn read_footer<'a>(
     if expected != actual {
         return Err(FooterError::Rows { expected, actual });
     }
-    Ok(Head { schema, rows: expected, pairs })
+    Ok(Head { schema, rows: expected, pairs: pairs.unwrap_or_default() })
 }
 
-fn read_pairs<'a>(reader: &mut Compact<'a>, wire: Wire) -> Result<Vec<(&'a str, &'a str)>, FooterError> {
+type Pairs<'a> = Vec<(&'a str, &'a str)>;
+
+fn read_pairs<'a>(reader: &mut Compact<'a>, wire: Wire, keys: &[&str]) -> Result<Pairs<'a>, FooterError> {
     let (element, count) = reader.list(wire)?;
-    let mut pairs = Vec::new();
+    let mut pairs = Pairs::new();
     for _ in 0..count {
         element.structure()?;
         let (mut key, mut value) = ("", "");
@@ -236,7 +248,9 @@ fn read_pairs<'a>(reader: &mut Compact<'a>, wire: Wire) -> Result<Vec<(&'a str, 
             2 => reader.text(wire).map(|text| value = text),
             _ => reader.skip(wire),
         })?;
-        pairs.push((key, value));
+        if keys.contains(&key) && pairs.iter().all(|(other, _)| *other != key) {
+            pairs.push((key, value));
+        }
     }
     Ok(pairs)
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::footer::{FooterError, Group, find_footer, read_footer};
 use super::given::{Given, Step};
 use crate::digest::Digest;
-use crate::limits::MAX_PARQUET_FOOTER_BYTES;
+use crate::limits::{MAX_FILE_ROW_GROUPS, MAX_PARQUET_FOOTER_BYTES};
 use crate::range::ByteRange;
 
 /// One row group of a Parquet file.
@@ -96,7 +96,10 @@ impl ParquetFacts {
 
 fn facts(footer: &[u8], start: u64) -> Result<ParquetFacts, FooterError> {
     let mut row_groups = Vec::new();
-    let head = read_footer(footer, start, |_, group| {
+    let head = read_footer(footer, start, &[], |_, group| {
+        if row_groups.len() == MAX_FILE_ROW_GROUPS {
+            return Err(FooterError::TooManyGroups { limit: MAX_FILE_ROW_GROUPS });
+        }
         row_groups.push(row_group(&group));
         Ok(())
     })?;

@@ -184,6 +184,46 @@ fn hostile_footers_take_neither_stack_nor_memory() {
 }
 
 #[test]
+fn footers_of_a_byte_a_thing_are_bounded() {
+    // A leaf: fields 1 (a physical type), 3 (repetition), 4 (an empty name).
+    let leaf = [0x15, 4, 0x25, 0, 0x18, 0, 0];
+    let root = |children: u32| {
+        let mut root = vec![0x48, 1, b'r', 0x15];
+        let mut rest = 2 * children;
+        while rest >= 128 {
+            root.push(rest as u8 | 128);
+            rest >>= 7;
+        }
+        root.extend([rest as u8, 0]);
+        root
+    };
+    let wide = |leaves: u32| with_schema(leaves + 1, &[root(leaves), leaf.repeat(leaves as usize)].concat());
+    let refused = |reason| Err(FooterError::Schema { reason });
+    assert_eq!(ParquetFacts::of(&wide(65_537)), refused("it has more than 65,536 columns"));
+    let empty = [root(300_000), [0x35, 0, 0x18, 0, 0].repeat(300_000)].concat();
+    assert_eq!(ParquetFacts::of(&with_schema(300_001, &empty)), refused("it has more than 262,144 elements"));
+    let name = [[0x18, 0x81, 0x80, 0x04].as_slice(), &[b'n'; 65_537]].concat();
+    let named = [root(1), [0x15, 4, 0x25, 0].to_vec(), name, vec![0]].concat();
+    assert_eq!(ParquetFacts::of(&with_schema(2, &named)), refused("a name is over 64 KiB"));
+
+    // A schema without columns, no rows, then row groups of 5 bytes or pairs of one.
+    let start = [0x29, 0x1c, 0x48, 1, b'r', 0, 0x16, 0];
+    let list = |count: u32, element: &[u8]| {
+        let mut list = vec![0x19, 0xfc];
+        list.extend([count as u8 | 128, (count >> 7) as u8 | 128, (count >> 14) as u8]);
+        list.extend(element.repeat(count as usize));
+        list
+    };
+    let groups = |count| with_footer(&[&start, list(count, &[0x19, 0x0c, 0x26, 0, 0]).as_slice(), &[0]].concat());
+    assert_eq!(ParquetFacts::of(&groups(65_536)).unwrap().row_groups.len(), 65_536);
+    assert_eq!(ParquetFacts::of(&groups(65_537)), Err(FooterError::TooManyGroups { limit: 65_536 }));
+    let pairs = [&start, list(0, &[]).as_slice(), &list(2_000_000, &[0]), &[0]].concat();
+    let mut kept = usize::MAX;
+    let head = read_footer(&pairs, 1 << 30, &[""], |_, _| Ok(())).inspect(|head| kept = head.pairs.len());
+    assert_eq!((head.map(|head| head.rows), kept), (Ok(0), 1), "of equal keys only the first is kept");
+}
+
+#[test]
 fn files_that_are_something_else_are_told_apart() {
     let file = write(&table(3), 3);
     let mut encrypted = file.to_vec();

@@ -12,9 +12,20 @@ use super::thrift::{Compact, ThriftError, Wire};
 /// Nesting of a schema: 64; each level of a list takes two, and readers elsewhere recurse.
 const MAX_SCHEMA_DEPTH: usize = 64;
 
-/// Bytes of all column paths: 64 MiB, 1 KiB for each of 65,536 columns. A path repeats the names of all its groups, so
-/// that it is not bounded by the footer's length.
-const MAX_PATH_TEXT_BYTES: usize = 64 << 20;
+/// Leaf columns: 65,536, thirty times the widest tables seen in public data. A leaf takes 5 bytes of a footer and some
+/// 150 of memory.
+const MAX_LEAVES: usize = 1 << 16;
+
+/// Schema elements: four for each of [`MAX_LEAVES`]; a list has two groups around its leaf, a map one for two.
+const MAX_ELEMENTS: usize = 4 * MAX_LEAVES;
+
+/// Bytes of one element's name: 64 KiB, 64 times the longest that a manifest may have. Its text can be six times as
+/// long.
+const MAX_NAME_BYTES: usize = 64 << 10;
+
+/// Bytes of all column paths, and of the canonical text: 64 MiB, 1 KiB for each of [`MAX_LEAVES`]. A path repeats the
+/// names of all its groups, so that it is not bounded by the footer's length.
+const MAX_SCHEMA_TEXT_BYTES: usize = 64 << 20;
 
 /// The logical types that converted types stand for, by their numbers.
 const CONVERTED_TYPES: [&str; 22] = [
@@ -94,7 +105,13 @@ pub(crate) fn read_schema(reader: &mut Compact<'_>, wire: Wire) -> Result<Schema
     let mut open: Vec<Open> = Vec::new();
     for position in 0..count {
         element.structure()?;
+        if position == MAX_ELEMENTS {
+            return Err(refuse("it has more than 262,144 elements"));
+        }
         let element = read_element(reader)?;
+        if element.name.len() > MAX_NAME_BYTES {
+            return Err(refuse("a name is over 64 KiB"));
+        }
         let children = usize::try_from(element.children).map_err(|_| refuse("a negative number of children"))?;
         let (mut definition, mut repetition) = (0, 0);
         if position > 0 {
@@ -107,11 +124,17 @@ pub(crate) fn read_schema(reader: &mut Compact<'_>, wire: Wire) -> Result<Schema
             let dot = if path.is_empty() { "" } else { "." };
             let _ = write!(path, "{dot}{}", element.name);
             let _ = writeln!(schema.text, "{} {}", open.len(), element.line()?);
+            if schema.text.len() > MAX_SCHEMA_TEXT_BYTES {
+                return Err(refuse("its text is over 64 MiB"));
+            }
         }
         if children == 0 && position > 0 && element.physical.is_some() {
             path_bytes += path.len();
-            if path_bytes > MAX_PATH_TEXT_BYTES {
+            if path_bytes > MAX_SCHEMA_TEXT_BYTES {
                 return Err(refuse("its column paths are over 64 MiB"));
+            }
+            if schema.leaves.len() == MAX_LEAVES {
+                return Err(refuse("it has more than 65,536 columns"));
             }
             schema.leaves.push(element.leaf(&path, definition, repetition)?);
         }

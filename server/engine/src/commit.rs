@@ -49,6 +49,7 @@ impl Engine {
         merged: Merged,
     ) -> Result<Committed, CommitError> {
         let (project, run, step) = (&request.save.project, &request.save.run, request.save.step);
+        check_tag(request.tag.as_ref())?;
         let state = self.state(project).await?;
         let content = content_digest(merged.rows.iter().map(|row| (&row.slice, &row.blake3)));
         if let Some(live) = state.live(run, step) {
@@ -58,7 +59,7 @@ impl Engine {
                 }
                 self.check_none_lacks(project, &live.commit, &merged).await?;
             }
-            return self.existing(project, run, step, request.tag.as_ref()).await;
+            return self.existing(project, save, run, step, request.tag.as_ref()).await;
         }
         let parent = merged.bases.last().copied();
         let metadata = merged.metadata.clone();
@@ -102,16 +103,18 @@ impl Engine {
         }
     }
 
-    /// Answers a commit whose content is live already; only a tag may be new.
+    /// Answers commit `txn`, whose content is live already; only a tag may be new. Its transaction is that of the
+    /// commit's own tag, so that all ranks of a save and all their retries set it once.
     async fn existing(
         &self,
         project: &ProjectName,
+        txn: TxnId,
         name: &Name,
         number: u64,
         tag: Option<&Name>,
     ) -> Result<Committed, CommitError> {
         if let Some(tag) = tag {
-            self.set_tag(project, name, tag, number).await?;
+            self.append_tag(project, tag_txn(txn), name, tag, number).await?;
         }
         let state = self.state(project).await?;
         let gone = || CommitError::DroppedSince { name: name.clone(), number };
@@ -127,6 +130,18 @@ impl Engine {
         number: u64,
     ) -> Result<CommitInfo, CommitError> {
         let txn = TxnId::derive(&[b"tag", &self.ambient.random_bytes()]);
+        self.append_tag(project, txn, name, tag, number).await
+    }
+
+    async fn append_tag(
+        &self,
+        project: &ProjectName,
+        txn: TxnId,
+        name: &Name,
+        tag: &Name,
+        number: u64,
+    ) -> Result<CommitInfo, CommitError> {
+        check_tag(Some(tag))?;
         let time = self.ambient.wall_ms();
         let action = Action::Tag { name: name.clone(), tag: tag.clone(), number };
         let not_live = || Refusal::NotLive { name: name.clone(), number };
@@ -151,7 +166,7 @@ impl Engine {
         let mut entries = vec![Entry { txn, time, action: Action::Commit(Box::new(commit.clone())) }];
         if let Some(tag) = tag {
             let action = Action::Tag { name: name.clone(), tag: tag.clone(), number };
-            entries.push(Entry { txn: TxnId::derive(&[b"tag of", txn.0.as_bytes()]), time, action });
+            entries.push(Entry { txn: tag_txn(txn), time, action });
         }
         let log = self.log(project);
         let appended = log.append(txn, |state| {
@@ -165,7 +180,7 @@ impl Engine {
             }
             // Another save of the same step came first; with the same content that is success.
             Err(AppendError::Refused(Refusal::Taken { expected, actual, .. })) if expected == actual => {
-                self.existing(project, &name, number, tag).await
+                self.existing(project, txn, &name, number, tag).await
             }
             Err(error) => Err(error.into()),
         }
@@ -183,6 +198,17 @@ impl Engine {
         self.store_object(key, actual, Body::Whole(vec![bytes.into()])).await?;
         Ok(Index::new(object, &tree))
     }
+}
+
+/// Returns the transaction of the tag that comes with commit `txn`.
+fn tag_txn(txn: TxnId) -> TxnId {
+    TxnId::derive(&[b"tag of", txn.0.as_bytes()])
+}
+
+/// Refuses a tag that would be read as something else.
+fn check_tag(tag: Option<&Name>) -> Result<(), CommitError> {
+    let refuse = |source| refused(Refusal::Tag(source));
+    tag.map_or(Ok(()), |tag| Name::new_tag(tag.as_str()).map(drop).map_err(refuse))
 }
 
 /// Says whether `commit` would stand after `state`, with all that it refers to safe from collectors.

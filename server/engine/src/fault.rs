@@ -201,6 +201,7 @@ impl From<&AppendError<Refusal>> for Fault {
         match error {
             AppendError::Refused(refusal) => match refusal {
                 Refusal::NotLive { .. } => Self::new(FaultCode::NotFound, error),
+                Refusal::Tag(_) => Self::new(FaultCode::Invalid, error),
                 Refusal::Taken { expected, actual, .. } => Self {
                     expected: Some(expected.to_string()),
                     actual: Some(actual.to_string()),

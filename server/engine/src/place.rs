@@ -144,7 +144,8 @@ impl Engine {
             };
             packs.insert(object, (header_len, len));
             stored.insert(pack, object);
-            if !kept.contains_key(&pack) {
+            // What a base keeps is its own object; the same pack in another epoch is kept by nobody yet.
+            if kept.get(&pack) != Some(&object) {
                 needs.oldest = Some(needs.oldest.map_or(object.epoch, |oldest| oldest.min(object.epoch)));
             }
         }

@@ -3,7 +3,6 @@
 //! Must never guess: what is not live is not found, and a live object that is not there is damage, not absence.
 
 use bytes::Bytes;
-use gigastore_formats::limits::MAX_MANIFEST_BYTES;
 use gigastore_formats::manifest::checkpoint::{Checkpoint, CheckpointReader, Selection, read_checkpoint};
 use gigastore_formats::manifest::dataset::{Dataset, read_dataset};
 use gigastore_formats::manifest::packs::{PackRow, read_packs};
@@ -152,9 +151,13 @@ impl Engine {
         let broken = |source| ReadError::Index { name: commit.name.clone(), number: commit.number, source };
         let tree = index.tree().map_err(broken)?;
         let key = keys::object(project, ObjectKind::Manifest, &index.object);
-        let bytes = match self.objects.get(&key, MAX_MANIFEST_BYTES).await {
+        // Not a byte more than was committed is read, whatever lies there now.
+        let bytes = match self.objects.get(&key, tree.len()).await {
             Ok(bytes) => bytes,
             Err(StoreError::NotFound { key }) => return Err(ReadError::Lost { key }),
+            Err(StoreError::TooLong { key, limit, actual }) => {
+                return Err(ReadError::Length { key, expected: limit, actual });
+            }
             Err(error) => return Err(error.into()),
         };
         if bytes.len() as u64 != tree.len() {

@@ -266,9 +266,10 @@ impl Engine {
         let world_size = request.save.world_size;
         let merged = self.ambient.computed(move || merge(parts, world_size)).await?;
         let committed = self.commit_checkpoint(request, save, merged).await?;
-        // Only a hint for the sweep of old saves; without it they are found by the log.
+        // Only a hint for the sweep of old saves; without it they are found by the log. The checkpoint is committed
+        // whether or not the hint could be written, so a failure here is not one of the save.
         let ended = seal(&Some(committed.info.seq)).0;
-        self.objects.create(&keys::save_ended(project, save), vec![ended.into()]).await.map_err(SaveError::from)?;
+        let _ = self.objects.create(&keys::save_ended(project, save), vec![ended.into()]).await;
         Ok(committed)
     }
 

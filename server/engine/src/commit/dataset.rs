@@ -13,7 +13,7 @@ use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::wire::{Committed, DatasetRequest};
 
-use super::{CommitError, Needs};
+use super::{CommitError, Needs, check_tag};
 use crate::engine::Engine;
 use crate::log::{Live, State};
 
@@ -25,6 +25,7 @@ impl Engine {
     /// files.
     pub async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, CommitError> {
         let project = &request.project;
+        check_tag(request.tag.as_ref())?;
         let copy = manifest.clone();
         let dataset = self.ambient.computed(move || read_dataset(&copy)).await?;
         let (name, number) = (dataset.meta.name.clone(), dataset.meta.version);
@@ -34,7 +35,7 @@ impl Engine {
             if let Some(live) =
                 newest.filter(|live| live.commit.content == dataset.content && live.commit.sort == Sort::Dataset)
             {
-                return self.existing(project, &name, live.commit.number, request.tag.as_ref()).await;
+                return self.existing(project, request.txn, &name, live.commit.number, request.tag.as_ref()).await;
             }
         }
         let needs = self.check_files(project, &state, &name, &dataset).await?;

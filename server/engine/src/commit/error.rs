@@ -5,7 +5,7 @@
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_MANIFEST_BYTES;
 use gigastore_formats::manifest::ManifestError;
-use gigastore_formats::name::Name;
+use gigastore_formats::name::{Name, NameError};
 use gigastore_formats::record::Sort;
 
 use crate::log::{AppendError, LogError};
@@ -67,6 +67,9 @@ pub enum Refusal {
         /// The newest.
         newest: u64,
     },
+    /// The tag is one that nobody may set.
+    #[error("{0}")]
+    Tag(NameError),
     /// The target of a tag is not live.
     #[error("{name}@{number} does not exist")]
     NotLive {

@@ -31,6 +31,7 @@ impl State {
     fn apply(&mut self, entry: &Entry) -> Result<(), VoidReason> {
         match &entry.action {
             Action::Commit(commit) => self.commit(commit, entry.time),
+            Action::Tag { tag, .. } if Name::new_tag(tag.as_str()).is_err() => Err(VoidReason::NotATag),
             Action::Tag { name, tag, number } => {
                 self.target(name, *number)?.tags.insert(tag.clone(), *number);
                 Ok(())
@@ -72,7 +73,8 @@ impl State {
         if named.tags.values().any(|at| *at == number) {
             return Err(VoidReason::Tagged);
         }
-        if named.sort == Sort::Checkpoint && named.live.keys().next_back() == Some(&number) {
+        let newest = named.latest().is_some_and(|latest| latest.commit.number == number);
+        if named.sort == Sort::Checkpoint && newest {
             return Err(VoidReason::Newest);
         }
         named.live.remove(&number);

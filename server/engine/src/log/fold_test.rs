@@ -93,6 +93,33 @@ fn drops_need_a_target_that_nobody_holds() {
 }
 
 #[test]
+fn the_step_that_latest_means_is_not_dropped() {
+    let mut state = State::origin();
+    for step in [100, 200, 150] {
+        fold(&mut state, commit(Sort::Checkpoint, "run", step));
+    }
+    let drop_of = |number| Action::Drop { name: name("run"), number };
+    assert_eq!(
+        void(fold(&mut state, drop_of(150))),
+        Some(VoidReason::Newest),
+        "a run that went back goes on from here"
+    );
+    assert_eq!(void(fold(&mut state, drop_of(200))), None, "the highest step is one like others");
+    assert_eq!(state.names[&name("run")].latest().unwrap().commit.number, 150);
+}
+
+#[test]
+fn names_that_mean_something_else_are_no_tags() {
+    let mut state = State::origin();
+    fold(&mut state, commit(Sort::Checkpoint, "run", 1));
+    let tag = |tag| Action::Tag { name: name("run"), tag: name(tag), number: 1 };
+    assert_eq!(void(fold(&mut state, tag("latest"))), Some(VoidReason::NotATag));
+    assert_eq!(void(fold(&mut state, tag("100"))), Some(VoidReason::NotATag));
+    assert_eq!(void(fold(&mut state, tag("v100"))), None);
+    assert_eq!(state.names[&name("run")].tags.len(), 1);
+}
+
+#[test]
 fn fences_raise_the_epoch_by_one_and_decide_what_is_usable() {
     let mut state = State::origin();
     assert!(state.is_usable(0) && !state.is_usable(1));

@@ -82,8 +82,10 @@ pub enum VoidReason {
     Pinned,
     /// A tag points at the target.
     Tagged,
-    /// The target is the newest step of its run.
+    /// The target is the newest restorable step of its run: the one that `latest` means.
     Newest,
+    /// The tag is one that nobody may set: `latest`, or all digits.
+    NotATag,
     /// A fence that does not raise the epoch by one.
     NotNextEpoch,
 }
@@ -97,7 +99,8 @@ impl fmt::Display for VoidReason {
             Self::NotLive => "its target is not live",
             Self::Pinned => "its target is pinned",
             Self::Tagged => "its target is tagged",
-            Self::Newest => "its target is the newest step",
+            Self::Newest => "its target is the newest step, the one that latest means",
+            Self::NotATag => "latest and names of digits alone can't be tags",
             Self::NotNextEpoch => "another fence was first",
         })
     }
@@ -131,11 +134,18 @@ impl Named {
         Self { sort, live, tags, pins, highest: 0, policy: None }
     }
 
-    /// Returns the live commit that a selector means. `latest` is the one committed last, in the order of the log.
+    /// Returns the newest restorable step or version, which `latest` means: the live one that was committed last, in the
+    /// order of the log. It need not have the highest number: a run may go back and save anew from an older step.
+    pub fn latest(&self) -> Option<&Arc<Live>> {
+        // Commits of one record are of different numbers; the later of them has the higher.
+        self.live.values().max_by_key(|live| (live.seq, live.commit.number))
+    }
+
+    /// Returns the live commit that a selector means.
     pub fn select(&self, selector: &Selector) -> Option<&Arc<Live>> {
         match selector {
             Selector::Number(number) => self.live.get(number),
-            Selector::Tag(tag) if tag.as_str() == LATEST => self.live.values().max_by_key(|live| live.seq),
+            Selector::Tag(tag) if tag.as_str() == LATEST => self.latest(),
             Selector::Tag(tag) => self.live.get(self.tags.get(tag)?),
         }
     }
@@ -143,7 +153,7 @@ impl Named {
     /// Returns the tags that point at `number`, `latest` included.
     pub fn tags_of(&self, number: u64) -> Vec<String> {
         let set = self.tags.iter().filter(|(_, at)| **at == number).map(|(tag, _)| tag.to_string());
-        let latest = self.live.values().max_by_key(|live| live.seq).filter(|live| live.commit.number == number);
+        let latest = self.latest().filter(|live| live.commit.number == number);
         set.chain(latest.map(|_| LATEST.to_owned())).collect()
     }
 }

@@ -91,22 +91,35 @@ impl Log {
     }
 
     async fn read_to_tail(&self) -> Result<Arc<State>, LogError> {
-        let mut state = self.seen();
-        if state.seq == 0
+        if self.seen().seq == 0
             && let Some(folded) = self.load_folded().await?
         {
-            state = Arc::new(folded);
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(folded);
         }
+        let (mut seq, mut head) = {
+            let seen = self.seen();
+            (seen.seq, seen.head)
+        };
         let mut ahead = 1;
         loop {
-            let (next, more) = self.fold_ahead(state, ahead).await?;
-            state = next;
-            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
-            if !more {
-                return Ok(state);
+            let (records, more) = self.read_ahead(seq, head, ahead).await;
+            (seq, head) = self.fold(&records);
+            if !more? {
+                return Ok(self.seen());
             }
             ahead = (ahead * 2).min(READ_AHEAD);
         }
+    }
+
+    /// Folds records that follow the newest state; returns number and digest of the last. A state that nobody else
+    /// holds is changed in place: a copy for each batch of a long log would cost more than its records.
+    fn fold(&self, records: &[(Record, Digest)]) -> (u64, Digest) {
+        let mut seen = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !records.is_empty() {
+            let state = Arc::make_mut(&mut seen);
+            records.iter().for_each(|(record, digest)| state.fold(record, *digest));
+        }
+        (seen.seq, seen.head)
     }
 
     /// Returns the newest state that this process has seen, without asking the store.
@@ -162,8 +175,9 @@ impl Log {
         for key in self.folded_keys().await.map_err(|source| self.store_error(source))? {
             let bytes = match self.objects.get(&key, MAX_FOLDED_BYTES).await {
                 Ok(bytes) => bytes,
-                Err(StoreError::NotFound { .. } | StoreError::TooLong { .. } | StoreError::Short { .. }) => continue,
-                Err(source) => return Err(self.store_error(source)),
+                // A cache entry that can't be read is passed over whatever the reason: the records say the same, and
+                // where the store itself is down they say that.
+                Err(_) => continue,
             };
             let folded = self.ambient.computed(move || unseal::<State>(&bytes, MAX_FOLDED_BYTES)).await;
             // A damaged or foreign cache entry is passed over; an older one or the records themselves say the same.
@@ -184,25 +198,36 @@ impl Log {
         }
     }
 
-    /// Folds up to `ahead` records after `state`; says whether there may be more.
-    async fn fold_ahead(&self, mut state: Arc<State>, ahead: u64) -> Result<(Arc<State>, bool), LogError> {
-        let first = state.seq + 1;
-        let mut records = stream::iter(first..first + ahead)
+    /// Reads up to `ahead` records after number `seq`, whose digest is `head`; says whether there may be more. Those
+    /// before one that can't be read are returned too.
+    async fn read_ahead(
+        &self,
+        mut seq: u64,
+        mut head: Digest,
+        ahead: u64,
+    ) -> (Vec<(Record, Digest)>, Result<bool, LogError>) {
+        let mut found = stream::iter(seq + 1..=seq + ahead)
             .map(|seq| async move {
                 let key = keys::record(&self.project, seq);
                 self.objects.get(&key, MAX_RECORD_BYTES).await
             })
             .buffered(ahead as usize);
-        while let Some(found) = records.next().await {
-            let bytes = match found {
-                Ok(bytes) => bytes,
-                Err(StoreError::NotFound { .. }) => return Ok((state, false)),
-                Err(source) => return Err(self.store_error(source)),
+        let mut records = Vec::new();
+        while let Some(found) = found.next().await {
+            let read = match found {
+                Ok(bytes) => read_record(&self.project, &bytes, seq + 1, head),
+                Err(StoreError::NotFound { .. }) => return (records, Ok(false)),
+                Err(source) => Err(self.store_error(source)),
             };
-            let (record, digest) = read_record(&self.project, &bytes, state.seq + 1, state.head)?;
-            Arc::make_mut(&mut state).fold(&record, digest);
+            match read {
+                Ok((record, digest)) => {
+                    (seq, head) = (seq + 1, digest);
+                    records.push((record, digest));
+                }
+                Err(error) => return (records, Err(error)),
+            }
         }
-        Ok((state, true))
+        (records, Ok(true))
     }
 
     pub(super) fn store_error(&self, source: StoreError) -> LogError {
