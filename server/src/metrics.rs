@@ -128,13 +128,23 @@ impl Metrics {
         self.saves.set(open.len() as u64);
     }
 
-    /// Returns the text of `/metrics`.
-    pub(crate) fn text(&self, memory: u64, cache: u64, connections: u64) -> Result<String, fmt::Error> {
+    /// Returns the text of `/metrics`, with the projects that are `visible` to its reader.
+    pub(crate) fn text(
+        &self,
+        memory: u64,
+        cache: u64,
+        connections: u64,
+        visible: impl Fn(&str) -> bool,
+    ) -> Result<String, fmt::Error> {
         self.memory.set(memory);
         self.cache_bytes.set(cache);
         self.connections.set(connections);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        Ok(text)
+        let shown = |line: &&str| match line.split_once("{project=\"").and_then(|(_, rest)| rest.split_once('"')) {
+            Some((project, _)) => visible(project),
+            None => true,
+        };
+        Ok(text.split_inclusive('\n').filter(shown).collect())
     }
 }

@@ -47,12 +47,14 @@ impl From<AuthError> for Refused {
     }
 }
 
-/// Turns an error of the engine into a refusal.
+/// Turns an error of the engine into a refusal. Names of other projects are not for callers of this one.
 pub(crate) fn refused<E>(error: E) -> Refused
 where
     for<'e> Fault: From<&'e E>,
 {
-    Refused::new(Fault::from(&error))
+    let fault = Fault::from(&error);
+    let names_projects = fault.message.starts_with("no project");
+    Refused::new(Fault { known: if names_projects { Vec::new() } else { fault.known }, ..fault })
 }
 
 impl IntoResponse for Refused {

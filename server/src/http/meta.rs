@@ -1,6 +1,6 @@
 //! Health for load balancers, readiness with a real write, metrics, trials of the network.
 //!
-//! Must never say ready where a record could not be created.
+//! Must never say ready where a record could not be created, nor name a project to a caller without a scope on it.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Response, header};
 use bytes::Bytes;
 use gigastore_formats::wire::{Fault, FaultCode, ProbeReceipt};
@@ -18,6 +18,7 @@ use serde::Deserialize;
 use super::body::{document, gathered};
 use super::error::Refused;
 use super::router::Shared;
+use crate::auth::Caller;
 
 /// How long a probe of the store stays good: load balancers ask every few seconds, and each probe writes.
 const GOOD_FOR: Duration = Duration::from_secs(10);
@@ -88,9 +89,14 @@ pub(super) async fn probe_out(
     Ok(Response::new(Body::from_stream(pieces)))
 }
 
-pub(super) async fn metrics(State(shared): State<Shared>) -> Result<Response<Body>, Refused> {
+pub(super) async fn metrics(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response<Body>, Refused> {
     let connections = shared.connections.load(Ordering::Relaxed);
-    let text = shared.metrics.text(shared.admission.used(), shared.cache.bytes(), connections);
+    let text = shared.metrics.text(shared.admission.used(), shared.cache.bytes(), connections, |project| {
+        project.parse().is_ok_and(|project| caller.access(&project).is_some())
+    });
     let text = text.map_err(|error| Refused::new(Fault::new(FaultCode::Unavailable, &error)))?;
     let mut response = Response::new(Body::from(text));
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

@@ -43,8 +43,7 @@ pub(super) async fn project(
     State(shared): State<Shared>,
     Path(in_path): Path<String>,
 ) -> Result<Response<Body>, Refused> {
-    let info = shared.engine.project(&objects::project(&in_path)?).await;
-    let info = info.map_err(|error| hide_projects(Fault::from(&error)))?;
+    let info = shared.engine.project(&objects::project(&in_path)?).await.map_err(refused)?;
     shared.metrics.log(info.project.as_str(), info.seq);
     document(&info)
 }
@@ -54,13 +53,7 @@ pub(super) async fn resolve(
     Path((in_path, name, selector)): Path<(String, String, String)>,
 ) -> Result<Response<Body>, Refused> {
     let target = target(&objects::project(&in_path)?, &name, &selector)?;
-    document(&shared.engine.resolve(&target).await.map_err(|error| hide_projects(Fault::from(&error)))?)
-}
-
-/// Names of other projects are not for callers of this one.
-fn hide_projects(fault: Fault) -> Refused {
-    let names_projects = fault.message.starts_with("no project");
-    Refused::new(Fault { known: if names_projects { Vec::new() } else { fault.known }, ..fault })
+    document(&shared.engine.resolve(&target).await.map_err(refused)?)
 }
 
 #[derive(Deserialize)]
