@@ -47,11 +47,11 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store at `url`: `http(s)://HOST:PORT` for a service (several endpoints of one, separated by commas), else
-    /// in this process: `file:///DIR`, `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, `memory:///`.
+    /// Opens the store at `url`: `http(s)://HOST:PORT` for a service (several endpoints of one, separated by commas),
+    /// else in this process: `file:///DIR`, `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, `memory:///`.
     ///
-    /// A service is asked with the token in `GIGASTORE_TOKEN`. Cloud stores take their settings from the environment, by
-    /// object_store's own keys (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `GOOGLE_SERVICE_ACCOUNT`,
+    /// A service is asked with the token in `GIGASTORE_TOKEN`. Cloud stores take their settings from the environment,
+    /// by object_store's own keys (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `GOOGLE_SERVICE_ACCOUNT`,
     /// `AZURE_STORAGE_ACCOUNT_NAME`, …). Needs a tokio runtime.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self, Fault> {
         if url.starts_with("http://") || url.starts_with("https://") {

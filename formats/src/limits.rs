@@ -76,8 +76,8 @@ pub const MAX_BLOB_BYTES: u64 = 5 << 40;
 /// Bytes of a Parquet footer: 256 MiB. A file of 1,000 columns and 10,000 row groups needs about that.
 pub const MAX_PARQUET_FOOTER_BYTES: u64 = 256 << 20;
 
-/// Row groups of one Parquet file: 65,536, twice what the format's own numbering of them (16 bits, signed) reaches. Each
-/// takes five bytes of a footer and 24 of memory.
+/// Row groups of one Parquet file: 65,536, twice what the format's own numbering of them (16 bits, signed) reaches.
+/// Each takes five bytes of a footer and 24 of memory.
 pub const MAX_FILE_ROW_GROUPS: usize = 1 << 16;
 
 /// Bytes of user metadata of one checkpoint, keys and values: 1 MiB; larger state belongs in a file of the checkpoint.

@@ -111,7 +111,8 @@ pub enum Action {
         number: u64,
     },
     /// Ends the life of a step or version; deletes nothing by itself and is final. Needs: live, unpinned, untagged (by
-    /// a tag a person set), and not the newest restorable step of its run: the one committed last, which `latest` means.
+    /// a tag a person set), and not the newest restorable step of its run: the one committed last, which `latest`
+    /// means.
     Drop {
         /// The run or dataset.
         name: Name,

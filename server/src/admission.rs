@@ -13,9 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Counted in units of 64 KiB, so that a semaphore's permits hold any budget.
 const UNIT: u64 = 64 << 10;
 
-/// How long a request waits for memory: a burst of uploads passes meanwhile, and no client has given up yet.
-pub(crate) const WAIT: Duration = Duration::from_secs(10);
-
 /// What a client that was sent away waits, in seconds.
 pub(crate) const RETRY_AFTER_S: u64 = 2;
 
@@ -35,8 +32,8 @@ pub(crate) struct Admitted {
 }
 
 impl Admission {
-    /// `memory` bytes for bodies, waited for up to `wait`; writes are refused while the disk of the folder has fewer bytes
-    /// free than given.
+    /// `memory` bytes for bodies, waited for up to `wait`; writes are refused while the disk of the folder has fewer
+    /// bytes free than given.
     pub(crate) fn new(memory: u64, wait: Duration, disk: Option<(PathBuf, u64)>) -> Self {
         let units = (memory / UNIT).clamp(1, Semaphore::MAX_PERMITS as u64);
         Self { memory: Arc::new(Semaphore::new(units as usize)), units, wait, disk }
@@ -112,8 +109,8 @@ mod tests {
 
     #[test]
     fn a_disk_with_little_room_takes_no_writes() {
-        assert!(Admission::new(1, WAIT, Some((std::env::temp_dir(), 0))).check_disk().is_ok());
-        let full = Admission::new(1, WAIT, Some((std::env::temp_dir(), u64::MAX))).check_disk().unwrap_err();
+        assert!(Admission::new(1, Duration::ZERO, Some((std::env::temp_dir(), 0))).check_disk().is_ok());
+        let full = Admission::new(1, Duration::ZERO, Some((std::env::temp_dir(), u64::MAX))).check_disk().unwrap_err();
         assert_eq!(full.code, FaultCode::StoreFull);
     }
 }

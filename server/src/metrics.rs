@@ -1,7 +1,7 @@
 //! What `/metrics` shows, in the format of Prometheus. Every name stands here.
 //!
-//! Must never have a label whose values a client chooses, but for projects that are there, nor show a project to who may
-//! not see it.
+//! Must never have a label whose values a client chooses, but for projects that are there, nor show a project to who
+//! may not see it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::accept::{is_loopback, serve};
-use crate::admission::{Admission, WAIT};
+use crate::admission::Admission;
 use crate::auth::Gate;
 use crate::cache::Cache;
 use crate::http::{Service, Shared, router};
@@ -70,6 +70,10 @@ pub struct Limits {
     pub connections: usize,
     /// How long a client may take over the head of a request, and stay idle between two.
     pub head: Duration,
+    /// How long a client may take to send each MiB of a body.
+    pub pace: Duration,
+    /// How long a request waits for memory: a burst of uploads passes meanwhile, and no client has given up yet.
+    pub admission: Duration,
     /// How long a client may not read what it asked for.
     pub write: Duration,
     /// How long requests in flight have to finish at the end.
@@ -77,7 +81,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 128 MiB of bodies, no cache, 1 GiB free, 16,384 connections, 30 s for heads and reads, 60 s to finish.
+    /// 128 MiB of bodies, no cache, 1 GiB free, 16,384 connections, 30 s for heads, for a MiB of a body and for
+    /// reads, 10 s to wait for memory, 60 s to finish.
     fn default() -> Self {
         Self {
             memory: 128 << 20,
@@ -85,6 +90,8 @@ impl Default for Limits {
             keep_free: 1 << 30,
             connections: 16_384,
             head: Duration::from_secs(30),
+            pace: Duration::from_secs(30),
+            admission: Duration::from_secs(10),
             write: Duration::from_secs(30),
             drain: Duration::from_secs(60),
         }
@@ -105,8 +112,8 @@ pub enum StartError {
     },
     /// Tokens would cross the network in the clear.
     #[error(
-        "on {listen} tokens would cross the network unencrypted: pass --tls-cert and --tls-key, or --behind-proxy where \
-         a proxy has the TLS"
+        "on {listen} tokens would cross the network unencrypted: pass --tls-cert and --tls-key, or --behind-proxy \
+         where a proxy has the TLS"
     )]
     Clear {
         /// The address.
@@ -172,11 +179,12 @@ impl Server {
             engine: config.engine,
             ambient: config.ambient,
             gate: Arc::new(gate),
-            admission: Admission::new(config.limits.memory, WAIT, disk),
+            admission: Admission::new(config.limits.memory, config.limits.admission, disk),
             metrics: Metrics::new(&cache),
             cache,
             manifests: Manifests::default(),
             connections: AtomicU64::new(0),
+            pace: config.limits.pace,
             ready: Default::default(),
         });
         Ok(Self { listener, address, service, tls, limits: config.limits })

@@ -6,7 +6,9 @@
 //! |---|---|
 //! | [`faulty`] | an object store that numbers, records, fails, cuts and kills, as a plan says |
 //! | [`model`] | small transformer-shaped tensors, the same for the same seed, and a safetensors file of them |
+//! | [`opened`] | stores, services and whole saves in one call |
 //! | [`prepared`] | other people's readers and files |
+//! | [`raw`] | HTTP by hand |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
@@ -14,3 +16,4 @@ pub mod faulty;
 pub mod model;
 pub mod opened;
 pub mod prepared;
+pub mod raw;

@@ -151,8 +151,8 @@ impl Dataset {
         Ok(bytes.freeze())
     }
 
-    /// Reads a range of a file, or all of it, piece after piece. Each piece was checked. Those that are read ahead count
-    /// as bytes in flight: take them all, or drop the stream, before the same store is asked for something large.
+    /// Reads a range of a file, or all of it, piece after piece. Each piece was checked. Those that are read ahead
+    /// count as bytes in flight: take them all, or drop the stream, before the same store is asked for something large.
     pub fn pieces<'d>(
         &'d self,
         path: &str,

@@ -28,9 +28,9 @@ const FREE_BYTES: u64 = 1 << 20;
 /// byte of their eight, and rows that repeat one before them keep next to none.
 const UNFOLD_FACTOR: u64 = 8;
 
-/// Bytes of a dictionary of texts: what is written at most, 385 KiB, as the writer looks only after every batch how long
-/// it is, and the longest texts have 1,024 bytes and a length of four. All rows that are decoded at a time could name
-/// its longest text, so that this times their number bounds the memory of a text column.
+/// Bytes of a dictionary of texts: what is written at most, 385 KiB, as the writer looks only after every batch how
+/// long it is, and the longest texts have 1,024 bytes and a length of four. All rows that are decoded at a time could
+/// name its longest text, so that this times their number bounds the memory of a text column.
 const DICTIONARY_TEXT_BYTES: u64 = (DICTIONARY_BYTES + WRITE_BATCH * (MAX_TENSOR_NAME_BYTES + 4)) as u64;
 
 /// What one column of a row group may hold.
@@ -60,7 +60,8 @@ impl ColumnBounds {
         };
         let unfolded = stored.saturating_mul(UNFOLD_FACTOR).saturating_mul(rows);
         let bytes = FREE_BYTES + bytes.min(unfolded);
-        // Numbers take as much when they are looked up as when they are written out; texts can be named again and again.
+        // Numbers take as much when they are looked up as when they are written out; texts can be named again and
+        // again.
         let dictionary = match field.data_type() {
             DataType::Utf8 | DataType::Binary => DICTIONARY_TEXT_BYTES,
             _ => bytes,

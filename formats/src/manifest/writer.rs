@@ -34,8 +34,8 @@ pub(super) const DICTIONARY_BYTES: usize = 256 << 10;
 /// names of 1 KiB are the most by which a dictionary can outgrow its bound.
 pub(super) const WRITE_BATCH: usize = 128;
 
-/// Weight of rows after which a row group is closed before it has all its rows: 64 MiB, so that decoding one takes about
-/// as much. Only files of hundreds of GiB, or thousands of files with hundreds of row groups each, have more.
+/// Weight of rows after which a row group is closed before it has all its rows: 64 MiB, so that decoding one takes
+/// about as much. Only files of hundreds of GiB, or thousands of files with hundreds of row groups each, have more.
 pub(super) const ROW_GROUP_WEIGHT: u64 = 64 << 20;
 
 /// Writes a manifest.

@@ -175,8 +175,8 @@ impl Engine {
         read.map_err(|source| ReadError::Manifest { key, source })
     }
 
-    /// Reads the rows of a selection of a checkpoint's tensors: of a large manifest only the groups that hold them, each
-    /// checked.
+    /// Reads the rows of a selection of a checkpoint's tensors: of a large manifest only the groups that hold them,
+    /// each checked.
     pub async fn checkpoint_of(
         &self,
         project: &ProjectName,

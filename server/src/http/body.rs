@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -28,16 +29,18 @@ const AHEAD: usize = 2;
 /// Memory of one answer in pieces: those being read, and one on its way out.
 const ANSWER_BYTES: u64 = (AHEAD as u64 + 1) * BLOCK_BYTES;
 
-/// A body that brings fewer than these bytes in [`PACE`] is given up: 35 kB/s, below any link a trainer has, and enough
-/// that memory given to a body comes back.
+/// A body that brings fewer than these bytes in the time of [`Limits::pace`](crate::Limits::pace) is given up: 35 kB/s,
+/// below any link a trainer has, and enough that memory given to a body comes back.
 const PACE_BYTES: u64 = 1 << 20;
-const PACE: Duration = Duration::from_secs(30);
+
+/// Bytes that are passed on at once: what a client sends a byte at a time would take 32 times its memory in pieces.
+const PIECE_BYTES: u64 = 512 << 10;
 
 /// What is wrong with a body that comes in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
-    #[error("the body came too slowly: fewer than {PACE_BYTES} bytes in {} s", PACE.as_secs())]
-    Slow,
+    #[error("the body came too slowly: fewer than {PACE_BYTES} bytes in {} s", pace.as_secs_f64())]
+    Slow { pace: Duration },
     #[error("the body broke off: {0}")]
     Broken(String),
 }
@@ -49,24 +52,48 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<u64, Refused> {
         .ok_or_else(|| Refused::invalid("this request needs a Content-Length").with_status(StatusCode::LENGTH_REQUIRED))
 }
 
-/// Returns the pieces of a body as they come; they end with an error where they stop coming.
-pub(crate) fn paced(shared: &Shared, body: Body) -> BoxStream<'static, Result<Bytes, BodyError>> {
-    let received = shared.metrics.received.clone();
-    let start = (body.into_data_stream(), tokio::time::Instant::now() + PACE, 0u64);
-    let pieces = futures::stream::try_unfold(start, move |(mut pieces, mut until, mut came)| {
-        let received = received.clone();
-        async move {
-            let next = tokio::time::timeout_at(until, pieces.next()).await.map_err(|_| BodyError::Slow)?;
-            let Some(piece) = next.transpose().map_err(|error| BodyError::Broken(error.to_string()))? else {
-                return Ok(None);
-            };
-            received.inc_by(piece.len() as u64);
-            came += piece.len() as u64;
-            if came >= PACE_BYTES {
-                (came, until) = (0, tokio::time::Instant::now() + PACE);
-            }
-            Ok(Some((piece, (pieces, until, came))))
+/// A body that comes in.
+struct Coming {
+    pieces: BodyDataStream,
+    pace: Duration,
+    until: tokio::time::Instant,
+    came: u64,
+    received: Counter,
+}
+
+impl Coming {
+    /// Waits for what comes next.
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let slow = |_| BodyError::Slow { pace: self.pace };
+        let next = tokio::time::timeout_at(self.until, self.pieces.next()).await.map_err(slow)?;
+        let piece = next.transpose().map_err(|error| BodyError::Broken(error.to_string()))?;
+        let len = piece.as_ref().map_or(0, Bytes::len) as u64;
+        self.received.inc_by(len);
+        self.came += len;
+        if self.came >= PACE_BYTES {
+            (self.came, self.until) = (0, tokio::time::Instant::now() + self.pace);
         }
+        Ok(piece)
+    }
+
+    /// Waits for a piece of [`PIECE_BYTES`], or the last one.
+    async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let mut gathered = BytesMut::new();
+        while (gathered.len() as u64) < PIECE_BYTES {
+            let Some(next) = self.next().await? else { break };
+            gathered.extend_from_slice(&next);
+        }
+        Ok((!gathered.is_empty()).then(|| gathered.freeze()))
+    }
+}
+
+/// Returns a body in pieces of its own memory, however small those are that it comes in; they end with an error where
+/// it stops coming.
+pub(crate) fn paced(shared: &Shared, body: Body) -> BoxStream<'static, Result<Bytes, BodyError>> {
+    let (pieces, received, pace) = (body.into_data_stream(), shared.metrics.received.clone(), shared.pace);
+    let coming = Coming { pieces, pace, until: tokio::time::Instant::now() + pace, came: 0, received };
+    let pieces = futures::stream::try_unfold(coming, |mut coming| async move {
+        Ok(coming.piece().await?.map(|piece| (piece, coming)))
     });
     pieces.boxed()
 }

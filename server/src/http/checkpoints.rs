@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Response};
+use gigastore_formats::limits::MAX_PATH_BYTES;
 use gigastore_formats::manifest::checkpoint::Checkpoint;
 use gigastore_formats::name::{ProjectName, Target};
 use gigastore_formats::plan::{PlanAnswer, PlanRequest, plan as plan_boxes};
@@ -83,6 +84,7 @@ pub(super) async fn send(
 }
 
 pub(super) fn no_file(name: &str, number: u64, path: &str) -> Refused {
+    let path: String = path.chars().take(MAX_PATH_BYTES).collect();
     Refused::new(Fault::of(FaultCode::NotFound, format!("{name}@{number} has no file {path:?}")))
 }
 

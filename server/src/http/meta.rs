@@ -1,6 +1,6 @@
 //! Health for load balancers, readiness with a real write, metrics, trials of the network.
 //!
-//! Must never say ready where a record could not be created.
+//! Must never say ready where a record could not be created, nor name a project to a caller without a scope on it.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;

@@ -104,18 +104,18 @@ async fn header(
 ) -> Result<(Bytes, Bytes), Refused> {
     let bad = |text: String| Refused::new(Fault::of(FaultCode::BadUpload, text));
     let mut gathered = BytesMut::new();
-    let mut needed = 8u64;
+    let mut needed = None;
     loop {
-        if gathered.len() as u64 >= needed {
-            if let (8, Some(prefix)) = (needed, gathered.first_chunk::<8>()) {
-                let header_len = PackHeader::len_from_prefix(*prefix).map_err(|error| bad(error.to_string()))?;
-                needed = header_len.min(MAX_PACK_HEADER_BYTES + 8);
-                if needed > len {
-                    return Err(bad(format!("the pack's header has {needed} bytes, its body {len}")));
-                }
-                continue;
+        if let (None, Some(prefix)) = (needed, gathered.first_chunk::<8>()) {
+            let header_len = PackHeader::len_from_prefix(*prefix).map_err(|error| bad(error.to_string()))?;
+            let header_len = header_len.min(MAX_PACK_HEADER_BYTES + 8);
+            if header_len > len {
+                return Err(bad(format!("the pack's header has {header_len} bytes, its body {len}")));
             }
-            let rest = gathered.split_off(needed as usize);
+            needed = Some(header_len as usize);
+        }
+        if let Some(needed) = needed.filter(|needed| gathered.len() >= *needed) {
+            let rest = gathered.split_off(needed);
             return Ok((gathered.freeze(), rest.freeze()));
         }
         match pieces.next().await {

@@ -24,8 +24,10 @@ pub(crate) enum Wanted {
 pub(crate) fn wanted(headers: &HeaderMap, etag: &str, len: u64) -> Result<Wanted, Refused> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let quoted = format!("\"{etag}\"");
-    let matches = |list: &str| list.split(',').any(|one| one.trim() == quoted || one.trim() == "*");
-    if text(header::IF_NONE_MATCH).is_some_and(matches) {
+    // Compared weakly, as the RFC says: a proxy that compressed what we sent has made its validator weak.
+    let same = |one: &str| one == "*" || one.strip_prefix("W/").unwrap_or(one) == quoted;
+    let matches = |value: &HeaderValue| value.to_str().is_ok_and(|list| list.split(',').any(|one| same(one.trim())));
+    if headers.get_all(header::IF_NONE_MATCH).iter().any(matches) {
         return Ok(Wanted::NotModified);
     }
     let fresh = text(header::IF_RANGE).is_none_or(|tag| tag.trim() == quoted);
@@ -106,5 +108,7 @@ mod tests {
         assert_eq!(with(header::IF_RANGE, "\"x\""), part(1, 3));
         assert_eq!(with(header::IF_RANGE, "\"y\""), whole);
         assert_eq!(with(header::IF_NONE_MATCH, "\"y\", \"x\""), Some(Wanted::NotModified));
+        assert_eq!(with(header::IF_NONE_MATCH, "W/\"x\""), Some(Wanted::NotModified));
+        assert_eq!(with(header::IF_RANGE, "W/\"x\""), whole);
     }
 }

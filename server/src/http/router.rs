@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -38,6 +39,8 @@ pub(crate) struct Service {
     pub(crate) manifests: Manifests,
     /// Connections that are open.
     pub(crate) connections: AtomicU64,
+    /// How long a client may take to send each MiB of a body.
+    pub(crate) pace: std::time::Duration,
     pub(crate) ready: meta::Ready,
 }
 
@@ -126,15 +129,25 @@ async fn no_such_method() -> Refused {
     Refused::invalid("this route has no such method").with_status(StatusCode::METHOD_NOT_ALLOWED)
 }
 
+/// Refuses a body in chunks: it has no length to admit, and whatever length stands beside it is not what comes. Nobody
+/// else may see another end of this request than we do, so the connection ends with it (RFC 9112, 6.1).
+fn in_chunks() -> Response<Body> {
+    let text = "a body needs a Content-Length, and no Transfer-Encoding";
+    let mut response = Refused::invalid(text).with_status(StatusCode::LENGTH_REQUIRED).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// Lets a request pass to its handler if its caller may.
 async fn admit(
     State(service): State<Shared>,
     path: MatchedPath,
-    params: RawPathParams,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Response<Body> {
-    let checked = check(&service, path.as_str(), &params, &request);
+    let params = params.map_err(|error| Refused::invalid(error.body_text()));
+    let checked = params.and_then(|params| check(&service, path.as_str(), &params, &request));
     match checked {
         Ok(caller) => {
             request.extensions_mut().insert(caller.clone());
@@ -185,7 +198,10 @@ async fn account(State(service): State<Shared>, request: Request, next: Next) ->
     let id = hex(&unique.to_be_bytes());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let mut response = next.run(request).await;
+    let mut response = match request.headers().contains_key(header::TRANSFER_ENCODING) {
+        true => in_chunks(),
+        false => next.run(request).await,
+    };
     if let Some(fault) = response.extensions_mut().remove::<Fault>() {
         let fault = Fault { request_id: Some(id.clone()), ..fault };
         if matches!(fault.code, FaultCode::BadUpload | FaultCode::Integrity | FaultCode::Lost) {

@@ -40,7 +40,8 @@ pub(super) async fn part(
     body: Body,
 ) -> Result<StatusCode, Refused> {
     let (project, save) = (project(&in_path)?, txn(&save)?);
-    let rank: u32 = rank.parse().map_err(|_| Refused::invalid(format!("{rank:?} is not a rank")))?;
+    let no_rank = |_| Refused::invalid(format!("{:?} is not a rank", rank.chars().take(40).collect::<String>()));
+    let rank: u32 = rank.parse().map_err(no_rank)?;
     shared.admission.check_disk()?;
     let (bytes, _admitted) = gathered(&shared, &headers, body, MAX_PART_BYTES).await?;
     shared.engine.put_part(&project, save, rank, bytes).await.map_err(refused)?;

@@ -106,9 +106,9 @@ impl Demo {
             let model =
                 json!({ "name": name, "path": path, "tensors": tensors, "parameters": parameters, "bytes": bytes });
             let steps: Vec<_> = steps.iter().map(Step::document).collect();
-            say_json(
-                &json!({ "model": model, "store": url, "served": served, "steps": steps, "refused": refused.document() }),
-            );
+            say_json(&json!({
+                "model": model, "store": url, "served": served, "steps": steps, "refused": refused.document(),
+            }));
             return Ok(());
         }
         refused.print(globals);

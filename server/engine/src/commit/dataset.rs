@@ -1,5 +1,5 @@
-//! Commits dataset versions: every file is in the store with its length, and safe from collectors, before the version is
-//! proposed.
+//! Commits dataset versions: every file is in the store with its length, and safe from collectors, before the version
+//! is proposed.
 //!
 //! Must never take a client's word for what keeps a file: the parent's own manifest is read.
 

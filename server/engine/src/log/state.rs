@@ -134,8 +134,8 @@ impl Named {
         Self { sort, live, tags, pins, highest: 0, policy: None }
     }
 
-    /// Returns the newest restorable step or version, which `latest` means: the live one that was committed last, in the
-    /// order of the log. It need not have the highest number: a run may go back and save anew from an older step.
+    /// Returns the newest restorable step or version, which `latest` means: the live one that was committed last, in
+    /// the order of the log. It need not have the highest number: a run may go back and save anew from an older step.
     pub fn latest(&self) -> Option<&Arc<Live>> {
         // Commits of one record are of different numbers; the later of them has the higher.
         self.live.values().max_by_key(|live| (live.seq, live.commit.number))

@@ -1,0 +1,15 @@
+//! The service from outside: who may do what, hostile requests, bodies and connections, and what must hold under them.
+
+#![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
+
+mod access;
+mod connections;
+mod feed;
+mod joins;
+mod limits;
+mod names;
+mod packs;
+mod plans;
+mod racing;
+mod ranges;
+mod served;
