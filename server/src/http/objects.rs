@@ -24,8 +24,8 @@ use super::router::Shared;
 /// Objects that are asked for at once.
 const MAX_ASKED: usize = 100_000;
 
-/// Memory of an upload that is longer: the engine sends parts of 16 MiB, one being filled and one on its way.
-const UPLOAD_BYTES: u64 = 40 << 20;
+/// Memory of an upload that is longer: the engine sends parts of 16 MiB, one being filled and four on their way.
+const UPLOAD_BYTES: u64 = 80 << 20;
 
 type Which = Path<(String, String)>;
 
