@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::name::{Name, ProjectName, Target};
-use gigastore_formats::record::Record;
+use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, Probe, ProjectInfo, VerifyReport, VerifyRequest};
 
 #[cfg(feature = "embedded")]
@@ -119,7 +119,8 @@ impl Store {
     /// Points a tag at the live commit that a target means.
     pub async fn set_tag(&self, target: &Target, tag: &Name) -> Result<CommitInfo, Fault> {
         let number = self.resolve(target).await?.commit.number;
-        self.transport.set_tag(&target.project, &target.name, tag, number).await
+        let txn = TxnId::derive(&[b"tag", &self.ambient.random_bytes()]);
+        self.transport.set_tag(&target.project, txn, &target.name, tag, number).await
     }
 
     /// Returns the log's records after number `after`; waits up to `wait` for one. None came where there are none.

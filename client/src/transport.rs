@@ -135,8 +135,15 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// has it.
     async fn probe(&self, bytes: u64) -> Result<Probe, Fault>;
 
-    /// Points a tag at a live step or version.
-    async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault>;
+    /// Points a tag at a live step or version. The operation `txn` has one effect, however often it is asked for.
+    async fn set_tag(
+        &self,
+        project: &ProjectName,
+        txn: TxnId,
+        name: &Name,
+        tag: &Name,
+        number: u64,
+    ) -> Result<CommitInfo, Fault>;
 
     /// Verifies what a project stores.
     async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault>;

@@ -3,6 +3,8 @@
 //!
 //! Pure, and the same for a store in this process. Must never leave out a slice that a wanted box touches.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -18,6 +20,10 @@ use crate::wire::{CommitInfo, Fault, FaultCode};
 /// Boxes of one plan: 100,000, each tensor of a large model a few times.
 pub const MAX_BOXES: usize = 100_000;
 
+/// Looks at slices and groups of one plan: 50 million take a few seconds of one core. Wanted slices that a box has all
+/// of are one look each; 100,000 boxes may look at 500 groups each.
+pub const MAX_LOOKS: u64 = 50_000_000;
+
 /// Boxes of tensors that are wanted of a checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PlanRequest {
@@ -26,7 +32,7 @@ pub struct PlanRequest {
 }
 
 /// A box of a tensor, or all of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct PlanBox {
     /// Tensor or file.
     pub kind: SliceKind,
@@ -38,7 +44,7 @@ pub struct PlanBox {
 }
 
 /// A box as offsets and sizes.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Area {
     /// Its first index in each dimension.
     pub global_offsets: Vec<u64>,
@@ -96,6 +102,9 @@ pub enum PlanError {
         /// Boxes asked for.
         actual: usize,
     },
+    /// The boxes need more looks at slices and groups than one plan may take.
+    #[error("these boxes touch too many slices for one plan (over {MAX_LOOKS} looks): ask in parts")]
+    TooMuch,
     /// There is no such tensor.
     #[error("the checkpoint has no tensor or file {name:?}")]
     Unknown {
@@ -116,7 +125,9 @@ impl From<&PlanError> for Fault {
     fn from(error: &PlanError) -> Self {
         match error {
             PlanError::Unknown { .. } => Self::new(FaultCode::NotFound, error),
-            PlanError::TooMany { .. } | PlanError::Box { .. } => Self::new(FaultCode::Invalid, error),
+            PlanError::TooMany { .. } | PlanError::TooMuch | PlanError::Box { .. } => {
+                Self::new(FaultCode::Invalid, error)
+            }
         }
     }
 }
@@ -162,8 +173,12 @@ pub fn plan(checkpoint: &Checkpoint, request: &PlanRequest) -> Result<Vec<Planne
     if actual > MAX_BOXES {
         return Err(PlanError::TooMany { actual });
     }
-    let mut touched: Vec<(usize, Vec<CopyPlan>)> = Vec::new();
-    for wanted in &request.boxes {
+    let mut boxes: Vec<&PlanBox> = request.boxes.iter().collect();
+    boxes.sort_unstable();
+    boxes.dedup();
+    let mut touched: BTreeMap<usize, Touched> = BTreeMap::new();
+    let mut looks = 0;
+    for wanted in boxes {
         let rows = rows_of(checkpoint, wanted);
         let unknown = || PlanError::Unknown { name: wanted.name.clone() };
         let first = &checkpoint.rows.get(rows.clone()).and_then(<[_]>::first).ok_or_else(unknown)?.slice;
@@ -174,29 +189,26 @@ pub fn plan(checkpoint: &Checkpoint, request: &PlanRequest) -> Result<Vec<Planne
         };
         let area = area.map_err(boxed)?;
         area.check_within(first.global_shape()).map_err(boxed)?;
-        let (before, start) = (touched.len(), rows.start);
+        let (mut touches, start) = (false, rows.start);
         for i in rows {
-            let slice = &checkpoint.rows[i].slice;
-            if let Some(copy) = CopyPlan::new(slice.dtype(), slice.area(), &area).map_err(boxed)? {
-                touched.push((i, vec![copy]));
+            let row = &checkpoint.rows[i];
+            looks += 1;
+            if let Some(copy) = CopyPlan::new(row.slice.dtype(), row.slice.area(), &area).map_err(boxed)? {
+                touches = true;
+                looks += touched.entry(i).or_default().add(row, &copy);
+            }
+            if looks > MAX_LOOKS {
+                return Err(PlanError::TooMuch);
             }
         }
-        if touched.len() == before {
+        if !touches {
             // An empty box touches nothing; one row of its tensor says that the tensor is there.
-            touched.push((start, Vec::new()));
+            touched.entry(start).or_default();
         }
     }
-    touched.sort_by_key(|(i, _)| *i);
-    touched.dedup_by(|later, first| {
-        let same = later.0 == first.0;
-        if same {
-            first.1.append(&mut later.1);
-        }
-        same
-    });
-    let planned = touched.iter().map(|(i, copies)| {
-        let row = &checkpoint.rows[*i];
-        PlannedSlice::new(row, ranges(row, copies))
+    let planned = touched.into_iter().map(|(i, touched)| {
+        let row = &checkpoint.rows[i];
+        PlannedSlice::new(row, touched.ranges(row))
     });
     Ok(planned.collect())
 }
@@ -209,25 +221,53 @@ fn rows_of(checkpoint: &Checkpoint, wanted: &PlanBox) -> std::ops::Range<usize> 
     start..checkpoint.rows.partition_point(|row| of(row).is_le())
 }
 
-/// The stored groups that hold wanted bytes, neighbours joined.
-fn ranges(row: &CheckpointRow, copies: &[CopyPlan]) -> Vec<(u64, u64)> {
-    let Place { offset, stored_len, codec, .. } = row.place;
-    if codec != Codec::Raw && !copies.is_empty() {
-        // Where its frames lie is in the pack's header, which the client reads anyway.
-        return vec![(offset, offset + stored_len)];
-    }
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    for start in (0..row.slice.bytes()).step_by(TENSOR_GROUP_BYTES as usize) {
-        let end = (start + TENSOR_GROUP_BYTES).min(row.slice.bytes());
-        let group = ByteRange::new(start, end).expect("a group starts before its end");
-        if copies.iter().any(|copy| copy.touches(group)) {
-            match ranges.last_mut() {
-                Some(last) if last.1 == offset + start => last.1 = offset + end,
-                _ => ranges.push((offset + start, offset + end)),
+/// What boxes want of one slice.
+#[derive(Default)]
+struct Touched {
+    whole: bool,
+    /// A bit for each group, where not all are wanted.
+    groups: Vec<u64>,
+}
+
+impl Touched {
+    /// Adds what one box wants; returns how many groups were looked at.
+    fn add(&mut self, row: &CheckpointRow, copy: &CopyPlan) -> u64 {
+        // Where the frames of a coded slice lie is in the pack's header, which the client reads anyway.
+        self.whole |= row.place.codec != Codec::Raw || copy.bytes() == row.slice.bytes();
+        if self.whole {
+            return 1;
+        }
+        let count = row.slice.bytes().div_ceil(TENSOR_GROUP_BYTES);
+        self.groups.resize(count.div_ceil(64) as usize, 0);
+        for group in 0..count {
+            let start = group * TENSOR_GROUP_BYTES;
+            let end = (start + TENSOR_GROUP_BYTES).min(row.slice.bytes());
+            if copy.touches(ByteRange::new(start, end).expect("a group starts before its end")) {
+                self.groups[group as usize / 64] |= 1 << (group % 64);
             }
         }
+        count
     }
-    ranges
+
+    /// Returns the stored bytes of the wanted groups, neighbours joined.
+    fn ranges(&self, row: &CheckpointRow) -> Vec<(u64, u64)> {
+        let Place { offset, stored_len, .. } = row.place;
+        if self.whole {
+            return if stored_len == 0 { Vec::new() } else { vec![(offset, offset + stored_len)] };
+        }
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let wanted =
+            |group: &u64| self.groups.get(*group as usize / 64).is_some_and(|bits| bits >> (group % 64) & 1 == 1);
+        for group in (0..self.groups.len() as u64 * 64).filter(wanted) {
+            let start = offset + group * TENSOR_GROUP_BYTES;
+            let end = (start + TENSOR_GROUP_BYTES).min(offset + stored_len);
+            match ranges.last_mut() {
+                Some(last) if last.1 == start => last.1 = end,
+                _ => ranges.push((start, end)),
+            }
+        }
+        ranges
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,21 @@ fn ranges_are_whole_groups_of_the_slices_that_a_box_touches() {
 }
 
 #[test]
+fn boxes_without_end_are_refused_and_equal_ones_cost_nothing() {
+    let same = vec![wanted([0; 3], [6, 1024, 1024]); MAX_BOXES];
+    assert_eq!(ranges_of(same).len(), 2);
+    // Each of these looks at up to 4,096 groups of one slice of 4 GiB.
+    let shape = [1 << 32];
+    let slice = SliceId::tensor("w", Dtype::U8, &shape, TensorBox::whole(&shape).unwrap()).unwrap();
+    let mut large = checkpoint();
+    let place = Place { stored_len: 1 << 32, ..large.rows[0].place.clone() };
+    large.rows = vec![SliceRow { slice, blake3: Digest::of(b"slice"), place }];
+    let one = |i| PlanBox { area: Some(Area { global_offsets: vec![i], sizes: vec![1] }), ..wanted([0; 3], [0; 3]) };
+    let boxes = (0..MAX_BOXES as u64).map(one).collect();
+    assert_eq!(plan(&large, &PlanRequest { boxes }).unwrap_err(), PlanError::TooMuch);
+}
+
+#[test]
 fn a_planned_slice_is_the_row_of_the_manifest_again() {
     let checkpoint = checkpoint();
     let boxes = vec![PlanBox { area: None, ..wanted([0; 3], [0; 3]) }];

@@ -210,6 +210,8 @@ pub enum FaultCode {
     Conflict,
     /// Ranks of a save have not delivered their parts in time.
     MissingRanks,
+    /// The operation is under way and goes on; the same call waits for it.
+    InProgress,
     /// Stored bytes are not what was committed.
     Integrity,
     /// An object that a commit refers to is not there: damage, unless the commit was dropped meanwhile.

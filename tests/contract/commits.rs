@@ -18,6 +18,7 @@ use gigastore_engine::{Engine, PackBody};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::Stored;
 use gigastore_formats::pack::{Coding, PackHeader, PackSlice};
+use gigastore_formats::record::TxnId;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::SliceId;
@@ -89,7 +90,8 @@ async fn what_means_something_else_is_no_tag() {
     save(&store, spec(1, 1, "job"), &[tensor("w", 1)]).await.unwrap();
     for tag in ["latest", "7"] {
         let (run, tag): (Name, Name) = ("run".parse().unwrap(), tag.parse().unwrap());
-        let refused = engine.as_ref().unwrap().set_tag(&project(), &run, &tag, 1).await.unwrap_err();
+        let refused =
+            engine.as_ref().unwrap().set_tag(&project(), TxnId::derive(&[b"t"]), &run, &tag, 1).await.unwrap_err();
         assert_eq!(Fault::from(&refused).code, FaultCode::Invalid, "{refused}");
         let tagged = SaveSpec { tag: Some(tag), ..spec(2, 1, "job") };
         let refused = save(&store, tagged, &[tensor("w", 2)]).await.unwrap_err();

@@ -66,7 +66,7 @@ async fn commit(
     version: u64,
     parent: Option<u64>,
     rows: &[&FileRow],
-) -> Result<Committed, CommitError> {
+) -> Result<Committed, Arc<CommitError>> {
     let meta = DatasetMeta { name: data(), version, parent, metadata: BTreeMap::new() };
     let rows: Vec<FileRow> = rows.iter().map(|row| (*row).clone()).collect();
     let manifest = write_dataset(&meta, &rows).unwrap();
@@ -76,8 +76,8 @@ async fn commit(
     engine.commit_dataset(&request, manifest.into()).await
 }
 
-fn code(result: Result<Committed, CommitError>) -> FaultCode {
-    Fault::from(&result.unwrap_err()).code
+fn code(result: Result<Committed, Arc<CommitError>>) -> FaultCode {
+    Fault::from(&*result.unwrap_err()).code
 }
 
 #[tokio::test]

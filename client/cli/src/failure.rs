@@ -143,7 +143,7 @@ fn exit_code(code: FaultCode) -> u8 {
         | FaultCode::ReadOnly
         | FaultCode::NewerFormat => 1,
         FaultCode::NotFound | FaultCode::Gone => 4,
-        FaultCode::Unavailable | FaultCode::CommitStateUnknown | FaultCode::MissingRanks => 5,
+        FaultCode::Unavailable | FaultCode::CommitStateUnknown | FaultCode::MissingRanks | FaultCode::InProgress => 5,
         FaultCode::Denied => 6,
         FaultCode::Integrity | FaultCode::Lost => 7,
         FaultCode::Conflict => 8,

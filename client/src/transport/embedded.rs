@@ -99,11 +99,11 @@ impl Transport for Engine {
     }
 
     async fn finish_save(&self, request: &FinishRequest) -> Result<Committed, Fault> {
-        Engine::finish_save(self, request).await.map_err(fault)
+        Engine::finish_save(self, request).await.map_err(|error| Fault::from(&*error))
     }
 
     async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, Fault> {
-        Engine::commit_dataset(self, request, manifest).await.map_err(fault)
+        Engine::commit_dataset(self, request, manifest).await.map_err(|error| Fault::from(&*error))
     }
 
     async fn abort_save(&self, project: &ProjectName, save: TxnId) -> Result<(), Fault> {
@@ -127,8 +127,15 @@ impl Transport for Engine {
         Engine::probe(self, bytes as usize).await.map_err(fault)
     }
 
-    async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault> {
-        Engine::set_tag(self, project, name, tag, number).await.map_err(fault)
+    async fn set_tag(
+        &self,
+        project: &ProjectName,
+        txn: TxnId,
+        name: &Name,
+        tag: &Name,
+        number: u64,
+    ) -> Result<CommitInfo, Fault> {
+        Engine::set_tag(self, project, txn, name, tag, number).await.map_err(fault)
     }
 
     async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault> {

@@ -3,10 +3,12 @@
 //! | file | what |
 //! |---|---|
 //! | `remote.rs` | endpoints, retries, failover, deadlines on progress |
+//! | `pause.rs` | how long is waited between tries, and when a call is given up |
 //! | `sent.rs` | bodies that are sent, and what became of them |
 //!
 //! Must never return bytes of another length than asked for, nor send a call again that the service has answered.
 
+mod pause;
 mod remote;
 mod sent;
 
@@ -38,6 +40,9 @@ use sent::Sent;
 
 /// How long one call waits for other ranks or new records before it is asked again.
 const WAIT_AT_ONCE: Duration = Duration::from_secs(15);
+
+/// Objects that one call asks for: each is a question to the store of some 10 ms, 64 of them at once.
+const ASKED_AT_ONCE: usize = 4096;
 
 /// Bytes of an answer that is not an object: a plan of 100,000 boxes, a project of a million steps.
 const MAX_ANSWER_BYTES: usize = 1 << 30;
@@ -120,8 +125,13 @@ impl Transport for Http {
         kind: ObjectKind,
         objects: &[Stored],
     ) -> Result<Vec<Option<u64>>, Fault> {
-        let request = ExistsRequest { kind, objects: objects.to_vec() };
-        self.ask(Call::new(Method::POST, below(project, "/exists"), body(&request)?)).await
+        let mut lengths = Vec::with_capacity(objects.len());
+        for objects in objects.chunks(ASKED_AT_ONCE) {
+            let request = ExistsRequest { kind, objects: objects.to_vec() };
+            let call = Call::new(Method::POST, below(project, "/exists"), body(&request)?);
+            lengths.extend(self.ask::<Vec<Option<u64>>>(call).await?);
+        }
+        Ok(lengths)
     }
 
     async fn read(
@@ -198,6 +208,8 @@ impl Transport for Http {
             let now = FinishRequest { deadline_ms: wait.as_millis() as u64, ..request.clone() };
             match self.ask(Call::new(Method::POST, path.clone(), body(&now)?)).await {
                 Err(fault) if fault.code == FaultCode::MissingRanks && left > wait => {}
+                // All parts are there: the deadline for them is met, however long the commit takes.
+                Err(fault) if fault.code == FaultCode::InProgress => {}
                 answered => return answered,
             }
         }
@@ -207,7 +219,12 @@ impl Transport for Http {
         let tag = request.tag.as_ref().map(|tag| format!("&tag={tag}")).unwrap_or_default();
         let query = format!("/datasets?txn={}&epoch={}{tag}", request.txn, request.epoch);
         let call = Call::new(Method::POST, below(&request.project, query), Sent::Bytes(vec![manifest]));
-        self.ask(call).await
+        loop {
+            match self.ask(call.clone()).await {
+                Err(fault) if fault.code == FaultCode::InProgress => {}
+                answered => return answered,
+            }
+        }
     }
 
     async fn abort_save(&self, project: &ProjectName, save: TxnId) -> Result<(), Fault> {
@@ -246,8 +263,15 @@ impl Transport for Http {
         Ok(Probe { bytes, write_us: write.as_micros() as u64, read_us, skew_ms })
     }
 
-    async fn set_tag(&self, project: &ProjectName, name: &Name, tag: &Name, number: u64) -> Result<CommitInfo, Fault> {
-        let sent = body(&serde_json::json!({ "number": number }))?;
+    async fn set_tag(
+        &self,
+        project: &ProjectName,
+        txn: TxnId,
+        name: &Name,
+        tag: &Name,
+        number: u64,
+    ) -> Result<CommitInfo, Fault> {
+        let sent = body(&serde_json::json!({ "number": number, "txn": txn }))?;
         let call = Call::new(Method::PUT, below(project, format_args!("/tags/{name}/{tag}")), sent);
         self.ask(call).await
     }

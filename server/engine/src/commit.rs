@@ -114,26 +114,16 @@ impl Engine {
         tag: Option<&Name>,
     ) -> Result<Committed, CommitError> {
         if let Some(tag) = tag {
-            self.append_tag(project, tag_txn(txn), name, tag, number).await?;
+            self.set_tag(project, tag_txn(txn), name, tag, number).await?;
         }
         let state = self.state(project).await?;
         let gone = || CommitError::DroppedSince { name: name.clone(), number };
         Ok(Committed { info: info(&state, name, number).ok_or_else(gone)?, existed: true })
     }
 
-    /// Points a tag at a live step or version.
+    /// Points a tag at a live step or version. The operation `txn` has one effect, however often it is asked for: a
+    /// retry does not move back what another operation moved since.
     pub async fn set_tag(
-        &self,
-        project: &ProjectName,
-        name: &Name,
-        tag: &Name,
-        number: u64,
-    ) -> Result<CommitInfo, CommitError> {
-        let txn = TxnId::derive(&[b"tag", &self.ambient.random_bytes()]);
-        self.append_tag(project, txn, name, tag, number).await
-    }
-
-    async fn append_tag(
         &self,
         project: &ProjectName,
         txn: TxnId,

@@ -8,8 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::name::ProjectName;
+use gigastore_formats::wire::Committed;
 
+use crate::commit::CommitError;
+use crate::flights::Flights;
 use crate::log::{Log, LogError, State};
+use crate::save::FinishError;
 use crate::store::{Objects, OpenError, OpenMode, StoreError, StoreUrl, keys};
 
 /// An open store. Cheap to clone; clones share what they have seen of the logs.
@@ -18,6 +22,8 @@ pub struct Engine {
     pub(crate) objects: Objects,
     pub(crate) ambient: Arc<dyn Ambient>,
     logs: Arc<Mutex<BTreeMap<ProjectName, Arc<Log>>>>,
+    pub(crate) saves_joining: Flights<Result<Committed, Arc<FinishError>>>,
+    pub(crate) datasets_joining: Flights<Result<Committed, Arc<CommitError>>>,
 }
 
 impl fmt::Debug for Engine {
@@ -39,7 +45,8 @@ impl Engine {
 
     /// Runs on a store that is open already.
     pub fn over(objects: Objects, ambient: Arc<dyn Ambient>) -> Self {
-        Self { objects, ambient, logs: Arc::default() }
+        let (saves_joining, datasets_joining) = Default::default();
+        Self { objects, ambient, logs: Arc::default(), saves_joining, datasets_joining }
     }
 
     /// Returns the store's URL.

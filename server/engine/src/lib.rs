@@ -9,6 +9,7 @@
 //! | `place.rs` | every pack that a checkpoint refers to, looked at before the commit |
 //! | `commit.rs` | the only writer of manifests and commit records |
 //! | `read.rs` | from a name to its commit, and ranges of objects |
+//! | `flights.rs` | operations that many ask for and one does |
 //! | `probe.rs` | a store tried out |
 //! | `follow.rs` | the records that a follower has not seen |
 //! | `scrub.rs` | verification of everything that is stored |
@@ -22,6 +23,7 @@
 mod commit;
 mod engine;
 mod fault;
+mod flights;
 mod follow;
 mod join;
 pub mod log;

@@ -4,6 +4,7 @@
 //! checkpoint visible; `commit.rs` does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use gigastore_formats::wire::{Committed, FinishRequest, SaveRequest, Session};
 use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::join::{JoinError, merge};
-use crate::log::{LogError, Outcome};
+use crate::log::{LogError, Outcome, State};
 use crate::read::info;
 use crate::store::{Created, StoreError, keys};
 
@@ -218,40 +219,53 @@ impl Engine {
 
     /// Commits a save once all its parts are there, or finds it committed. Waits for other ranks up to the deadline.
     ///
-    /// Every rank may call it: one commits, all get the same answer.
-    pub async fn finish_save(&self, request: &FinishRequest) -> Result<Committed, FinishError> {
+    /// Every rank may call it: one of a process commits, all get the same answer. The commit goes on where its caller
+    /// goes away; the same call again waits for it.
+    pub async fn finish_save(&self, request: &FinishRequest) -> Result<Committed, Arc<FinishError>> {
         let save_request = &request.save;
-        check_request(save_request)?;
+        check_request(save_request).map_err(FinishError::from)?;
         let project = &save_request.project;
         let save = SaveBegin::id(project, &save_request.run, save_request.step, &save_request.attempt);
         let started = self.ambient.monotonic();
         let deadline = Duration::from_millis(request.deadline_ms);
         let mut looks = 0;
         loop {
-            let state = self.state(project).await.map_err(SaveError::from)?;
+            let state = self.state(project).await.map_err(SaveError::from).map_err(FinishError::from)?;
             if let Some(Outcome::Took(_)) = state.outcome(save) {
-                // Dropped since: the save did take effect, and the log says what became of it.
-                let live = info(&state, &save_request.run, save_request.step);
-                let info = live.ok_or_else(|| CommitError::DroppedSince {
-                    name: save_request.run.clone(),
-                    number: save_request.step,
-                })?;
-                return Ok(Committed { info, existed: false });
+                return Ok(self.finished(&state, save_request, false)?);
             }
             let waited = self.ambient.monotonic().saturating_sub(started);
             if looks % LOOKS_BEFORE_TAKEOVER == 0 || waited >= deadline {
+                match self.ended(project, save).await? {
+                    Some(None) => return Err(FinishError::Aborted.into()),
+                    // Its content was live before, so that no record has this save.
+                    Some(Some(seq)) if seq <= state.seq => return Ok(self.finished(&state, save_request, true)?),
+                    Some(Some(_)) | None => {}
+                }
                 let parts = self.list_parts(project, save).await?;
                 if parts.len() == save_request.world_size as usize {
-                    return self.join_and_commit(request, save, parts).await;
+                    let (engine, request) = (self.clone(), request.clone());
+                    let tag = request.tag.as_ref().map_or("", Name::as_str);
+                    let key = TxnId::derive(&[b"finish", save.0.as_bytes(), tag.as_bytes()]);
+                    let work = async move { Ok(engine.join_and_commit(&request, save, parts).await?) };
+                    return self.saves_joining.join(&*self.ambient, key, work).await;
                 }
                 if waited >= deadline {
-                    return Err(missing_ranks(&parts, save_request.world_size, waited));
+                    return Err(missing_ranks(&parts, save_request.world_size, waited).into());
                 }
             }
             looks += 1;
             let jitter = Duration::from_millis(self.ambient.random() % (WAIT_PAUSE.as_millis() as u64));
             self.ambient.sleep((WAIT_PAUSE / 2 + jitter).min(deadline.saturating_sub(waited))).await;
         }
+    }
+
+    /// Describes what a save came to.
+    fn finished(&self, state: &State, save: &SaveRequest, existed: bool) -> Result<Committed, FinishError> {
+        // Dropped since: the save did take effect, and the log says what became of it.
+        let dropped = || CommitError::DroppedSince { name: save.run.clone(), number: save.step };
+        let info = info(state, &save.run, save.step).ok_or_else(dropped)?;
+        Ok(Committed { info, existed })
     }
 
     async fn join_and_commit(
@@ -261,13 +275,15 @@ impl Engine {
         parts: StoredParts,
     ) -> Result<Committed, FinishError> {
         let project = &request.save.project;
-        self.check_not_aborted(project, save).await?;
+        if let Some(None) = self.ended(project, save).await? {
+            return Err(FinishError::Aborted);
+        }
         let parts = self.read_parts(project, save, parts).await?;
         let world_size = request.save.world_size;
         let merged = self.ambient.computed(move || merge(parts, world_size)).await?;
         let committed = self.commit_checkpoint(request, save, merged).await?;
-        // Only a hint for the sweep of old saves; without it they are found by the log. The checkpoint is committed
-        // whether or not the hint could be written, so a failure here is not one of the save.
+        // Only a hint for waiting ranks and for the sweep of old saves; without it they find the save in the log. The
+        // checkpoint is committed whether or not the hint could be written, so a failure here is not one of the save.
         let ended = seal(&Some(committed.info.seq)).0;
         let _ = self.objects.create(&keys::save_ended(project, save), vec![ended.into()]).await;
         Ok(committed)
@@ -275,28 +291,30 @@ impl Engine {
 
     /// Gives a save up: from then on it can't be finished. One whose commit is under way may still be committed.
     pub async fn abort_save(&self, project: &ProjectName, save: TxnId) -> Result<(), FinishError> {
-        let state = self.state(project).await.map_err(SaveError::from)?;
-        if state.outcome(save).is_some() {
+        let ended = seal(&None::<u64>).0;
+        let is_committed = |state: &State| state.outcome(save).is_some();
+        if is_committed(&*self.state(project).await.map_err(SaveError::from)?) {
             return Err(FinishError::Committed);
         }
-        let ended = seal(&None::<u64>).0;
         self.objects.create(&keys::save_ended(project, save), vec![ended.into()]).await.map_err(SaveError::from)?;
+        // It may have been committed meanwhile.
+        let came_first = matches!(self.ended(project, save).await?, Some(Some(_)));
+        if came_first || is_committed(&*self.state(project).await.map_err(SaveError::from)?) {
+            return Err(FinishError::Committed);
+        }
         Ok(())
     }
 
-    /// Checks that nobody gave the save up.
-    async fn check_not_aborted(&self, project: &ProjectName, save: TxnId) -> Result<(), FinishError> {
+    /// Says whether a save has ended: given up, or with the content of a record.
+    async fn ended(&self, project: &ProjectName, save: TxnId) -> Result<Option<Option<u64>>, FinishError> {
         let key = keys::save_ended(project, save);
         let bytes = match self.objects.get(&key, MAX_BEGIN_BYTES).await {
             Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => return Ok(()),
+            Err(StoreError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(SaveError::from(error).into()),
         };
         let damaged = |source| SaveError::Damaged { key, source };
-        match unseal::<Option<u64>>(&bytes, MAX_BEGIN_BYTES).map_err(damaged)? {
-            (None, _) => Err(FinishError::Aborted),
-            (Some(_), _) => Ok(()),
-        }
+        Ok(Some(unseal::<Option<u64>>(&bytes, MAX_BEGIN_BYTES).map_err(damaged)?.0))
     }
 
     /// Lists the parts that are there.

@@ -15,6 +15,7 @@ use super::checkpoints::{found, listed, no_file, send};
 use super::error::{Refused, refused};
 use super::objects::project;
 use super::router::Shared;
+use super::saves::within;
 use crate::content::Content;
 
 /// What is said of a version beside its manifest, which is the body.
@@ -41,7 +42,7 @@ pub(super) async fn commit(
     shared.admission.check_disk()?;
     let (manifest, _admitted) = gathered(&shared, &headers, body, u64::MAX).await?;
     let request = DatasetRequest { project, txn, epoch, tag };
-    let committed = shared.engine.commit_dataset(&request, manifest).await.map_err(refused)?;
+    let committed = within(shared.engine.commit_dataset(&request, manifest)).await?;
     shared.metrics.log(&request.project, committed.info.seq);
     document(&committed)
 }

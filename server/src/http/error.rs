@@ -86,6 +86,7 @@ fn status(code: FaultCode) -> StatusCode {
     match code {
         FaultCode::Invalid => StatusCode::BAD_REQUEST,
         FaultCode::NotFound => StatusCode::NOT_FOUND,
+        FaultCode::InProgress => StatusCode::ACCEPTED,
         FaultCode::Gone => StatusCode::GONE,
         FaultCode::Conflict | FaultCode::MissingRanks => StatusCode::CONFLICT,
         FaultCode::BadUpload => StatusCode::UNPROCESSABLE_ENTITY,

@@ -2,15 +2,16 @@
 //!
 //! Must never list a project that its caller has no scope on.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Response, header};
 use futures::channel::mpsc;
-use futures::stream::StreamExt;
+use futures::stream::{BoxStream, StreamExt};
 use gigastore_formats::name::Name;
+use gigastore_formats::record::TxnId;
 use gigastore_formats::wire::{Fault, FaultCode, LogPage, VerifyLine, VerifyProgress, VerifyRequest};
 use serde::Deserialize;
 
@@ -26,6 +27,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 /// Lines of a verification that wait for a slow reader.
 const LINES_WAITING: usize = 16;
+
+/// Pause between two lines where there is no progress: well below the time that a client waits.
+const BEAT_EVERY: Duration = Duration::from_secs(5);
 
 /// Pause between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -58,8 +62,11 @@ pub(super) async fn resolve(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Number {
+pub(super) struct Moved {
     number: u64,
+    /// The operation, the same through every retry; without one each request is an operation of its own.
+    #[serde(default)]
+    txn: Option<TxnId>,
 }
 
 pub(super) async fn tag(
@@ -71,8 +78,9 @@ pub(super) async fn tag(
     let project = objects::project(&in_path)?;
     let invalid = |error| Refused::new(Fault::new(FaultCode::Invalid, &error));
     let (name, tag) = (Name::new(&name).map_err(invalid)?, Name::new_tag(&tag).map_err(invalid)?);
-    let Number { number } = json(&shared, &headers, body).await?;
-    document(&shared.engine.set_tag(&project, &name, &tag, number).await.map_err(refused)?)
+    let Moved { number, txn } = json(&shared, &headers, body).await?;
+    let txn = txn.unwrap_or_else(|| TxnId::derive(&[b"tag", &shared.ambient.random_bytes()]));
+    document(&shared.engine.set_tag(&project, txn, &name, &tag, number).await.map_err(refused)?)
 }
 
 #[derive(Deserialize)]
@@ -112,8 +120,9 @@ pub(super) async fn verify(
         )));
     }
     let (lines, given) = mpsc::channel::<VerifyLine>(LINES_WAITING);
+    let told = Arc::new(Mutex::new((None, VerifyProgress::default())));
+    let beats = beats(Arc::clone(&shared), Arc::clone(&told));
     let work = async move {
-        let told = Mutex::new((None, VerifyProgress::default()));
         let progress = lines.clone();
         let tell = |now| {
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +141,7 @@ pub(super) async fn verify(
                 shared.metrics.mismatches.inc_by(report.findings.len() as u64);
                 VerifyLine::Report(report)
             }
-            Err(error) => VerifyLine::Fault(Fault::from(&error)),
+            Err(error) => VerifyLine::Fault(refused(error).fault),
         };
         let mut lines = lines;
         for line in [VerifyLine::Progress(done), line] {
@@ -142,7 +151,13 @@ pub(super) async fn verify(
     };
     // The verification is polled with the answer, and ends with it when the client goes away.
     let done = futures::stream::once(work).filter_map(|()| std::future::ready(None::<VerifyLine>));
-    let lines = futures::stream::select(given, done).map(|line| {
+    let lines = futures::stream::select(futures::stream::select(given, done).boxed(), beats);
+    let lines = futures::stream::unfold((lines, false), |(mut lines, ended)| async move {
+        let line = if ended { None } else { lines.next().await }?;
+        let last = !matches!(line, VerifyLine::Progress(_));
+        Some((line, (lines, last)))
+    });
+    let lines = lines.map(|line| {
         let mut bytes = serde_json::to_vec(&line)?;
         bytes.push(b'\n');
         Ok::<_, serde_json::Error>(bytes)
@@ -150,4 +165,18 @@ pub(super) async fn verify(
     let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     Ok(response)
+}
+
+/// When a verification last said how far it was, and how far.
+type Told = Arc<Mutex<(Option<Duration>, VerifyProgress)>>;
+
+/// Says again and again how far a verification is, so that a client knows that it goes on where nothing changes: the
+/// log and the manifests are read before the first object is.
+fn beats(shared: Shared, told: Told) -> BoxStream<'static, VerifyLine> {
+    let beats = futures::stream::unfold((shared, told), |(shared, told)| async move {
+        shared.ambient.sleep(BEAT_EVERY).await;
+        let now = told.lock().unwrap_or_else(PoisonError::into_inner).1;
+        Some((VerifyLine::Progress(now), (shared, told)))
+    });
+    beats.boxed()
 }

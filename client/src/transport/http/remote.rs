@@ -15,20 +15,14 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 use reqwest::{Client, Method, Response, StatusCode, Url, header};
 
+use super::pause::{Failed, Pause};
 use super::sent::{Fate, Sent};
-
-/// How long a call may make no progress before it is given up: longer than a service takes to be restarted.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long one try may make no progress before it is made again.
 const STALL: Duration = Duration::from_secs(40);
 
 /// How long a connection is kept for the next call: less than services keep it, so that none is used as it closes.
 const IDLE: Duration = Duration::from_secs(20);
-
-/// Pauses between tries: the first, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The longest wait that a service may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
@@ -65,19 +59,11 @@ pub(super) struct Remote {
     endpoints: Vec<Url>,
     client: Client,
     token: Option<String>,
-    ambient: Arc<dyn Ambient>,
+    pub(super) ambient: Arc<dyn Ambient>,
     /// The endpoint that answered last.
     good: AtomicUsize,
     /// Retries left, in tenths.
     budget: AtomicU64,
-}
-
-/// How a try ended without an answer that counts.
-struct Failed {
-    fault: Fault,
-    /// What the service asked to wait.
-    after: Option<Duration>,
-    retry: bool,
 }
 
 impl Remote {
@@ -127,7 +113,11 @@ impl Remote {
     /// Makes a call whose answer is read as it comes; a break in it is an error.
     pub(super) async fn streamed(&self, call: Call) -> Result<BoxStream<'static, Result<Bytes, Fault>>, Fault> {
         let response = self.persist(|| self.send(&call)).await?;
-        Ok(response.bytes_stream().map(|piece| piece.map_err(|error| network(&error))).boxed())
+        let pieces = futures::stream::try_unfold(response, |mut response| async move {
+            let next = tokio::time::timeout(STALL, response.chunk()).await.map_err(|_| stalled().fault)?;
+            Ok(next.map_err(|error| network(&error))?.map(|piece| (piece, response)))
+        });
+        Ok(pieces.boxed())
     }
 
     /// Reads exactly `range` of an object. What came before a break is kept, and only the rest is asked for again.
@@ -151,10 +141,12 @@ impl Remote {
                 },
                 Err(failed) => failed,
             };
-            if read.len() > before {
-                pause = Pause::new(self);
+            let moved = (read.len() > before).then(|| self.ambient.monotonic());
+            if moved.is_some() && failed.retry {
+                // It answered and fell silent: whoever comes next tries the next endpoint.
+                self.good.fetch_add(1, Ordering::Relaxed);
             }
-            pause.after(failed).await?;
+            pause.after(Failed { moved: moved.or(failed.moved), ..failed }).await?;
         }
     }
 
@@ -168,7 +160,7 @@ impl Remote {
         while left > 0 {
             let next = tokio::time::timeout(STALL, pieces.next()).await.map_err(|_| stalled())?;
             let piece = next.ok_or_else(|| broken("the answer ended early"))?;
-            let piece = piece.map_err(|error| Failed { fault: network(&error), after: None, retry: true })?;
+            let piece = piece.map_err(|error| Failed::passing(network(&error)))?;
             let take = (piece.len() as u64).min(left);
             read.extend_from_slice(&piece[..take as usize]);
             left -= take;
@@ -194,7 +186,7 @@ impl Remote {
     async fn send(&self, call: &Call) -> Result<Response, Failed> {
         let at = self.good.load(Ordering::Relaxed);
         let endpoint = &self.endpoints[at % self.endpoints.len()];
-        let refuse = |text: String| Failed { fault: Fault::of(FaultCode::Invalid, text), after: None, retry: false };
+        let refuse = |text: String| Failed::final_with(Fault::of(FaultCode::Invalid, text));
         let url = endpoint.join(&call.path).map_err(|error| refuse(format!("{}: {error}", call.path)))?;
         let mut request = self.client.request(call.method.clone(), url);
         if let Some(token) = &self.token {
@@ -210,17 +202,18 @@ impl Remote {
         let answered = self.watched(request.send(), &fate).await;
         if let Some(text) = fate.failed() {
             let fault = Fault::of(FaultCode::BadUpload, format!("the bytes to be sent did not come: {text}"));
-            return Err(Failed { fault, after: None, retry: false });
+            return Err(Failed::final_with(fault));
         }
         let response = match answered {
             Ok(response) => response,
             Err(failed) => {
                 // Whoever comes next tries the next endpoint.
                 self.good.store(at.wrapping_add(1), Ordering::Relaxed);
-                return Err(failed);
+                return Err(Failed { moved: fate.progress(), ..failed });
             }
         };
-        if response.status().is_success() {
+        // Accepted is not done: what goes on is said in the same words as a refusal.
+        if response.status().is_success() && response.status() != StatusCode::ACCEPTED {
             return Ok(response);
         }
         Err(self.refusal(response, at).await)
@@ -272,18 +265,18 @@ impl Remote {
             let code = if busy { FaultCode::Unavailable } else { FaultCode::Invalid };
             Fault::of(code, format!("the service answered {status}, not as Gigastore does: {text}"))
         });
-        Failed { fault, after, retry: busy }
+        Failed { after, retry: busy, busy, ..Failed::final_with(fault) }
     }
 
     async fn gather(&self, mut response: Response, limit: usize) -> Result<Bytes, Failed> {
         let mut gathered = BytesMut::new();
         loop {
             let next = tokio::time::timeout(STALL, response.chunk()).await.map_err(|_| stalled())?;
-            let piece = next.map_err(|error| Failed { fault: network(&error), after: None, retry: true })?;
+            let piece = next.map_err(|error| Failed::passing(network(&error)))?;
             let Some(piece) = piece else { return Ok(gathered.freeze()) };
             if gathered.len() + piece.len() > limit {
                 let fault = Fault::of(FaultCode::Invalid, format!("the service's answer is over {limit} bytes"));
-                return Err(Failed { fault, after: None, retry: false });
+                return Err(Failed::final_with(fault));
             }
             gathered.extend_from_slice(&piece);
         }
@@ -295,37 +288,10 @@ impl Remote {
         let _ = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
-    fn spend(&self) -> bool {
+    /// Pays for one more try; tells whether the budget had that much.
+    pub(super) fn spend(&self) -> bool {
         let less = |tenths: u64| tenths.checked_sub(TENTHS);
         self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
-    }
-}
-
-/// The pauses of one call.
-struct Pause<'r> {
-    remote: &'r Remote,
-    started: Duration,
-    next: Duration,
-}
-
-impl<'r> Pause<'r> {
-    fn new(remote: &'r Remote) -> Self {
-        Self { remote, started: remote.ambient.monotonic(), next: FIRST_PAUSE }
-    }
-
-    /// Waits before another try; the fault, where there is to be none.
-    async fn after(&mut self, failed: Failed) -> Result<(), Fault> {
-        let ambient = &self.remote.ambient;
-        let waited = ambient.monotonic().saturating_sub(self.started);
-        if !failed.retry || waited >= PATIENCE {
-            return Err(failed.fault);
-        }
-        let affordable = self.remote.spend();
-        let pause = if affordable { self.next } else { LONGEST_PAUSE };
-        let jitter = Duration::from_millis(ambient.random() % (pause.as_millis() as u64 + 1));
-        ambient.sleep(failed.after.unwrap_or_default().max(pause / 2 + jitter)).await;
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
-        Ok(())
     }
 }
 
@@ -340,13 +306,9 @@ fn unanswered(error: &reqwest::Error) -> Failed {
         Some(text) => {
             let hint = "let SSL_CERT_FILE name the certificate that vouches for the service (PEM)".to_owned();
             let text = format!("the service's certificate is not trusted: {text}");
-            Failed {
-                fault: Fault { hint: Some(hint), ..Fault::of(FaultCode::Denied, text) },
-                after: None,
-                retry: false,
-            }
+            Failed::final_with(Fault { hint: Some(hint), ..Fault::of(FaultCode::Denied, text) })
         }
-        None => Failed { fault: network(error), after: None, retry: true },
+        None => Failed::passing(network(error)),
     }
 }
 
@@ -373,7 +335,7 @@ fn network(error: &reqwest::Error) -> Fault {
 }
 
 fn broken(what: &str) -> Failed {
-    Failed { fault: Fault::of(FaultCode::Unavailable, what), after: None, retry: true }
+    Failed::passing(Fault::of(FaultCode::Unavailable, what))
 }
 
 fn stalled() -> Failed {
@@ -383,5 +345,5 @@ fn stalled() -> Failed {
 /// An answer of other bytes than asked for: the object ends before them, or this is no Gigastore service.
 fn shorter(rest: ByteRange, status: StatusCode, actual: Option<&str>) -> Failed {
     let text = format!("asked for {rest}, the service answered {status} with {}", actual.unwrap_or("no range"));
-    Failed { fault: Fault::of(FaultCode::Integrity, text), after: None, retry: false }
+    Failed::final_with(Fault::of(FaultCode::Integrity, text))
 }

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
@@ -11,6 +12,9 @@ use gigastore_formats::ambient::Ambient;
 use reqwest::Body;
 
 use crate::transport::{PieceStream, Pieces, UploadError};
+
+/// Bytes of a body that count as progress: more than a connection that is about to break takes.
+const PROGRESS_BYTES: u64 = 8 << 20;
 
 /// A body.
 #[derive(Clone, Debug)]
@@ -35,6 +39,7 @@ pub(super) enum Sent {
 pub(super) struct Fate {
     /// Time of the last piece that was taken, in milliseconds of the ambient's clock.
     moved: Arc<AtomicU64>,
+    passed: Arc<AtomicU64>,
     failed: Arc<Mutex<Option<String>>>,
 }
 
@@ -42,6 +47,12 @@ impl Fate {
     /// Returns the time of the last progress.
     pub(super) fn moved_ms(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the body last moved, where more of it went out than fits the buffers on the way.
+    pub(super) fn progress(&self) -> Option<Duration> {
+        let out = self.passed.load(Ordering::Relaxed) >= PROGRESS_BYTES;
+        out.then(|| Duration::from_millis(self.moved_ms()))
     }
 
     /// Returns why the source failed, if it did.
@@ -71,9 +82,13 @@ impl Sent {
                 futures::stream::iter([Ok(first.clone())]).chain(pieces.read()).boxed()
             }
         };
-        let (noted, failed, clock) = (Arc::clone(&fate.moved), Arc::clone(&fate.failed), Arc::clone(ambient));
+        let (noted, passed, clock) = (Arc::clone(&fate.moved), Arc::clone(&fate.passed), Arc::clone(ambient));
+        let failed = Arc::clone(&fate.failed);
         let pieces = exactly(pieces, self.len().unwrap_or_default())
-            .inspect_ok(move |_| noted.store(clock.monotonic().as_millis() as u64, Ordering::Relaxed))
+            .inspect_ok(move |piece| {
+                noted.store(clock.monotonic().as_millis() as u64, Ordering::Relaxed);
+                passed.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            })
             .inspect_err(move |error: &UploadError| {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(with_causes(error.as_ref()));
             });

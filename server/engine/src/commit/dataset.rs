@@ -4,6 +4,7 @@
 //! Must never take a client's word for what keeps a file: the parent's own manifest is read.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
@@ -22,8 +23,18 @@ const FILES_IN_FLIGHT: usize = 64;
 
 impl Engine {
     /// Commits a dataset version of which `manifest` is the manifest, or finds that the newest version has the same
-    /// files.
-    pub async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, CommitError> {
+    /// files. The commit goes on where its caller goes away; the same call again waits for it.
+    pub async fn commit_dataset(
+        &self,
+        request: &DatasetRequest,
+        manifest: Bytes,
+    ) -> Result<Committed, Arc<CommitError>> {
+        let (engine, request, key) = (self.clone(), request.clone(), request.txn);
+        let work = async move { Ok(engine.commit_version(&request, manifest).await?) };
+        self.datasets_joining.join(&*self.ambient, key, work).await
+    }
+
+    async fn commit_version(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, CommitError> {
         let project = &request.project;
         check_tag(request.tag.as_ref())?;
         let copy = manifest.clone();
