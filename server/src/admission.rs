@@ -32,8 +32,8 @@ pub(crate) struct Admitted {
 }
 
 impl Admission {
-    /// `memory` bytes for bodies, waited for up to `wait`; writes are refused while the disk of the folder has fewer bytes
-    /// free than given.
+    /// `memory` bytes for bodies, waited for up to `wait`; writes are refused while the disk of the folder has fewer
+    /// bytes free than given.
     pub(crate) fn new(memory: u64, wait: Duration, disk: Option<(PathBuf, u64)>) -> Self {
         let units = (memory / UNIT).clamp(1, Semaphore::MAX_PERMITS as u64);
         Self { memory: Arc::new(Semaphore::new(units as usize)), units, wait, disk }

@@ -103,7 +103,7 @@ impl Cache {
         len: u64,
     ) -> Result<Bytes, Fault> {
         if self.capacity == 0 {
-            return self.from_store(project, kind, object, range).await;
+            return self.read_store(project, kind, object, range).await;
         }
         if range.end() > len {
             let text = format!("{range} does not lie within the {len} bytes of {}", object.key(kind));
@@ -139,7 +139,7 @@ impl Cache {
         let mut read_here = false;
         let read = cell.get_or_try_init(|| {
             read_here = true;
-            self.from_store(project, *kind, *stored, range)
+            self.read_store(project, *kind, *stored, range)
         });
         let bytes = match read.await {
             Ok(bytes) => bytes.clone(),
@@ -157,7 +157,7 @@ impl Cache {
         Ok(bytes)
     }
 
-    async fn from_store(
+    async fn read_store(
         &self,
         project: &ProjectName,
         kind: ObjectKind,

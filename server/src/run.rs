@@ -126,8 +126,8 @@ pub enum StartError {
     },
     /// Tokens would cross the network in the clear.
     #[error(
-        "on {listen} tokens would cross the network unencrypted: pass --tls-cert and --tls-key, or --behind-proxy where \
-         a proxy has the TLS"
+        "on {listen} tokens would cross the network unencrypted: pass --tls-cert and --tls-key, or --behind-proxy \
+         where a proxy has the TLS"
     )]
     Clear {
         /// The address.

@@ -1,7 +1,7 @@
 //! The token file: who may do what in which project. Secrets are kept as hashes only.
 //!
-//! `gst_<id>_<secret>`: the id finds the entry, the secret (256 random bits) is compared by its BLAKE3 in constant time.
-//! Must never write or print a secret after it was made.
+//! `gst_<id>_<secret>`: the id finds the entry, the secret (256 random bits) is compared by its BLAKE3 in constant
+//! time. Must never write or print a secret after it was made.
 
 use std::fmt;
 use std::io::{self, Write};

@@ -22,9 +22,9 @@ fn a_client_of_two_services_survives_either() {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         if first_dies {
-            a.kill()
+            a.kill();
         } else {
-            b.kill()
+            b.kill();
         }
         for mut save in saves {
             let status = wait(&mut save);

@@ -112,12 +112,12 @@ pub(crate) fn has(folder: &Path, part: &str, count: usize) -> bool {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
-            match path.is_dir() {
-                true => folders.push(path),
+            let name = path.to_string_lossy().into_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name.contains(part) && !name.contains('#') {
                 // Files that are being written have a name with `#`.
-                false => {
-                    found += usize::from(path.to_string_lossy().contains(part) && !path.to_string_lossy().contains('#'))
-                }
+                found += 1;
             }
         }
     }

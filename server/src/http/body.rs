@@ -87,8 +87,8 @@ impl Coming {
     }
 }
 
-/// Returns a body in pieces of its own memory, however small those are that it comes in; they end with an error where it
-/// stops coming.
+/// Returns a body in pieces of its own memory, however small those are that it comes in; they end with an error where
+/// it stops coming.
 pub(crate) fn paced(shared: &Shared, body: Body) -> BoxStream<'static, Result<Bytes, BodyError>> {
     let (pieces, received, pace) = (body.into_data_stream(), shared.metrics.received.clone(), shared.pace);
     let coming = Coming { pieces, pace, until: tokio::time::Instant::now() + pace, came: 0, received };

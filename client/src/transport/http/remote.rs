@@ -1,8 +1,8 @@
 //! Calls to a service: sent again with growing pauses where it did not answer, to the next endpoint where there are
 //! several, given up when nothing has moved for a minute.
 //!
-//! Every call of the store's protocol may be repeated, so any try whose answer was lost is made again. Retries live here
-//! and nowhere else. Must never try again what the service has refused.
+//! Every call of the store's protocol may be repeated, so any try whose answer was lost is made again. Retries live
+//! here and nowhere else. Must never try again what the service has refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
