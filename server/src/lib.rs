@@ -31,4 +31,4 @@ pub mod tokens;
 
 pub use auth::Access;
 pub use http::ROUTES;
-pub use run::{Config, Limits, Server, StartError, Tls};
+pub use run::{Config, Limits, Server, StartError, Tls, allow_files};

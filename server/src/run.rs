@@ -27,6 +27,20 @@ use crate::manifests::Manifests;
 use crate::metrics::Metrics;
 use crate::tokens::TokenError;
 
+/// Files that a service needs open beside its connections.
+const FILES_BESIDE: u64 = 1024;
+
+/// Lets this process have so many files open, as far as the system allows; returns how many it may have. Shells start
+/// programs with 1,024, whatever the system's limit is.
+pub fn allow_files(wanted: u64) -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let allowed = now.current.unwrap_or(u64::MAX);
+    let more = wanted.min(now.maximum.unwrap_or(u64::MAX));
+    let raised = Rlimit { current: Some(more), maximum: now.maximum };
+    if more > allowed && setrlimit(Resource::Nofile, raised).is_ok() { more } else { allowed }
+}
+
 /// How a service runs.
 #[derive(Debug)]
 pub struct Config {
@@ -167,7 +181,12 @@ impl Server {
                 return Err(StartError::Clear { listen });
             }
         }
-        raise_descriptors();
+        // Beside connections: files of the store, the log, and what the runtime has open.
+        let wanted = config.limits.connections as u64 + FILES_BESIDE;
+        let files = allow_files(wanted);
+        if files < wanted {
+            tracing::warn!(files, "the system allows fewer files than connections: later ones wait (see ulimit -Hn)");
+        }
         let gate = Gate::new(Arc::clone(&config.ambient), config.tokens)?;
         let tls = config.tls.as_ref().map(acceptor).transpose()?;
         let failed = |source| StartError::Listen { listen, source };
@@ -207,16 +226,6 @@ impl Server {
         let routes = router(Arc::clone(&self.service));
         serve(self.listener, routes, self.service, self.tls, self.limits, stop).await;
         follow.abort();
-    }
-}
-
-/// Allows this process as many open files as its system lets it: the usual soft limit of 1,024 is for programs that
-/// use `select`. Where it can't be raised, the connections that it allows are served.
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let now = getrlimit(Resource::Nofile);
-    if setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }).is_err() {
-        tracing::warn!(files = now.current, "the limit of open files can't be raised");
     }
 }
 

@@ -103,13 +103,12 @@ async fn what_means_something_else_is_no_tag() {
 async fn a_rank_may_find_its_content_in_another_place_when_it_is_run_again() {
     let store = open(Arc::new(InMemory::new()), OpenMode::Create).await.unwrap();
     let (first, second) = (tensor("a", 1), tensor("b", 2));
-    let alone = std::slice::from_ref(&first);
-    save(&store, spec(1, 1, "job"), alone).await.unwrap();
+    save(&store, spec(1, 1, "job"), std::slice::from_ref(&first)).await.unwrap();
     let open_save = store.begin_save(spec(2, 1, "job"), Progress::default()).await.unwrap();
-    open_save.rank(0, slices(alone, 0, 1)).await.unwrap();
+    open_save.rank(0, slices(std::slice::from_ref(&first), 0, 1)).await.unwrap();
     let other = SaveSpec { dedup: false, ..spec(3, 1, "job") };
     save(&store, other, &[first.clone(), second]).await.unwrap();
-    open_save.rank(0, slices(alone, 0, 1)).await.unwrap();
+    open_save.rank(0, slices(std::slice::from_ref(&first), 0, 1)).await.unwrap();
     assert!(!open_save.finish().await.unwrap().existed);
     assert_eq!(store.resolve(&"p/run@2".parse().unwrap()).await.unwrap().commit.items, 1);
 }

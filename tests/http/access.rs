@@ -14,9 +14,11 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OP
 /// Tokens, by what they may do in project `p`; those for `*` are tried on all projects.
 struct Keys {
     all: Vec<Token>,
-    /// What they are, the header, and what they may do in `p`; an error: they are nobody's.
-    cases: Vec<(&'static str, Option<String>, Result<Option<Access>, ()>)>,
+    cases: Vec<Case>,
 }
+
+/// What a token is, its header, and what it may do in `p`; an error: it is nobody's.
+type Case = (&'static str, Option<String>, Result<Option<Access>, ()>);
 
 fn keys() -> Keys {
     let made = [

@@ -38,6 +38,8 @@ async fn check_nothing(served: &Served, target: &str, what: &str) {
     served.check_alive().await;
 }
 
+type Headers<'h> = &'h [(&'h str, &'h str)];
+
 fn status_of(bytes: &[u8]) -> Option<u16> {
     std::str::from_utf8(bytes).ok()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
 }
@@ -200,7 +202,7 @@ async fn bodies_in_chunks_are_refused_and_smuggle_nothing() {
     let hidden = "GET /v1/projects HTTP/1.1\r\nHost: x\r\n\r\n";
     let chunk = format!("{:x}\r\n", content.len()).into_bytes();
     let whole = [&chunk[..], &content, b"\r\n0\r\n\r\n"].concat();
-    let cases: [(&str, &[(&str, &str)], Vec<u8>); 8] = [
+    let cases: [(&str, Headers<'_>, Vec<u8>); 8] = [
         ("chunks", &[("Transfer-Encoding", "chunked")], whole.clone()),
         ("a chunk that never ends", &[("Transfer-Encoding", "chunked")], b"fffffff\r\nabc".to_vec()),
         ("a length, then chunks", &[("Content-Length", "5"), ("Transfer-Encoding", "chunked")], whole.clone()),

@@ -23,8 +23,11 @@ async fn things(served: &Served) -> Vec<(&'static str, String, Vec<u8>)> {
     things
 }
 
+/// A `Range`, what it means, and the status.
+type Asked = (String, Option<(u64, u64)>, u16);
+
 /// Ranges, and what of `len` bytes they mean: nothing where they lie outside, all where they are not to be taken.
-fn ranges(len: u64) -> Vec<(String, Option<(u64, u64)>, u16)> {
+fn ranges(len: u64) -> Vec<Asked> {
     let part = |text: String, start, end| (text, Some((start, end)), 206);
     let last = len - 1;
     let mut cases = vec![

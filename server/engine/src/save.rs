@@ -311,8 +311,8 @@ impl Engine {
     }
 
     /// Reads one part of each rank. A rank that was run again may have found other places for the same content, as
-    /// another step was committed meanwhile: then it delivered two parts that say the same, and every joiner takes the
-    /// one with the smaller digest. Two that say different things are a conflict.
+    /// another step was committed meanwhile: then it delivered two parts that say the same, and the one with the
+    /// smaller digest is taken, by every joiner. Two that say different things are a conflict.
     async fn read_parts(
         &self,
         project: &ProjectName,

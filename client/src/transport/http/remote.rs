@@ -236,7 +236,7 @@ impl Remote {
         loop {
             tokio::select! {
                 answered = &mut send => {
-                    return answered.map_err(|error| Failed { fault: network(&error), after: None, retry: true });
+                    return answered.map_err(|error| unanswered(&error));
                 }
                 () = self.ambient.sleep(STALL / 4) => {
                     let idle = self.ambient.monotonic().as_millis() as u64 - fate.moved_ms();
@@ -332,6 +332,37 @@ impl<'r> Pause<'r> {
 fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A try that broke off: made again, unless whoever answers is not who they should be.
+fn unanswered(error: &reqwest::Error) -> Failed {
+    match untrusted(error) {
+        Some(text) => {
+            let hint = "let SSL_CERT_FILE name the certificate that vouches for the service (PEM)".to_owned();
+            let text = format!("the service's certificate is not trusted: {text}");
+            Failed {
+                fault: Fault { hint: Some(hint), ..Fault::of(FaultCode::Denied, text) },
+                after: None,
+                retry: false,
+            }
+        }
+        None => Failed { fault: network(error), after: None, retry: true },
+    }
+}
+
+/// Returns what TLS said, where it was TLS that refused.
+fn untrusted(error: &reqwest::Error) -> Option<String> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if let Some(io) = io.filter(|io| io.kind() == std::io::ErrorKind::InvalidData) {
+            return Some(io.to_string());
+        }
+        // An error of the system that wraps another passes over it when asked for its source.
+        let inner = io.and_then(std::io::Error::get_ref).map(|inner| inner as &(dyn std::error::Error + 'static));
+        cause = inner.or_else(|| error.source());
+    }
+    None
 }
 
 fn network(error: &reqwest::Error) -> Fault {

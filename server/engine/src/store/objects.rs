@@ -178,10 +178,10 @@ impl Objects {
     /// Stores a content-named object from `body`. Where one is there already nothing is sent and its length is
     /// returned.
     ///
-    /// What is longer than one part goes up in parts that become visible together, each with its own deadline.
-    /// Completing has no create mode (at S3 it overwrites, and a local file is renamed over another), so the looks
-    /// before the first part and before completing are what keeps an existing object. A race of two writers that both
-    /// saw none ends with an equal object over an equal one: its name is the digest of its content.
+    /// What is longer than one part goes up in parts that become visible together, each a request with a deadline of
+    /// its own. Completing has no create mode (at S3 it overwrites, and a local file is renamed over another), so the
+    /// looks before the first part and before completing are what keeps an existing object. A race of two writers that
+    /// both saw none ends with an equal object over an equal one: its name is the digest of its content.
     pub(crate) async fn store(&self, key: &str, body: Body) -> Result<Created, StoreError> {
         match body {
             Body::Whole(pieces) => {
