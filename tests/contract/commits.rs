@@ -15,15 +15,16 @@ use gigastore_client::store::Store;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_engine::store::OpenMode;
 use gigastore_engine::{Engine, PackBody};
+use gigastore_formats::manifest::part::{PartMeta, write_part};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::Stored;
 use gigastore_formats::pack::{Coding, PackHeader, PackSlice};
 use gigastore_formats::record::TxnId;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
-use gigastore_formats::tensor::slice::SliceId;
+use gigastore_formats::tensor::slice::{Place, SliceId, SliceRow};
 use gigastore_formats::verified::{GroupSize, GroupTree};
-use gigastore_formats::wire::{Depth, Fault, FaultCode, Finding, VerifyRequest};
+use gigastore_formats::wire::{Depth, Fault, FaultCode, Finding, FinishRequest, SaveRequest, VerifyRequest};
 use gigastore_tests::faulty::{Failure, FaultyStore, Op, Verdict, plan};
 use gigastore_tests::model::Tensor;
 use gigastore_tests::opened::{engine, open, save, slices};
@@ -138,9 +139,22 @@ async fn a_pack_that_its_base_has_lost_is_kept_by_nobody() {
         }
         Verdict::Pass
     }));
-    let refused = save(&store, spec(2, 1, "job"), &tensors).await.unwrap_err();
-    assert_eq!(refused.code(), FaultCode::Conflict, "{refused}");
-    assert!(refused.to_string().contains("epoch 1"), "{refused}");
+    // A part that names the base; our own client looks whether the base still has its packs, another may not.
+    let target = "p/run@1".parse().unwrap();
+    let row = store.checkpoint(&target).await.unwrap().rows()[0].clone();
+    let Place { pack, header_len, offset, stored_len, codec } = row.place;
+    let place = Some(Place { pack: pack.digest, header_len, offset, stored_len, codec });
+    let meta = PartMeta { rank: 0, world_size: 1, bases: vec![1], compared_to: None, metadata: BTreeMap::new() };
+    let part = write_part(&meta, &[SliceRow { slice: row.slice, blake3: row.blake3, place }]).unwrap();
+    let engine = engine(Arc::clone(&below) as Below, OpenMode::Existing).await.unwrap();
+    let (run, attempt) = ("run".parse().unwrap(), "job".to_owned());
+    let request = SaveRequest { project: project(), run, step: 2, attempt, world_size: 1 };
+    let session = engine.begin_save(&request).await.unwrap();
+    engine.put_part(&project(), session.save, 0, part.into()).await.unwrap();
+    let finish = FinishRequest { save: request, tag: None, deadline_ms: 0 };
+    let refused = Fault::from(&engine.finish_save(&finish).await.unwrap_err());
+    assert_eq!(refused.code, FaultCode::Conflict, "{refused}");
+    assert!(refused.message.contains("epoch 1"), "{refused}");
 }
 
 #[tokio::test]
