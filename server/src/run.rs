@@ -90,6 +90,8 @@ pub struct Limits {
     pub admission: Duration,
     /// How long a client may not read what it asked for.
     pub write: Duration,
+    /// How long one request waits for a commit that is under way; its client asks again then, and joins it.
+    pub commit: Duration,
     /// How long requests in flight have to finish at the end.
     pub drain: Duration,
 }
@@ -107,6 +109,7 @@ impl Default for Limits {
             pace: Duration::from_secs(30),
             admission: Duration::from_secs(10),
             write: Duration::from_secs(30),
+            commit: Duration::from_secs(20),
             drain: Duration::from_secs(60),
         }
     }
@@ -204,6 +207,7 @@ impl Server {
             manifests: Manifests::default(),
             connections: AtomicU64::new(0),
             pace: config.limits.pace,
+            commit: config.limits.commit,
             ready: Default::default(),
         });
         Ok(Self { listener, address, service, tls, limits: config.limits })

@@ -152,7 +152,7 @@ async fn a_pack_that_its_base_has_lost_is_kept_by_nobody() {
     let session = engine.begin_save(&request).await.unwrap();
     engine.put_part(&project(), session.save, 0, part.into()).await.unwrap();
     let finish = FinishRequest { save: request, tag: None, deadline_ms: 0 };
-    let refused = Fault::from(&engine.finish_save(&finish).await.unwrap_err());
+    let refused = Fault::from(&*engine.finish_save(&finish).await.unwrap_err());
     assert_eq!(refused.code, FaultCode::Conflict, "{refused}");
     assert!(refused.message.contains("epoch 1"), "{refused}");
 }

@@ -3,6 +3,7 @@
 //! A new kind of store, or of transport, is one more `Place` and one more line in the macro.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use gigastore_client::ambient::SystemAmbient;
@@ -126,6 +127,22 @@ impl Place for CachedMemory {
     }
 }
 
+/// In memory, behind services that wait for no commit: their clients ask again until it is done.
+pub(crate) struct Impatient(Memory);
+
+impl Impatient {
+    pub(crate) fn new() -> Self {
+        Self(Memory::new())
+    }
+}
+
+#[async_trait]
+impl Place for Impatient {
+    async fn try_open(&self, mode: OpenMode) -> Result<Arc<dyn Transport>, Fault> {
+        served(self.0.engine(mode).await?, Limits { commit: Duration::from_millis(4), ..Limits::default() }).await
+    }
+}
+
 async fn served(engine: Engine, limits: Limits) -> Result<Arc<dyn Transport>, Fault> {
     let url = serve(engine, None, limits).await.unwrap();
     Ok(Arc::new(Http::new(&url, None, SystemAmbient::shared())?))
@@ -147,6 +164,7 @@ macro_rules! on_every_place {
         crate::places::on_every_place!(@ in_served_memory ServedMemory $($case)*);
         crate::places::on_every_place!(@ in_a_served_folder ServedFolder $($case)*);
         crate::places::on_every_place!(@ in_cached_memory CachedMemory $($case)*);
+        crate::places::on_every_place!(@ in_impatient_memory Impatient $($case)*);
     };
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use gigastore_client::Coded;
 use gigastore_client::checkpoint::{SaveSpec, Wanted};
@@ -28,6 +29,7 @@ on_every_place! {
     a_listing_has_everything
     a_sound_store_verifies_at_every_depth
     boxes_are_restored_by_a_plan_of_the_store
+    who_waits_for_a_save_that_is_given_up_is_told
 }
 
 fn spec(run: &str, step: u64, ranks: u32) -> SaveSpec {
@@ -205,4 +207,28 @@ async fn boxes_are_restored_by_a_plan_of_the_store(place: &dyn Place) {
     let unknown = Wanted { kind: SliceKind::Tensor, name: "nothing".to_owned(), area: None, sink };
     let error = store.restore(&target, vec![unknown], &Progress::default()).await.unwrap_err();
     assert_eq!(error.code(), FaultCode::NotFound, "{error}");
+}
+
+async fn who_waits_for_a_save_that_is_given_up_is_told(place: &dyn Place) {
+    let (waiting, giving_up) = (place.store().await, place.store().await);
+    let wait = waiting.begin_save(spec("run", 1, 2), Progress::default()).await.unwrap();
+    let tensors = transformer(1, Size::TINY);
+    wait.rank(0, slices(&tensors, 0, 2)).await.unwrap();
+    let give_up = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let save = giving_up.begin_save(spec("run", 1, 2), Progress::default()).await.unwrap();
+        save.abort().await.unwrap();
+        save.abort().await.unwrap();
+    };
+    let started = Instant::now();
+    let (finished, ()) = tokio::join!(wait.finish(), give_up);
+    let error = finished.unwrap_err();
+    assert_eq!(error.code(), FaultCode::Conflict, "{error}");
+    assert!(error.to_string().contains("aborted"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(60), "it waited for its deadline");
+    // Another attempt is another save, and what is committed can't be given up.
+    let again = SaveSpec { attempt: Some("again".to_owned()), ..spec("run", 1, 1) };
+    save(&waiting, again.clone(), &tensors).await.unwrap();
+    let late = waiting.begin_save(again, Progress::default()).await.unwrap();
+    assert_eq!(late.abort().await.unwrap_err().code(), FaultCode::Conflict);
 }

@@ -252,7 +252,7 @@ async fn parts_and_requests_that_make_no_sense_are_refused() {
         let answer = flips.part(1, &flipped).await;
         assert!(matches!(answer.status, 201 | 400 | 422), "byte {at}: {answer:?}");
     }
-    check(&flips.commit(0).await, 409, "conflict", &["two different parts"], "a flipped byte makes another part");
+    check(&flips.commit(0).await, 409, "missing_ranks", &["1 of 2"], "parts of one rank, however many, are not two");
     let mut other = Save::new(&served, 1, "a", 3);
     check(&other.begin().await, 409, "conflict", &["2 ranks, not 3"], "another world");
     for (key, value) in [

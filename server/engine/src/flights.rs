@@ -1,5 +1,5 @@
-//! Operations that many ask for and one does: it runs by itself, so that it goes on when who asked goes away, and whoever
-//! asks again meanwhile gets the same answer.
+//! Operations that many ask for and one does: it runs by itself, so that it goes on when who asked goes away, and
+//! whoever asks again meanwhile gets the same answer.
 //!
 //! Must never keep an answer after it was given: who asks later finds it in the log.
 
@@ -75,5 +75,63 @@ struct Landing<T> {
 impl<T> Drop for Landing<T> {
     fn drop(&mut self) {
         self.flights.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use gigastore_formats::ambient::{Job, Task};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Tokio;
+
+    impl Ambient for Tokio {
+        fn wall_ms(&self) -> u64 {
+            0
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn random(&self) -> u64 {
+            0
+        }
+
+        fn sleep(&self, time: Duration) -> Task<()> {
+            Box::pin(tokio::time::sleep(time))
+        }
+
+        fn spawn(&self, task: Task<()>) {
+            tokio::spawn(task);
+        }
+
+        fn compute(&self, job: Job) {
+            job();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_does_what_many_ask_for_and_goes_on_without_them() {
+        let (flights, done) = (Flights::<u64>::default(), Arc::new(AtomicU64::new(0)));
+        let key = TxnId::derive(&[b"key"]);
+        let ask = || {
+            let done = Arc::clone(&done);
+            flights.join(&Tokio, key, async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                done.fetch_add(1, Ordering::SeqCst) + 1
+            })
+        };
+        let gave_up = tokio::time::timeout(Duration::from_millis(5), ask()).await;
+        assert!(gave_up.is_err());
+        let answers = futures::future::join_all((0..20).map(|_| ask())).await;
+        assert_eq!(answers, [1; 20], "those who came later joined what was under way");
+        assert_eq!(ask().await, 2, "what has ended is not kept");
+        assert!(flights.under_way.lock().unwrap().is_empty());
     }
 }

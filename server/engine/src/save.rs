@@ -3,6 +3,8 @@
 //! No rank needs to know another: all that is shared lies in the store. Every step may be repeated. Must never make a
 //! checkpoint visible; `commit.rs` does.
 
+mod error;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +13,20 @@ use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::{MAX_PART_BYTES, MAX_WORLD_SIZE};
-use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::manifest::part::{Part, read_part};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::record::{SaveBegin, Sort, TxnId};
-use gigastore_formats::sealed::{SealError, seal, unseal};
+use gigastore_formats::sealed::{seal, unseal};
 use gigastore_formats::wire::{Committed, FinishRequest, SaveRequest, Session};
 
 use crate::commit::CommitError;
 use crate::engine::Engine;
-use crate::join::{JoinError, merge};
-use crate::log::{LogError, Outcome, State};
+use crate::join::merge;
+use crate::log::{Outcome, State};
 use crate::read::info;
 use crate::store::{Created, StoreError, keys};
+
+pub use error::{FinishError, SaveError};
 
 /// Bytes of `begin.json`: names, an attempt of at most 1 KiB and some numbers.
 const MAX_BEGIN_BYTES: u64 = 8 << 10;
@@ -47,121 +50,6 @@ const RANKS_NAMED: usize = 16;
 /// The parts of a save that are stored: for each rank their digests, ascending; more than one where the rank was run
 /// again.
 type StoredParts = BTreeMap<u32, BTreeSet<Digest>>;
-
-/// Why a save could not begin, or a part not be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum SaveError {
-    /// The request makes no sense.
-    #[error("{what} is {actual}, expected {expected}")]
-    Invalid {
-        /// Which number or text.
-        what: &'static str,
-        /// What it may be.
-        expected: String,
-        /// What it is.
-        actual: String,
-    },
-    /// A save of the same target and attempt is open with another shape.
-    #[error(
-        "attempt {attempt:?} of this step was begun with {expected} ranks, not {actual}: give each launch its own \
-         attempt"
-    )]
-    OtherSave {
-        /// The attempt.
-        attempt: String,
-        /// Ranks it was begun with.
-        expected: u32,
-        /// Ranks of this request.
-        actual: u32,
-    },
-    /// The run's name is that of a dataset.
-    #[error("{name} is a dataset: save under another run")]
-    Dataset {
-        /// The name.
-        name: Name,
-    },
-    /// The announcement of the save is damaged.
-    #[error("{key} is damaged: {source}; save again under a new attempt")]
-    Damaged {
-        /// Its key.
-        key: String,
-        /// What is wrong with it.
-        source: SealError,
-    },
-    /// A part can't be read.
-    #[error("the part of rank {rank} is not valid")]
-    Part {
-        /// The rank.
-        rank: u32,
-        /// What is wrong with it.
-        #[source]
-        source: ManifestError,
-    },
-    /// The log could not be read.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Why a save could not be finished.
-#[derive(Debug, thiserror::Error)]
-pub enum FinishError {
-    /// Ranks have not delivered their parts in time.
-    #[error(
-        "{missing} of {world_size} ranks have not delivered their part after {waited_s} s: {ranks}; nothing was \
-         committed, and what they uploaded is kept for the next try"
-    )]
-    MissingRanks {
-        /// How many.
-        missing: usize,
-        /// How many there should be.
-        world_size: u32,
-        /// How long was waited.
-        waited_s: u64,
-        /// The first of them.
-        ranks: String,
-    },
-    /// Somebody gave the save up.
-    #[error("this save was aborted: save again under a new attempt")]
-    Aborted,
-    /// The save that was to be given up is committed.
-    #[error("this save is committed, and can't be aborted any more: drop its step instead")]
-    Committed,
-    /// One rank delivered two different parts.
-    #[error(
-        "rank {rank} delivered two different parts ({first} and {second}) in one attempt: two processes claim this \
-         rank, or it was restarted with other content; give each launch its own attempt"
-    )]
-    TwoParts {
-        /// The rank.
-        rank: u32,
-        /// Digest of one.
-        first: String,
-        /// Digest of the other.
-        second: String,
-    },
-    /// A stored part is not what its name says.
-    #[error("{key} is damaged: expected BLAKE3 {expected}, actual {actual}; save again under a new attempt")]
-    DamagedPart {
-        /// The part's key.
-        key: String,
-        /// The digest in its name.
-        expected: Digest,
-        /// The digest of its bytes.
-        actual: Digest,
-    },
-    /// The parts do not make a checkpoint.
-    #[error("the parts of this save do not make a checkpoint: {0}; nothing was committed")]
-    Join(#[from] JoinError),
-    /// A part can't be read, or the request makes no sense.
-    #[error(transparent)]
-    Save(#[from] SaveError),
-    /// The checkpoint could not be committed.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-}
 
 impl Engine {
     /// Opens a save, or finds it open. Says which checkpoint is at this step already.

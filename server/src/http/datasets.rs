@@ -42,7 +42,7 @@ pub(super) async fn commit(
     shared.admission.check_disk()?;
     let (manifest, _admitted) = gathered(&shared, &headers, body, u64::MAX).await?;
     let request = DatasetRequest { project, txn, epoch, tag };
-    let committed = within(shared.engine.commit_dataset(&request, manifest)).await?;
+    let committed = within(&shared, shared.engine.commit_dataset(&request, manifest)).await?;
     shared.metrics.log(&request.project, committed.info.seq);
     document(&committed)
 }

@@ -41,6 +41,8 @@ pub(crate) struct Service {
     pub(crate) connections: AtomicU64,
     /// How long a client may take to send each MiB of a body.
     pub(crate) pace: std::time::Duration,
+    /// How long one request waits for a commit.
+    pub(crate) commit: std::time::Duration,
     pub(crate) ready: meta::Ready,
 }
 

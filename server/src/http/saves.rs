@@ -20,9 +20,6 @@ use super::router::Shared;
 /// How long one request waits for other ranks: below the idle limits of common proxies.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
-/// How long one request waits for a commit that is under way.
-const LONGEST_COMMIT: Duration = Duration::from_secs(20);
-
 pub(super) async fn begin(
     State(shared): State<Shared>,
     Path(in_path): Path<String>,
@@ -65,19 +62,20 @@ pub(super) async fn commit(
     if txn(&save)? != expected {
         return Err(Refused::invalid(format!("the body describes save {expected}, the path names {save}")));
     }
-    request.deadline_ms = request.deadline_ms.min(LONGEST_WAIT.as_millis() as u64);
-    let committed = within(shared.engine.finish_save(&request)).await?;
+    let longest = LONGEST_WAIT.min(shared.commit / 2);
+    request.deadline_ms = request.deadline_ms.min(longest.as_millis() as u64);
+    let committed = within(&shared, shared.engine.finish_save(&request)).await?;
     shared.metrics.save_ended(expected);
     shared.metrics.log(&request.save.project, committed.info.seq);
     document(&committed)
 }
 
 /// Waits for a commit, which goes on where its request has waited long enough: the client asks again and joins it.
-pub(super) async fn within<T, E>(commit: impl Future<Output = Result<T, Arc<E>>>) -> Result<T, Refused>
+pub(super) async fn within<T, E>(shared: &Shared, commit: impl Future<Output = Result<T, Arc<E>>>) -> Result<T, Refused>
 where
     for<'e> Fault: From<&'e E>,
 {
-    match tokio::time::timeout(LONGEST_COMMIT, commit).await {
+    match tokio::time::timeout(shared.commit, commit).await {
         Ok(done) => done.map_err(|error| Refused::new(Fault::from(&*error))),
         Err(_) => Err(Refused::new(Fault {
             hint: Some("send the same request again: it waits for the same commit".to_owned()),

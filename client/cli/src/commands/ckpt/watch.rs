@@ -38,6 +38,9 @@ pub(crate) struct Watch {
     /// Begin with the steps that are there already
     #[arg(long)]
     all: bool,
+    /// Begin after this log record: the `seq` of the last step that was seen (in JSON), so that none is missed
+    #[arg(long, value_name = "SEQ", conflicts_with = "all")]
+    after: Option<u64>,
     /// End after so many steps
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -55,7 +58,7 @@ impl Watch {
         let mut printed = 0;
         // A run may be watched before its first step: a project that is not there has no records yet.
         let mut after = match store.project(&project).await {
-            Ok(info) if !self.all => info.seq,
+            Ok(info) if !self.all => self.after.unwrap_or(info.seq),
             Ok(_) => 0,
             Err(fault) if fault.code == FaultCode::NotFound => {
                 if !globals.quiet {
