@@ -10,7 +10,7 @@ use gigastore_formats::record::{Sort, TxnId};
 use gigastore_formats::wire::DatasetRequest;
 use serde::Deserialize;
 
-use super::body::{document, gathered};
+use super::body::{content_length, document, gathered};
 use super::checkpoints::{found, listed, no_file, send};
 use super::error::{Refused, refused};
 use super::objects::project;
@@ -38,7 +38,7 @@ pub(super) async fn commit(
 ) -> Result<Response<Body>, Refused> {
     let project = project(&in_path)?;
     let Query(Commit { txn, epoch, tag }) = query.map_err(|error| Refused::invalid(error.body_text()))?;
-    shared.admission.check_disk()?;
+    let _room = shared.admission.reserve(content_length(&headers)?)?;
     let (manifest, _admitted) = gathered(&shared, &headers, body, u64::MAX).await?;
     let request = DatasetRequest { project, txn, epoch, tag };
     let committed = shared.engine.commit_dataset(&request, manifest).await.map_err(refused)?;

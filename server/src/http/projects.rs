@@ -71,7 +71,7 @@ pub(super) async fn tag(
     let project = objects::project(&in_path)?;
     let invalid = |error| Refused::new(Fault::new(FaultCode::Invalid, &error));
     let (name, tag) = (Name::new(&name).map_err(invalid)?, Name::new_tag(&tag).map_err(invalid)?);
-    let Number { number } = json(&shared, &headers, body).await?;
+    let (Number { number }, _admitted) = json(&shared, &headers, body).await?;
     document(&shared.engine.set_tag(&project, &name, &tag, number).await.map_err(refused)?)
 }
 
@@ -104,15 +104,17 @@ pub(super) async fn verify(
     body: Body,
 ) -> Result<Response<Body>, Refused> {
     let project = objects::project(&in_path)?;
-    let request: VerifyRequest = json(&shared, &headers, body).await?;
+    let (request, _admitted): (VerifyRequest, _) = json(&shared, &headers, body).await?;
     if request.project != project {
         return Err(Refused::invalid(format!(
             "the body is about project {}, the path about {project}",
             request.project
         )));
     }
+    let verifying = shared.admission.verification()?;
     let (lines, given) = mpsc::channel::<VerifyLine>(LINES_WAITING);
     let work = async move {
+        let _verifying = verifying;
         let told = Mutex::new((None, VerifyProgress::default()));
         let progress = lines.clone();
         let tell = |now| {

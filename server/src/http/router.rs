@@ -20,7 +20,7 @@ use gigastore_formats::name::ProjectName;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use super::error::Refused;
-use super::{checkpoints, datasets, meta, objects, projects, saves};
+use super::{body, checkpoints, datasets, meta, objects, projects, saves};
 use crate::admission::Admission;
 use crate::auth::{Access, Caller, Gate};
 use crate::cache::Cache;
@@ -151,7 +151,8 @@ async fn admit(
     match checked {
         Ok(caller) => {
             request.extensions_mut().insert(caller.clone());
-            let mut response = next.run(request).await;
+            let response = next.run(request).await;
+            let mut response = body::admitted(&service, response).await.unwrap_or_else(Refused::into_response);
             response.extensions_mut().insert(caller);
             response
         }
