@@ -19,6 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::auth::Gate;
 use crate::cache::Cache;
 
 /// Borders of latencies in seconds: a millisecond to half a minute.
@@ -63,7 +64,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(cache: &Cache) -> Self {
+    pub(crate) fn new(cache: &Cache, gate: &Gate) -> Self {
         let mut registry = Registry::with_prefix("gigastore");
         let metrics = Self {
             requests: Family::default(),
@@ -92,6 +93,8 @@ impl Metrics {
         registry.register("cache_hits", "Blocks of objects found in memory", cache.hits.clone());
         registry.register("cache_misses", "Blocks of objects read from the store", cache.misses.clone());
         registry.register_with_unit("cache", "Blocks of objects kept", Unit::Bytes, metrics.cache_bytes.clone());
+        let failures = gate.failures.clone();
+        registry.register("token_reload_failures", "Times that a changed token file could not be read", failures);
         registry.register("connections", "Connections that are open", metrics.connections.clone());
         registry.register("open_saves", "Saves begun here and not yet finished or aborted", metrics.saves.clone());
         Self { registry, ..metrics }

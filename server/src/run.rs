@@ -197,9 +197,9 @@ impl Server {
         let service = Arc::new(Service {
             engine: config.engine,
             ambient: config.ambient,
-            gate: Arc::new(gate),
             admission: Admission::new(config.limits.memory, config.limits.admission, disk),
-            metrics: Metrics::new(&cache),
+            metrics: Metrics::new(&cache, &gate),
+            gate: Arc::new(gate),
             cache,
             manifests: Manifests::default(),
             connections: AtomicU64::new(0),
