@@ -177,3 +177,17 @@ async fn files_that_are_not_there_are_not_found() {
         assert_eq!(served.get(&format!("/v1/projects/p/{path}")).await.status, 400, "{path} is of the other sort");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_decoded_once_however_many_ranges_are_read() {
+    let served = Served::new().await;
+    served.fill(None).await;
+    let before = served.metric("gigastore_manifests_read_total").await;
+    for path in ["datasets/data/1/files/table.parquet", "checkpoints/run/best/files/sub/config.json"] {
+        for range in ["bytes=0-9", "bytes=10-19", "bytes=-1"] {
+            let answer = served.ask("GET", &format!("/v1/projects/p/{path}"), &[("Range", range)], b"").await;
+            assert_eq!(answer.status, 206, "{path} {range}");
+        }
+    }
+    assert_eq!(served.metric("gigastore_manifests_read_total").await, before + 2);
+}

@@ -66,7 +66,7 @@ pub(super) async fn file(
 }
 
 async fn decoded(shared: &Shared, project: &ProjectName, commit: &Commit) -> Result<Arc<Checkpoint>, Refused> {
-    Ok(shared.manifests.checkpoint(&shared.engine, &shared.metrics, project, commit).await?)
+    Ok(shared.manifests.checkpoint(shared, project, commit).await?)
 }
 
 /// Sends a file, or the range of it that the headers ask for.

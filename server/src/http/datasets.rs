@@ -60,7 +60,7 @@ pub(super) async fn file(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refused> {
     let (project, info) = found(&shared, &in_path, &name, &selector, Sort::Dataset).await?;
-    let dataset = shared.engine.dataset(&project, &info.commit).await.map_err(refused)?;
+    let dataset = shared.manifests.dataset(&shared, &project, &info.commit).await?;
     let row = dataset.rows.iter().find(|row| row.path == path);
     let row = row.ok_or_else(|| no_file(&name, info.commit.number, &path))?;
     let content = Content::of_file(&shared.cache, &shared.ambient, &project, row);
