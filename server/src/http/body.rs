@@ -2,6 +2,7 @@
 //!
 //! Must never wait without end for a client, nor read a byte of a body before its memory was given.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
@@ -226,10 +227,16 @@ where
     let mut rest = futures::stream::iter(cuts).map(read).buffered(AHEAD);
     // The first piece is read before the head is sent, so that what can't be read has a status that says so.
     let Some(first) = rest.next().await.transpose()? else { return Ok(Body::empty()) };
-    let sent = shared.metrics.sent.clone();
+    let shared = Arc::clone(shared);
+    // A failure after the head has no status that says so: the answer breaks off, and it is counted and logged here.
+    let failing = Arc::clone(&shared);
+    let rest = rest.inspect_err(move |fault| {
+        failing.metrics.fault(fault);
+        tracing::error!(code = ?fault.code, object = fault.object, message = fault.message, "an answer broke off");
+    });
     let all = futures::stream::iter([Ok(first)]).chain(rest).inspect_ok(move |bytes: &Bytes| {
         let _held = &admitted;
-        sent.inc_by(bytes.len() as u64);
+        shared.metrics.sent.inc_by(bytes.len() as u64);
     });
     Ok(Body::from_stream(all))
 }

@@ -19,7 +19,7 @@ use gigastore_formats::wire::{ExistsRequest, Fault, FaultCode};
 
 use super::body::{self, Head, document, json, paced, ranged};
 use super::error::{Refused, refused};
-use super::range::wanted;
+use super::range::{afresh, wanted};
 use super::router::Shared;
 use crate::admission::{Admitted, Reserved};
 
@@ -63,6 +63,11 @@ async fn get(
     kind: ObjectKind,
 ) -> Result<Response<Body>, Refused> {
     let (project, object) = parse(which)?;
+    // A client that found other bytes than promised asks for those of the store.
+    let afresh = afresh(&headers);
+    if afresh {
+        shared.cache.forget_len(&project, kind, object);
+    }
     let Some(len) = shared.cache.len(&project, kind, object).await? else {
         return Err(Refused::new(Fault {
             object: Some(object.key(kind)),
@@ -75,7 +80,12 @@ async fn get(
     let cached = Arc::clone(&shared);
     let read = move |range| {
         let (cached, project) = (Arc::clone(&cached), project.clone());
-        async move { cached.cache.read(&project, kind, object, range, len).await }
+        async move {
+            if afresh {
+                cached.cache.forget(&project, kind, object, range);
+            }
+            cached.cache.read(&project, kind, object, range, len).await
+        }
     };
     let head = Head { etag, len, kind: "application/octet-stream" };
     ranged(&shared, head, wanted, method == Method::GET, read).await

@@ -131,7 +131,7 @@ pub(super) async fn verify(
         let done = told.lock().unwrap_or_else(PoisonError::into_inner).1;
         let line = match report {
             Ok(report) => {
-                shared.metrics.mismatches.inc_by(report.findings.len() as u64);
+                shared.metrics.verification_failures.inc_by(report.findings.len() as u64);
                 VerifyLine::Report(report)
             }
             Err(error) => VerifyLine::Fault(Fault::from(&error)),

@@ -205,9 +205,7 @@ async fn account(State(service): State<Shared>, request: Request, next: Next) ->
     };
     if let Some(fault) = response.extensions_mut().remove::<Fault>() {
         let fault = Fault { request_id: Some(id.clone()), ..fault };
-        if matches!(fault.code, FaultCode::BadUpload | FaultCode::Integrity | FaultCode::Lost) {
-            service.metrics.mismatches.inc();
-        }
+        service.metrics.fault(&fault);
         tracing::warn!(request = id, code = ?fault.code, message = fault.message, "refused");
         let body = serde_json::to_vec(&fault).unwrap_or_default();
         let headers = response.headers_mut();
