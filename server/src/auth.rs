@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::name::ProjectName;
+use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 
 use crate::tokens::{Token, TokenError, TokenFile};
@@ -71,6 +72,8 @@ pub(crate) struct Gate {
     ambient: Arc<dyn Ambient>,
     path: Option<PathBuf>,
     file: RwLock<(Option<SystemTime>, TokenFile)>,
+    /// Times that a changed token file could not be read.
+    pub(crate) failures: Counter,
 }
 
 impl Gate {
@@ -80,7 +83,7 @@ impl Gate {
             Some(path) => (changed_at(path), TokenFile::read(path)?),
             None => (None, TokenFile::default()),
         };
-        Ok(Self { ambient, path, file: RwLock::new(file) })
+        Ok(Self { ambient, path, file: RwLock::new(file), failures: Counter::default() })
     }
 
     /// Finds who sent `authorization`.
@@ -104,21 +107,33 @@ impl Gate {
     /// Reads the token file again whenever it changes, for as long as the service runs.
     pub(crate) async fn follow(self: Arc<Self>) {
         let Some(path) = self.path.clone() else { return };
+        let mut said = None;
         loop {
             self.ambient.sleep(LOOK_EVERY).await;
             let changed = changed_at(&path);
             if changed == self.file.read().unwrap_or_else(PoisonError::into_inner).0 {
+                said = None;
                 continue;
             }
             match TokenFile::read(&path) {
                 Ok(file) => {
                     tracing::info!(tokens = file.tokens.len(), "token file read again");
                     *self.file.write().unwrap_or_else(PoisonError::into_inner) = (changed, file);
+                    said = None;
                 }
                 // The tokens known so far stay good: half an edit must not lock everyone out, nor let anyone in.
                 Err(error) => {
-                    tracing::error!(%error, "the token file changed and can't be read; the older one stands");
-                    self.file.write().unwrap_or_else(PoisonError::into_inner).0 = changed;
+                    self.failures.inc();
+                    let text = error.to_string();
+                    if said.as_ref() != Some(&text) {
+                        tracing::error!(error = text, "the token file changed and can't be read; the older one stands");
+                    }
+                    // What the system refuses now it may allow later, with the file as it is: it is tried again, since
+                    // a revoked token is taken meanwhile. What is no token file stays none until it changes.
+                    if !matches!(error, TokenError::Io { .. }) {
+                        self.file.write().unwrap_or_else(PoisonError::into_inner).0 = changed;
+                    }
+                    said = Some(text);
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! Reads of objects, shared: a block that many clients ask for at once is read once, and kept for those who come later.
 //!
 //! Objects are named by their content and never change, so that a block once read stays right. A store on this machine
-//! is read past the cache: the system keeps its files in memory already. Must never keep more bytes than it was given,
-//! nor answer from memory for an object that was never there.
+//! is read past the cache: the system keeps its files in memory already. Blocks are kept as they were read: whoever has
+//! digests checks them, and has those forgotten that are wrong. Must never keep more bytes than it was given, nor answer from memory for an object that was never there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -135,26 +135,40 @@ impl Cache {
             self.hits.inc();
             return Ok(bytes.clone());
         }
-        let (project, kind, stored) = &key.0;
+        let asking = Asking { cache: self, key, cell };
+        let (project, kind, stored) = &asking.key.0;
         let mut read_here = false;
-        let read = cell.get_or_try_init(|| {
+        let read = asking.cell.get_or_try_init(|| {
             read_here = true;
             self.ask_store(project, *kind, *stored, range)
         });
-        let bytes = match read.await {
-            Ok(bytes) => bytes.clone(),
-            Err(fault) => {
-                self.lock().forget(&key, &cell);
-                return Err(fault);
-            }
-        };
+        let bytes = read.await?.clone();
         if read_here {
             self.misses.inc();
-            self.lock().complete(&key, &cell, bytes.len() as u64, self.capacity);
+            self.lock().complete(&asking.key, &asking.cell, bytes.len() as u64, self.capacity);
         } else {
             self.hits.inc();
         }
         Ok(bytes)
+    }
+
+    /// Forgets the length of an object.
+    pub(crate) fn forget_len(&self, project: &ProjectName, kind: ObjectKind, object: Stored) {
+        self.lock().lengths.remove(&(project.clone(), kind, object));
+    }
+
+    /// Forgets the blocks of a range, so that whoever reads them next reads them from the store: what is kept was never
+    /// verified, and a client that found it wrong must be able to ask again. Tells whether there is anything to forget.
+    pub(crate) fn forget(&self, project: &ProjectName, kind: ObjectKind, object: Stored, range: ByteRange) -> bool {
+        if self.capacity == 0 {
+            return false;
+        }
+        let mut kept = self.lock();
+        let object = (project.clone(), kind, object);
+        for block in range.start() / BLOCK_BYTES..range.end().div_ceil(BLOCK_BYTES) {
+            kept.forget(&(object.clone(), block));
+        }
+        true
     }
 
     async fn ask_store(
@@ -199,10 +213,31 @@ impl Kept {
         }
     }
 
-    /// Forgets a block that could not be read, so that the next one asks the store again.
-    fn forget(&mut self, key: &(Object, u64), cell: &Arc<OnceCell<Bytes>>) {
-        if self.blocks.get(key).is_some_and(|block| Arc::ptr_eq(&block.cell, cell) && block.used.is_none()) {
-            self.blocks.remove(key);
+    /// Forgets a block, complete or being read: who waits for it gets it, and nobody after them.
+    fn forget(&mut self, key: &(Object, u64)) {
+        let Some(block) = self.blocks.remove(key) else { return };
+        if let Some(used) = block.used {
+            self.by_use.remove(&used);
+            self.bytes -= block.cell.get().map_or(0, Bytes::len) as u64;
+        }
+    }
+}
+
+/// Somebody who waits for a block. The last one to go takes away what was never read: the store failed, or all who
+/// waited were cut off.
+struct Asking<'a> {
+    cache: &'a Cache,
+    key: (Object, u64),
+    cell: Arc<OnceCell<Bytes>>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut kept = self.cache.lock();
+        let unread = |block: &Block| Arc::ptr_eq(&block.cell, &self.cell) && block.cell.get().is_none();
+        // Cells are handed out under the lock: two owners are the map and this one.
+        if Arc::strong_count(&self.cell) == 2 && kept.blocks.get(&self.key).is_some_and(unread) {
+            kept.blocks.remove(&self.key);
         }
     }
 }

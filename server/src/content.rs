@@ -2,6 +2,7 @@
 //!
 //! Must never give a byte that was not checked against the commit: whoever reads files has no hashes of their own.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -63,13 +64,19 @@ impl Content {
             ..Fault::of(FaultCode::Lost, format!("integrity failure: pack {pack} is not in the store"))
         };
         let pack_len = cache.len(project, ObjectKind::Pack, pack).await?.ok_or_else(lost)?;
-        let bytes = cache.read(project, ObjectKind::Pack, pack, range, pack_len).await?;
+        let parsed = async || {
+            let bytes = cache.read(project, ObjectKind::Pack, pack, range, pack_len).await?;
+            Ok::<_, Fault>(ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await)
+        };
+        let mut header = parsed().await?;
+        if header.is_err() && cache.forget(project, ObjectKind::Pack, pack, range) {
+            header = parsed().await?;
+        }
         let damaged = |text: String| Fault {
             object: Some(pack.key(ObjectKind::Pack)),
             ..Fault::of(FaultCode::Integrity, format!("pack {pack}: {text}"))
         };
-        let parsed = ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await;
-        let header = parsed.map_err(|error| damaged(error.to_string()))?;
+        let header = header.map_err(|error| damaged(error.to_string()))?;
         let same =
             |entry: &&PackEntry| entry.stored.start() == row.place.offset && entry.slice.tree.root() == row.blake3;
         let entry = header.entries().iter().find(same);
@@ -107,8 +114,30 @@ impl Content {
             Place::Slice(pack, len, entry) => (ObjectKind::Pack, *pack, *len, entry.stored_groups(groups.clone())),
         };
         let bytes = self.cache.read(&self.project, kind, object, stored, len).await?;
+        let mut checked = self.checked(bytes, widened, groups.clone(), stored).await;
+        if checked.is_err() && self.cache.forget(&self.project, kind, object, stored) {
+            // What was kept may have been damaged on its way here: the store itself is asked before it is blamed.
+            let bytes = self.cache.read(&self.project, kind, object, stored, len).await?;
+            checked = self.checked(bytes, widened, groups, stored).await;
+        }
+        let bytes = checked.map_err(|text| Fault {
+            object: Some(object.key(kind)),
+            ..Fault::of(FaultCode::Integrity, format!("integrity failure: {} at {stored}: {text}", object.key(kind)))
+        })?;
+        let start = (range.start() - widened.start()) as usize;
+        Ok(bytes.slice(start..start + range.len() as usize))
+    }
+
+    /// Checks stored bytes, and returns the file's.
+    async fn checked(
+        &self,
+        bytes: Bytes,
+        widened: ByteRange,
+        groups: Range<u64>,
+        stored: ByteRange,
+    ) -> Result<Bytes, String> {
         let place = self.place.clone();
-        let checked = self.ambient.computed(move || match &place {
+        let check = move || match &place {
             Place::Blob(_, tree) => {
                 tree.check_range(widened.start(), &bytes).map(|()| bytes).map_err(|error| error.to_string())
             }
@@ -122,12 +151,7 @@ impl Content {
                 }
                 Ok(logical.freeze())
             }
-        });
-        let bytes = checked.await.map_err(|text| Fault {
-            object: Some(object.key(kind)),
-            ..Fault::of(FaultCode::Integrity, format!("integrity failure: {} at {stored}: {text}", object.key(kind)))
-        })?;
-        let start = (range.start() - widened.start()) as usize;
-        Ok(bytes.slice(start..start + range.len() as usize))
+        };
+        self.ambient.computed(check).await
     }
 }

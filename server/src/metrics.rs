@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::TxnId;
+use gigastore_formats::wire::{Fault, FaultCode};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -19,6 +20,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::auth::Gate;
 use crate::cache::Cache;
 
 /// Borders of latencies in seconds: a millisecond to half a minute.
@@ -34,17 +36,22 @@ struct Route {
     status: u32,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Place {
+    route: &'static str,
+}
+
 /// The numbers of one service.
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<Route, Counter>,
-    seconds: Histogram,
+    seconds: Family<Place, Histogram>,
     /// Bytes of bodies that came in.
     pub(crate) received: Counter,
     /// Bytes of bodies that went out.
     pub(crate) sent: Counter,
-    /// Uploads and verifications that found bytes other than promised.
-    pub(crate) mismatches: Counter,
+    /// Uploads, answers and verifications that found bytes other than promised.
+    pub(crate) verification_failures: Counter,
     /// Decoded manifests that were kept, and those that had to be read.
     pub(crate) manifests_kept: Counter,
     pub(crate) manifests_read: Counter,
@@ -63,14 +70,14 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(cache: &Cache) -> Self {
+    pub(crate) fn new(cache: &Cache, gate: &Gate) -> Self {
         let mut registry = Registry::with_prefix("gigastore");
         let metrics = Self {
             requests: Family::default(),
-            seconds: Histogram::new(LATENCIES),
+            seconds: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
             received: Counter::default(),
             sent: Counter::default(),
-            mismatches: Counter::default(),
+            verification_failures: Counter::default(),
             manifests_kept: Counter::default(),
             manifests_read: Counter::default(),
             memory: Gauge::default(),
@@ -85,13 +92,16 @@ impl Metrics {
         registry.register_with_unit("request", "Time to the head of an answer", Unit::Seconds, metrics.seconds.clone());
         registry.register_with_unit("received", "Bytes of bodies received", Unit::Bytes, metrics.received.clone());
         registry.register_with_unit("sent", "Bytes of bodies sent", Unit::Bytes, metrics.sent.clone());
-        registry.register("mismatches", "Bytes that were not what was promised", metrics.mismatches.clone());
+        let failures = metrics.verification_failures.clone();
+        registry.register("verification_failures", "Bytes that were not what was promised", failures);
         registry.register("manifests_kept", "Manifests found decoded", metrics.manifests_kept.clone());
         registry.register("manifests_read", "Manifests that had to be read", metrics.manifests_read.clone());
         registry.register_with_unit("memory", "Memory given to requests", Unit::Bytes, metrics.memory.clone());
         registry.register("cache_hits", "Blocks of objects found in memory", cache.hits.clone());
         registry.register("cache_misses", "Blocks of objects read from the store", cache.misses.clone());
         registry.register_with_unit("cache", "Blocks of objects kept", Unit::Bytes, metrics.cache_bytes.clone());
+        let failures = gate.failures.clone();
+        registry.register("token_reload_failures", "Times that a changed token file could not be read", failures);
         registry.register("connections", "Connections that are open", metrics.connections.clone());
         registry.register("open_saves", "Saves begun here and not yet finished or aborted", metrics.saves.clone());
         Self { registry, ..metrics }
@@ -100,7 +110,14 @@ impl Metrics {
     /// Counts a request that was answered.
     pub(crate) fn request(&self, route: &'static str, method: &'static str, status: u16, took: Duration) {
         self.requests.get_or_create(&Route { route, method, status: u32::from(status) }).inc();
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.get_or_create(&Place { route }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a fault if it says that bytes are not what was promised.
+    pub(crate) fn fault(&self, fault: &Fault) {
+        if matches!(fault.code, FaultCode::BadUpload | FaultCode::Integrity | FaultCode::Lost) {
+            self.verification_failures.inc();
+        }
     }
 
     /// Notes the newest record of a project. Called for projects that have a log only.

@@ -78,6 +78,9 @@ pub struct Limits {
     pub memory: u64,
     /// Bytes of objects that are kept in memory; 0 for stores on this machine, whose files the system keeps.
     pub cache: u64,
+    /// Bytes of decoded manifests that are kept. A row of three dimensions takes some 420 bytes, so that a checkpoint of a
+    /// million slices fits into 512 MiB.
+    pub manifests: u64,
     /// Bytes that must stay free on the disk of the store.
     pub keep_free: u64,
     /// Connections at once.
@@ -97,12 +100,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 128 MiB of bodies, no cache, 1 GiB free, 16,384 connections, 30 s for heads, for a MiB of a body and for
-    /// reads, 10 s to wait for memory, 60 s to finish.
+    /// 128 MiB of bodies, no cache, 512 MiB of manifests, 1 GiB free, 16,384 connections, 30 s for heads and for each
+    /// MiB of a body or answer, 10 s to wait for memory, 60 s to finish.
     fn default() -> Self {
         Self {
             memory: 128 << 20,
             cache: 0,
+            manifests: 512 << 20,
             keep_free: 1 << 30,
             connections: 16_384,
             head: Duration::from_secs(30),
@@ -200,11 +204,11 @@ impl Server {
         let service = Arc::new(Service {
             engine: config.engine,
             ambient: config.ambient,
-            gate: Arc::new(gate),
             admission: Admission::new(config.limits.memory, config.limits.admission, disk),
-            metrics: Metrics::new(&cache),
+            metrics: Metrics::new(&cache, &gate),
+            gate: Arc::new(gate),
             cache,
-            manifests: Manifests::default(),
+            manifests: Manifests::new(config.limits.manifests),
             connections: AtomicU64::new(0),
             pace: config.limits.pace,
             commit: config.limits.commit,

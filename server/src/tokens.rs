@@ -4,7 +4,9 @@
 //! time. Must never write or print a secret after it was made.
 
 use std::fmt;
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use gigastore_formats::digest::{Digest, hex};
@@ -165,7 +167,12 @@ impl TokenFile {
         let failed = |source| TokenError::Io { path: path.display().to_string(), source };
         // The file itself is replaced at each change, so that its lock would be one on a file that is gone.
         let lock = path.with_extension("lock");
-        let lock = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(lock).map_err(failed)?;
+        let mut open = OpenOptions::new();
+        let lock = open.write(true).create(true).truncate(false).mode(0o600).open(lock).map_err(failed)?;
+        if let Ok(before) = std::fs::metadata(path) {
+            // Made by an administrator, it would keep the owner of the tokens from changing them.
+            owned_like(&lock, &before).map_err(failed)?;
+        }
         lock.lock().map_err(failed)?;
         let mut file = Self::read_or_new(path)?;
         let changed = change(&mut file)?;
@@ -184,14 +191,23 @@ impl TokenFile {
         }
     }
 
-    /// Writes the file, for its owner's eyes only, and replaces the older one in one step.
+    /// Writes the file, for its owner's eyes only, and replaces the older one in one step. The new one has the owner and
+    /// the mode of the one it replaces: a service must be able to read what an administrator has changed.
     pub fn write(&self, path: &Path) -> Result<(), TokenError> {
-        use std::os::unix::fs::OpenOptionsExt;
         let failed = |source| TokenError::Io { path: path.display().to_string(), source };
         let staging = path.with_extension(format!("new-{}", std::process::id()));
         let write = || {
-            let mut file =
-                std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staging)?;
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staging)?;
+            match std::fs::metadata(path) {
+                Ok(before) => {
+                    let own = owned_like(&file, &before)?;
+                    // Bits of a group that could not be kept would let another group read it.
+                    let kept = if own { 0o777 } else { 0o700 };
+                    file.set_permissions(Permissions::from_mode(before.mode() & kept))?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
             let mut text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
             text.push('\n');
             file.write_all(text.as_bytes())?;
@@ -224,9 +240,43 @@ impl TokenFile {
     }
 }
 
+/// Gives a file the owner and group that another has; tells whether the group is the same. Only the administrator may
+/// give files away, which is needed where the owner is another.
+fn owned_like(file: &File, other: &Metadata) -> io::Result<bool> {
+    let now = file.metadata()?;
+    if (now.uid(), now.gid()) == (other.uid(), other.gid()) {
+        return Ok(true);
+    }
+    match fchown(file, Some(other.uid()), Some(other.gid())) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && now.uid() == other.uid() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_replaced_keeps_its_owner_and_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.json");
+        TokenFile::change(&path, |_| Ok(())).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.with_extension("lock"))), (0o600, 0o600));
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        // Who is not the administrator can't give files away, and keeps their own.
+        let given = std::os::unix::fs::chown(&path, Some(7443), Some(7444)).is_ok();
+        let before = std::fs::metadata(&path).unwrap();
+        assert!(!given || (before.uid(), before.gid()) == (7443, 7444));
+        TokenFile::change(&path, |_| Ok(())).unwrap();
+        let after = std::fs::metadata(&path).unwrap();
+        assert_ne!(after.ino(), before.ino(), "it was not replaced");
+        assert_eq!((after.uid(), after.gid(), mode(&path)), (before.uid(), before.gid(), 0o640));
+        let lock = std::fs::metadata(path.with_extension("lock")).unwrap();
+        assert_eq!(lock.uid(), before.uid());
+    }
 
     #[test]
     fn a_token_is_found_by_its_text_and_kept_without_it() {

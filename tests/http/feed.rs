@@ -87,3 +87,28 @@ async fn a_long_log_comes_in_pages_without_a_gap() {
         assert_eq!(numbers(&page(&served, after, 0).await.0)[0], after + 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_says_nothing_of_the_store_and_leaves_nothing_in_it() {
+    let served = Served::new().await;
+    for _ in 0..50 {
+        // Who goes away at once.
+        let mut wire = gigastore_tests::raw::Wire::connect(served.address).await.unwrap();
+        wire.request("GET", "/readyz", &[], b"").await.unwrap();
+    }
+    let asked = futures::future::join_all((0..50).map(|_| served.get("/readyz"))).await;
+    assert!(asked.iter().all(|answer| (answer.status, &answer.body[..]) == (200, b"ready\n")));
+    let probes = |files: Vec<std::path::PathBuf>| files.iter().any(|path| path.to_string_lossy().contains("/probes/"));
+    assert!(!probes(served.files().into_keys().collect()), "a probe was left");
+    // A store that can't be written, through a service that has not asked yet.
+    let (address, _) = Served::another(&served.store_folder(), None, Default::default(), false).await;
+    let folder = served.store_folder().join("probes");
+    let _ = std::fs::remove_dir(&folder);
+    std::fs::write(&folder, "in the way").unwrap();
+    let asks = (0..20).map(|_| gigastore_tests::raw::ask(address, "GET", "/readyz", &[], b""));
+    for answer in futures::future::join_all(asks).await {
+        let answer = answer.unwrap();
+        assert_eq!((answer.status, answer.code()), (503, "unavailable".to_owned()), "{answer:?}");
+        assert!(!answer.text().contains("probes") && !answer.text().contains("tmp"), "{}", answer.text());
+    }
+}

@@ -21,13 +21,14 @@ use serde_json::json;
 
 use crate::served::{Served, Setup, pack_of, token};
 
+/// 8 MiB for long bodies, and an eighth of all for short ones.
 fn small() -> Limits {
-    Limits { memory: 8 << 20, admission: Duration::from_millis(300), ..Limits::default() }
+    Limits { memory: 146 << 16, admission: Duration::from_millis(300), ..Limits::default() }
 }
 
 /// Begins an upload that takes all memory, and does not go on with it.
 async fn held(served: &Served) -> (Wire, Vec<u8>, String) {
-    let (pack, bytes) = pack_of("held", &XorShift::new(1).bytes(9 << 20));
+    let (pack, bytes) = pack_of("held", &XorShift::new(1).bytes((8 << 20) - (32 << 10)));
     let target = format!("/v1/projects/p/packs/{pack}");
     let mut wire = Wire::connect(served.address).await.unwrap();
     wire.send(&head("PUT", &target, &[], bytes.len())).await.unwrap();
@@ -57,13 +58,13 @@ async fn without_memory_nothing_of_a_body_is_read() {
     for (method, target) in [
         ("PUT", stored.as_str()),
         ("PUT", &blob),
-        ("POST", "/v1/projects/p/exists"),
-        ("POST", "/v1/projects/p/saves"),
+        ("POST", "/v1/projects/p/checkpoints/run/1/plan"),
         ("PUT", "/v1/probe"),
     ] {
         // Who waits to be asked for the body is not asked.
         let mut asking = Wire::connect(served.address).await.unwrap();
-        let headers = [("Content-Length", "4"), ("Expect", "100-continue")];
+        let length = if target == blob || target == stored { "4" } else { "2000000" };
+        let headers = [("Content-Length", length), ("Expect", "100-continue")];
         asking.send(&head(method, target, &headers, 0)).await.unwrap();
         let received = served.metric("gigastore_received_bytes_total").await;
         check_busy(&asking.answer(method).await.unwrap().unwrap(), target);
@@ -73,7 +74,13 @@ async fn without_memory_nothing_of_a_body_is_read() {
     for open in ["/healthz", "/readyz", "/metrics", "/v1/projects"] {
         assert_eq!(served.get(open).await.status, 200, "{open} needs none");
     }
-    let most = served.ask("POST", "/v1/projects/p/exists", &[("Content-Length", "4194305")], b"").await;
+    let exists = json!({ "kind": "pack", "objects": [other.to_string()] }).to_string();
+    let save = json!({ "project": "p", "run": "run", "step": 9, "attempt": "a", "world_size": 1 }).to_string();
+    for (target, body) in [("/v1/projects/p/exists", exists), ("/v1/projects/p/saves", save)] {
+        let answer = served.ask("POST", target, &[], body.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{target} has memory of its own: {answer:?}");
+    }
+    let most = served.ask("POST", "/v1/projects/p/exists", &[("Content-Length", "5000000")], b"").await;
     assert_eq!(most.status, 413, "more than fits is not waited for: {most:?}");
     wire.send(&bytes[1000..]).await.unwrap();
     assert_eq!(wire.answer("PUT").await.unwrap().unwrap().status, 201, "who had memory goes on");
@@ -187,4 +194,21 @@ async fn a_refusal_reaches_a_client_in_the_middle_of_a_long_body() {
     let range = ByteRange::new(header.len() as u64, header.len() as u64 + 5).unwrap();
     let read = writer.read(&project, ObjectKind::Pack, &name, range).await.unwrap();
     assert_eq!(read, data[..5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trials_that_are_not_read_hold_no_memory() {
+    let served = Served::with(Setup { limits: small(), ..Setup::default() }).await;
+    let mut wires = Vec::new();
+    for _ in 0..8 {
+        let mut wire = Wire::connect(served.address).await.unwrap();
+        wire.request("GET", "/v1/probe?bytes=16777216", &[], b"").await.unwrap();
+        wires.push(wire);
+    }
+    assert_eq!(served.metric("gigastore_memory_bytes").await, 0);
+    for mut wire in wires {
+        let answer = wire.answer("GET").await.unwrap().unwrap();
+        assert_eq!((answer.status, answer.body.len(), answer.whole), (200, 16 << 20, true));
+    }
+    assert_eq!(served.get("/v1/probe?bytes=100000").await.body, vec![0x5a; 100_000]);
 }

@@ -249,7 +249,7 @@ async fn bytes_that_are_not_those_of_the_header_are_refused() {
         let lie = Pack { header: sound.header.clone(), body };
         check_refused(&served, name, &lie.put(&served, name).await, &what).await;
     }
-    assert!(served.metric("gigastore_mismatches_total").await > 15);
+    assert!(served.metric("gigastore_verification_failures_total").await > 15);
     assert_eq!(sound.put(&served, name).await.status, 201);
 }
 

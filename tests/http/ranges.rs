@@ -177,3 +177,60 @@ async fn files_that_are_not_there_are_not_found() {
         assert_eq!(served.get(&format!("/v1/projects/p/{path}")).await.status, 400, "{path} is of the other sort");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_decoded_once_however_many_ranges_are_read() {
+    let served = Served::new().await;
+    served.fill(None).await;
+    let before = served.metric("gigastore_manifests_read_total").await;
+    for path in ["datasets/data/1/files/table.parquet", "checkpoints/run/best/files/sub/config.json"] {
+        for range in ["bytes=0-9", "bytes=10-19", "bytes=-1"] {
+            let answer = served.ask("GET", &format!("/v1/projects/p/{path}"), &[("Range", range)], b"").await;
+            assert_eq!(answer.status, 206, "{path} {range}");
+        }
+    }
+    assert_eq!(served.metric("gigastore_manifests_read_total").await, before + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_and_wrong_is_read_again() {
+    let limits = gigastore_server::Limits { cache: 16 << 20, ..Default::default() };
+    let served = Served::with(crate::served::Setup { limits, ..Default::default() }).await;
+    let things = things(&served).await;
+    let (_, target, sound) = &things[3];
+    let stored = |target: &str, kind: &str| {
+        let name = target.rsplit('/').next().unwrap().to_owned();
+        let matches = |path: &std::path::PathBuf| path.to_string_lossy().contains(&format!("/{kind}/"));
+        let found = served.files().into_keys().filter(matches);
+        found.filter(|path| path.file_stem().unwrap().to_str() == Some(&name)).last().unwrap()
+    };
+    let path = stored(target, "blobs");
+    let mut damaged = sound.clone();
+    damaged[100] ^= 1;
+    // A reader that has digests of its own asks past what is kept, and what it is given is kept.
+    std::fs::write(&path, &damaged).unwrap();
+    assert!(served.get(target).await.body == damaged);
+    std::fs::write(&path, sound).unwrap();
+    assert!(served.get(target).await.body == damaged, "nothing was kept");
+    assert!(served.ask("GET", target, &[("Cache-Control", "max-age=0, No-Cache")], b"").await.body == *sound);
+    assert!(served.get(target).await.body == *sound);
+    // A reader that has none is not given what was kept and is wrong.
+    std::fs::write(&path, &damaged).unwrap();
+    assert!(served.ask("GET", target, &[("Cache-Control", "no-cache")], b"").await.body == damaged);
+    let failures = served.metric("gigastore_verification_failures_total").await;
+    let file = &things[0].1;
+    let refused = served.get(file).await;
+    assert_eq!((refused.status, refused.code()), (500, "integrity".to_owned()), "{refused:?}");
+    assert_eq!(served.metric("gigastore_verification_failures_total").await, failures + 1);
+    std::fs::write(&path, sound).unwrap();
+    assert!(served.get(file).await.body == *sound);
+    // The same for a file in a pack, whose header is read through the cache too.
+    let path = stored(&things[2].1, "packs");
+    let mut damaged = things[2].2.clone();
+    damaged.iter_mut().for_each(|byte| *byte ^= 1);
+    std::fs::write(&path, &damaged).unwrap();
+    let refused = served.get(&things[1].1).await;
+    assert_eq!((refused.status, refused.code()), (500, "integrity".to_owned()), "{refused:?}");
+    std::fs::write(&path, &things[2].2).unwrap();
+    assert!(served.get(&things[1].1).await.body == things[1].2);
+}

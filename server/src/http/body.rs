@@ -2,6 +2,7 @@
 //!
 //! Must never wait without end for a client, nor read a byte of a body before its memory was given.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
@@ -115,7 +116,7 @@ pub(crate) async fn gathered(
         });
         return Err(refused.with_status(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    let admitted = shared.admission.memory(len).await?;
+    let admitted = shared.admission.body(len).await?;
     let mut gathered = BytesMut::with_capacity(len as usize);
     let mut pieces = paced(shared, body);
     while let Some(piece) = pieces.next().await {
@@ -124,18 +125,41 @@ pub(crate) async fn gathered(
     Ok((gathered.freeze(), admitted))
 }
 
-/// Reads a JSON body.
-pub(crate) async fn json<T: DeserializeOwned>(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<T, Refused> {
-    let (bytes, _admitted) = gathered(shared, headers, body, MAX_JSON_BYTES).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Refused::invalid(format!("the body is not what it should be: {error}")))
+/// Reads a JSON body. Its memory is given back when the second value is dropped: whoever works on the first holds it.
+pub(crate) async fn json<T: DeserializeOwned>(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(T, Admitted), Refused> {
+    let (bytes, admitted) = gathered(shared, headers, body, MAX_JSON_BYTES).await?;
+    let value = serde_json::from_slice(&bytes)
+        .map_err(|error| Refused::invalid(format!("the body is not what it should be: {error}")))?;
+    Ok((value, admitted))
 }
+
+/// A document that has no memory yet: [`admitted`] gives it, once the handler has given back its own.
+#[derive(Clone, Debug)]
+struct Document(Bytes);
 
 /// Answers with a JSON document.
 pub(crate) fn document<T: Serialize>(value: &T) -> Result<Response<Body>, Refused> {
     let bytes = serde_json::to_vec(value).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
-    let mut response = Response::new(Body::from(bytes));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    response.extensions_mut().insert(Document(bytes.into()));
+    Ok(response)
+}
+
+/// Waits for the memory of a document, which holds it until it is sent. Other answers stay as they are.
+pub(crate) async fn admitted(shared: &Shared, mut response: Response<Body>) -> Result<Response<Body>, Refused> {
+    if let Some(Document(bytes)) = response.extensions_mut().remove() {
+        let len = bytes.len() as u64;
+        let admitted = shared.admission.answer(len).await?;
+        shared.metrics.sent.inc_by(len);
+        *response.body_mut() = Body::from(admitted.held_by(bytes));
+    }
     Ok(response)
 }
 
@@ -203,10 +227,16 @@ where
     let mut rest = futures::stream::iter(cuts).map(read).buffered(AHEAD);
     // The first piece is read before the head is sent, so that what can't be read has a status that says so.
     let Some(first) = rest.next().await.transpose()? else { return Ok(Body::empty()) };
-    let sent = shared.metrics.sent.clone();
+    let shared = Arc::clone(shared);
+    // A failure after the head has no status that says so: the answer breaks off, and it is counted and logged here.
+    let failing = Arc::clone(&shared);
+    let rest = rest.inspect_err(move |fault| {
+        failing.metrics.fault(fault);
+        tracing::error!(code = ?fault.code, object = fault.object, message = fault.message, "an answer broke off");
+    });
     let all = futures::stream::iter([Ok(first)]).chain(rest).inspect_ok(move |bytes: &Bytes| {
         let _held = &admitted;
-        sent.inc_by(bytes.len() as u64);
+        shared.metrics.sent.inc_by(bytes.len() as u64);
     });
     Ok(Body::from_stream(all))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Response};
-use gigastore_formats::limits::MAX_PATH_BYTES;
+use gigastore_formats::limits::{MAX_PACK_HEADER_BYTES, MAX_PATH_BYTES};
 use gigastore_formats::manifest::checkpoint::Checkpoint;
 use gigastore_formats::name::{ProjectName, Target};
 use gigastore_formats::plan::{PlanAnswer, PlanRequest, plan as plan_boxes};
@@ -39,7 +39,7 @@ pub(super) async fn plan(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, Refused> {
-    let request: PlanRequest = json(&shared, &headers, body).await?;
+    let (request, _admitted): (PlanRequest, _) = json(&shared, &headers, body).await?;
     let (project, info) = found(&shared, &in_path, &run, &selector, Sort::Checkpoint).await?;
     let checkpoint = decoded(&shared, &project, &info.commit).await?;
     let meta = checkpoint.meta.clone();
@@ -58,12 +58,15 @@ pub(super) async fn file(
     let checkpoint = decoded(&shared, &project, &info.commit).await?;
     let row = checkpoint.rows.iter().find(|row| row.slice.kind() == SliceKind::File && row.slice.name() == path);
     let row = row.ok_or_else(|| no_file(&run, info.commit.number, &path))?;
+    // The header of its pack is held twice for a while: as it is stored, and parsed.
+    let held = shared.admission.memory(2 * row.place.header_len.min(MAX_PACK_HEADER_BYTES)).await?;
     let content = Content::of_slice(&shared.cache, &shared.ambient, &project, row).await?;
+    drop(held);
     send(&shared, content, method, headers).await
 }
 
 async fn decoded(shared: &Shared, project: &ProjectName, commit: &Commit) -> Result<Arc<Checkpoint>, Refused> {
-    Ok(shared.manifests.checkpoint(&shared.engine, &shared.metrics, project, commit).await?)
+    Ok(shared.manifests.checkpoint(shared, project, commit).await?)
 }
 
 /// Sends a file, or the range of it that the headers ask for.

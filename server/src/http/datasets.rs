@@ -10,9 +10,9 @@ use gigastore_formats::record::{Sort, TxnId};
 use gigastore_formats::wire::DatasetRequest;
 use serde::Deserialize;
 
-use super::body::{document, gathered};
+use super::body::{content_length, document, gathered};
 use super::checkpoints::{found, listed, no_file, send};
-use super::error::{Refused, refused};
+use super::error::Refused;
 use super::objects::project;
 use super::router::Shared;
 use super::saves::within;
@@ -39,7 +39,7 @@ pub(super) async fn commit(
 ) -> Result<Response<Body>, Refused> {
     let project = project(&in_path)?;
     let Query(Commit { txn, epoch, tag }) = query.map_err(|error| Refused::invalid(error.body_text()))?;
-    shared.admission.check_disk()?;
+    let _room = shared.admission.reserve(content_length(&headers)?)?;
     let (manifest, _admitted) = gathered(&shared, &headers, body, u64::MAX).await?;
     let request = DatasetRequest { project, txn, epoch, tag };
     let committed = within(&shared, shared.engine.commit_dataset(&request, manifest)).await?;
@@ -61,7 +61,7 @@ pub(super) async fn file(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refused> {
     let (project, info) = found(&shared, &in_path, &name, &selector, Sort::Dataset).await?;
-    let dataset = shared.engine.dataset(&project, &info.commit).await.map_err(refused)?;
+    let dataset = shared.manifests.dataset(&shared, &project, &info.commit).await?;
     let row = dataset.rows.iter().find(|row| row.path == path);
     let row = row.ok_or_else(|| no_file(&name, info.commit.number, &path))?;
     let content = Content::of_file(&shared.cache, &shared.ambient, &project, row);

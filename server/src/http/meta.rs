@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, header};
 use bytes::Bytes;
 use gigastore_formats::wire::{Fault, FaultCode, ProbeReceipt};
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use super::body::{document, gathered};
 use super::error::Refused;
@@ -30,31 +31,57 @@ const PROBE_BYTES: usize = 64;
 /// Bytes of a trial of the network: enough for a second at 100 Mbit/s, and half of the smallest memory that is set.
 const MAX_TRIAL_BYTES: u64 = 16 << 20;
 
-/// When the store was probed, and with what outcome.
+/// What a trial of the way back is made of.
+static TRIAL_PIECE: [u8; 64 << 10] = [0x5a; 64 << 10];
+
+/// When the store was probed and whether it could be used, and the probe that is under way.
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
-    last: Mutex<Option<(Duration, Option<Fault>)>>,
+    state: Mutex<(Option<(Duration, bool)>, Option<watch::Receiver<Option<bool>>>)>,
 }
 
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
+/// Says no more than that the store can't be used: whoever asks may be anyone. Why stands in the log.
 pub(super) async fn readyz(State(shared): State<Shared>) -> Result<&'static str, Refused> {
-    let now = shared.ambient.monotonic();
-    let last = shared.ready.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let outcome = match last {
-        Some((at, outcome)) if now.saturating_sub(at) < GOOD_FOR => outcome,
-        _ => {
-            let outcome = shared.engine.probe(PROBE_BYTES).await.err().map(|error| Fault::from(&error));
-            *shared.ready.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, outcome.clone()));
-            outcome
+    if probed(&shared).await {
+        return Ok("ready\n");
+    }
+    Err(Refused::new(Fault::of(FaultCode::Unavailable, "the store can't be used; the log of this service says why")))
+}
+
+/// Returns the outcome of the last probe, of the one under way, or of a new one. Of all who ask, one begins a probe,
+/// and it goes on when they are gone: it deletes what it has created.
+async fn probed(shared: &Shared) -> bool {
+    let mut waiting = {
+        let mut state = shared.ready.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&state.0, &state.1) {
+            (Some((at, outcome)), _) if shared.ambient.monotonic().saturating_sub(*at) < GOOD_FOR => return *outcome,
+            // One whose sender is gone has panicked.
+            (_, Some(probing)) if probing.has_changed().is_ok() => probing.clone(),
+            _ => {
+                let (tell, probing) = watch::channel(None);
+                state.1 = Some(probing.clone());
+                shared.ambient.spawn(Box::pin(probe(Arc::clone(shared), tell)));
+                probing
+            }
         }
     };
-    match outcome {
-        None => Ok("ready\n"),
-        Some(fault) => Err(Refused::new(Fault { code: FaultCode::Unavailable, ..fault })),
+    waiting.wait_for(Option::is_some).await.is_ok_and(|outcome| *outcome == Some(true))
+}
+
+async fn probe(shared: Shared, tell: watch::Sender<Option<bool>>) {
+    let outcome = shared.engine.probe(PROBE_BYTES).await;
+    if let Err(error) = &outcome {
+        tracing::error!(error = Fault::from(error).message, "the store can't be used");
     }
+    let good = outcome.is_ok();
+    let state = (Some((shared.ambient.monotonic(), good)), None);
+    *shared.ready.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    // Who asked may be gone.
+    let _ = tell.send(Some(good));
 }
 
 /// Takes the bytes of a trial of the way here, and forgets them.
@@ -81,13 +108,17 @@ pub(super) async fn probe_out(
     if bytes > MAX_TRIAL_BYTES {
         return Err(Refused::invalid(format!("{bytes} bytes of a trial, over the limit of {MAX_TRIAL_BYTES}")));
     }
-    let admitted = shared.admission.memory(bytes).await?;
-    let piece = Bytes::from(vec![0x5a; bytes as usize]);
-    let pieces = futures::stream::once(async move {
-        let _admitted = admitted;
-        Ok::<_, Infallible>(piece)
+    // All clients are sent the same piece: one that does not read holds no memory.
+    let whole = Bytes::from_static(&TRIAL_PIECE);
+    let count = bytes.div_ceil(whole.len() as u64);
+    let pieces = (0..count).map(move |i| {
+        let len = (bytes - i * whole.len() as u64).min(whole.len() as u64);
+        Ok::<_, Infallible>(whole.slice(..len as usize))
     });
-    Ok(Response::new(Body::from_stream(pieces)))
+    shared.metrics.sent.inc_by(bytes);
+    let mut response = Response::new(Body::from_stream(futures::stream::iter(pieces)));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+    Ok(response)
 }
 
 pub(super) async fn metrics(

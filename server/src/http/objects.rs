@@ -19,8 +19,9 @@ use gigastore_formats::wire::{ExistsRequest, Fault, FaultCode};
 
 use super::body::{self, Head, document, json, paced, ranged};
 use super::error::{Refused, refused};
-use super::range::wanted;
+use super::range::{afresh, wanted};
 use super::router::Shared;
+use crate::admission::{Admitted, Reserved};
 
 /// Objects that are asked for at once.
 const MAX_ASKED: usize = 100_000;
@@ -62,6 +63,11 @@ async fn get(
     kind: ObjectKind,
 ) -> Result<Response<Body>, Refused> {
     let (project, object) = parse(which)?;
+    // A client that found other bytes than promised asks for those of the store.
+    let afresh = afresh(&headers);
+    if afresh {
+        shared.cache.forget_len(&project, kind, object);
+    }
     let Some(len) = shared.cache.len(&project, kind, object).await? else {
         return Err(Refused::new(Fault {
             object: Some(object.key(kind)),
@@ -74,7 +80,12 @@ async fn get(
     let cached = Arc::clone(&shared);
     let read = move |range| {
         let (cached, project) = (Arc::clone(&cached), project.clone());
-        async move { cached.cache.read(&project, kind, object, range, len).await }
+        async move {
+            if afresh {
+                cached.cache.forget(&project, kind, object, range);
+            }
+            cached.cache.read(&project, kind, object, range, len).await
+        }
     };
     let head = Head { etag, len, kind: "application/octet-stream" };
     ranged(&shared, head, wanted, method == Method::GET, read).await
@@ -146,8 +157,7 @@ pub(super) async fn put_blob(
 }
 
 /// Asks for room on the disk, and for the memory that an upload of `len` bytes takes.
-async fn admit(shared: &Shared, len: u64) -> Result<crate::admission::Admitted, Refused> {
-    shared.admission.check_disk()?;
+async fn admit(shared: &Shared, len: u64) -> Result<(Admitted, Reserved), Refused> {
     let (needed, most) = (upload_memory(len), shared.admission.all());
     if needed > most {
         let refused = Refused::new(Fault {
@@ -158,7 +168,8 @@ async fn admit(shared: &Shared, len: u64) -> Result<crate::admission::Admitted, 
         });
         return Err(refused.with_status(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    Ok(shared.admission.memory(needed).await?)
+    let room = shared.admission.reserve(len)?;
+    Ok((shared.admission.memory(needed).await?, room))
 }
 
 pub(super) async fn exists(
@@ -168,7 +179,7 @@ pub(super) async fn exists(
     body: Body,
 ) -> Result<Response<Body>, Refused> {
     let project = self::project(&project)?;
-    let asked: ExistsRequest = json(&shared, &headers, body).await?;
+    let (asked, _admitted): (ExistsRequest, _) = json(&shared, &headers, body).await?;
     if asked.objects.len() > MAX_ASKED {
         let text = format!("{} objects in one question, over the limit of {MAX_ASKED}", asked.objects.len());
         return Err(Refused::invalid(text));

@@ -78,7 +78,7 @@ pub(super) async fn tag(
     let project = objects::project(&in_path)?;
     let invalid = |error| Refused::new(Fault::new(FaultCode::Invalid, &error));
     let (name, tag) = (Name::new(&name).map_err(invalid)?, Name::new_tag(&tag).map_err(invalid)?);
-    let Moved { number, txn } = json(&shared, &headers, body).await?;
+    let (Moved { number, txn }, _admitted) = json(&shared, &headers, body).await?;
     let txn = txn.unwrap_or_else(|| TxnId::derive(&[b"tag", &shared.ambient.random_bytes()]));
     document(&shared.engine.set_tag(&project, txn, &name, &tag, number).await.map_err(refused)?)
 }
@@ -112,17 +112,19 @@ pub(super) async fn verify(
     body: Body,
 ) -> Result<Response<Body>, Refused> {
     let project = objects::project(&in_path)?;
-    let request: VerifyRequest = json(&shared, &headers, body).await?;
+    let (request, _admitted): (VerifyRequest, _) = json(&shared, &headers, body).await?;
     if request.project != project {
         return Err(Refused::invalid(format!(
             "the body is about project {}, the path about {project}",
             request.project
         )));
     }
+    let verifying = shared.admission.verification()?;
     let (lines, given) = mpsc::channel::<VerifyLine>(LINES_WAITING);
     let told = Arc::new(Mutex::new((None, VerifyProgress::default())));
     let beats = beats(Arc::clone(&shared), Arc::clone(&told));
     let work = async move {
+        let _verifying = verifying;
         let progress = lines.clone();
         let tell = |now| {
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +140,7 @@ pub(super) async fn verify(
         let done = told.lock().unwrap_or_else(PoisonError::into_inner).1;
         let line = match report {
             Ok(report) => {
-                shared.metrics.mismatches.inc_by(report.findings.len() as u64);
+                shared.metrics.verification_failures.inc_by(report.findings.len() as u64);
                 VerifyLine::Report(report)
             }
             Err(error) => VerifyLine::Fault(refused(error).fault),

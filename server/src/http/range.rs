@@ -50,6 +50,15 @@ pub(crate) fn wanted(headers: &HeaderMap, etag: &str, len: u64) -> Result<Wanted
     }
 }
 
+/// Tells whether the client wants nothing that was kept (RFC 9111, 5.2.1.4).
+pub(crate) fn afresh(headers: &HeaderMap) -> bool {
+    let says = |value: &HeaderValue| {
+        let has = |text: &str| text.split(',').any(|one| one.trim().eq_ignore_ascii_case("no-cache"));
+        value.to_str().is_ok_and(has)
+    };
+    headers.get_all(header::CACHE_CONTROL).iter().any(says)
+}
+
 /// Reads one range `bytes=first-last`; nothing where it is malformed, of another unit, or several.
 fn parse(text: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (first, last) = text.trim().strip_prefix("bytes=")?.split_once('-')?;

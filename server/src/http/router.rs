@@ -20,7 +20,7 @@ use gigastore_formats::name::ProjectName;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use super::error::Refused;
-use super::{checkpoints, datasets, meta, objects, projects, saves};
+use super::{body, checkpoints, datasets, meta, objects, projects, saves};
 use crate::admission::Admission;
 use crate::auth::{Access, Caller, Gate};
 use crate::cache::Cache;
@@ -153,7 +153,8 @@ async fn admit(
     match checked {
         Ok(caller) => {
             request.extensions_mut().insert(caller.clone());
-            let mut response = next.run(request).await;
+            let response = next.run(request).await;
+            let mut response = body::admitted(&service, response).await.unwrap_or_else(Refused::into_response);
             response.extensions_mut().insert(caller);
             response
         }
@@ -206,9 +207,7 @@ async fn account(State(service): State<Shared>, request: Request, next: Next) ->
     };
     if let Some(fault) = response.extensions_mut().remove::<Fault>() {
         let fault = Fault { request_id: Some(id.clone()), ..fault };
-        if matches!(fault.code, FaultCode::BadUpload | FaultCode::Integrity | FaultCode::Lost) {
-            service.metrics.mismatches.inc();
-        }
+        service.metrics.fault(&fault);
         tracing::warn!(request = id, code = ?fault.code, message = fault.message, "refused");
         let body = serde_json::to_vec(&fault).unwrap_or_default();
         let headers = response.headers_mut();

@@ -12,7 +12,7 @@ use gigastore_formats::limits::MAX_PART_BYTES;
 use gigastore_formats::record::{SaveBegin, TxnId};
 use gigastore_formats::wire::{Fault, FaultCode, FinishRequest, SaveRequest};
 
-use super::body::{document, gathered, json};
+use super::body::{content_length, document, gathered, json};
 use super::error::{Refused, refused};
 use super::objects::project;
 use super::router::Shared;
@@ -26,7 +26,7 @@ pub(super) async fn begin(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, Refused> {
-    let request: SaveRequest = json(&shared, &headers, body).await?;
+    let (request, _admitted): (SaveRequest, _) = json(&shared, &headers, body).await?;
     same_project(&in_path, &request)?;
     shared.admission.check_disk()?;
     let session = shared.engine.begin_save(&request).await.map_err(refused)?;
@@ -43,7 +43,7 @@ pub(super) async fn part(
     let (project, save) = (project(&in_path)?, txn(&save)?);
     let no_rank = |_| Refused::invalid(format!("{:?} is not a rank", rank.chars().take(40).collect::<String>()));
     let rank: u32 = rank.parse().map_err(no_rank)?;
-    shared.admission.check_disk()?;
+    let _room = shared.admission.reserve(content_length(&headers)?)?;
     let (bytes, _admitted) = gathered(&shared, &headers, body, MAX_PART_BYTES).await?;
     shared.engine.put_part(&project, save, rank, bytes).await.map_err(refused)?;
     Ok(StatusCode::CREATED)
@@ -55,7 +55,7 @@ pub(super) async fn commit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, Refused> {
-    let mut request: FinishRequest = json(&shared, &headers, body).await?;
+    let (mut request, _admitted): (FinishRequest, _) = json(&shared, &headers, body).await?;
     same_project(&in_path, &request.save)?;
     let SaveRequest { project, run, step, attempt, .. } = &request.save;
     let expected = SaveBegin::id(project, run, *step, attempt);
