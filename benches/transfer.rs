@@ -1,24 +1,32 @@
-//! Durable save and verified restore of a transformer's state, each as a ratio to the limit of the same run.
+//! Durable save and verified restore of a transformer's state, in process and through a service, each as a ratio to the
+//! limit of the same run.
 //!
 //! Prints one table. GIGASTORE_BENCH_MIB (512) sets the bytes of the state, GIGASTORE_BENCH_RUNS (5) the runs whose
 //! median counts, GIGASTORE_BENCH_DIR where the files lie (the system's folder for temporary files). Must never
 //! measure a save that found its bytes in the store: each run saves into a fresh one.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use gigastore_benches::{durable_writes, hashed_reads};
+use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::checkpoint::restore::Wanted;
 use gigastore_client::checkpoint::{SaveSpec, Slice};
 use gigastore_client::store::{OpenMode, Store};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
 use gigastore_client::transfer::source::SliceData;
+use gigastore_engine::Engine;
+use gigastore_engine::store::OpenMode as Engines;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::{SliceId, SliceKind};
+use gigastore_server::{Config, Limits, Server};
+use tokio::sync::oneshot;
 
 /// Bytes of the files of the limits: those of a pack.
 const PART_BYTES: usize = 64 << 20;
@@ -37,6 +45,8 @@ struct Times {
     save: Vec<f64>,
     restore_limit: Vec<f64>,
     restore: Vec<f64>,
+    served_save: Vec<f64>,
+    served_restore: Vec<f64>,
 }
 
 fn main() -> Res<()> {
@@ -62,8 +72,10 @@ fn main() -> Res<()> {
     let rows = [
         ("limit: 8 MiB writes, fsync", &times.save_limit, &times.save_limit),
         ("durable save, file store", &times.save, &times.save_limit),
+        ("the same through a service", &times.served_save, &times.save_limit),
         ("limit: 2 x pread + BLAKE3, warm", &times.restore_limit, &times.restore_limit),
         ("verified restore, warm", &times.restore, &times.restore_limit),
+        ("the same through a service", &times.served_restore, &times.restore_limit),
     ];
     for (name, seconds, limit) in rows {
         // Each run is compared with the limit right before it: what else the machine does hits both.
@@ -86,6 +98,42 @@ async fn measure(folder: &Path, state: &[Tensor], buffers: &mut Vec<Vec<u8>>, ti
 
     let url = format!("file://{}", folder.path().join("store").display());
     let store = Store::open(&url, OpenMode::Create).await?;
+    times.save.push(save(&store, state).await?);
+
+    let started = Instant::now();
+    hashed_reads(&paths)?;
+    times.restore_limit.push(started.elapsed().as_secs_f64());
+    times.restore.push(restore(&store, state, buffers).await?);
+    drop(store);
+
+    let url = format!("file://{}", folder.path().join("served").display());
+    let (served, stop) = serve(&url).await?;
+    times.served_save.push(save(&served, state).await?);
+    times.served_restore.push(restore(&served, state, buffers).await?);
+    // The service may be gone already; then there is nothing to stop.
+    let _ = stop.send(());
+    Ok(())
+}
+
+/// Serves a store on a port of this machine, in this process.
+async fn serve(url: &str) -> Res<(Store, oneshot::Sender<()>)> {
+    let ambient = SystemAmbient::shared();
+    let engine = Engine::open(&url.parse()?, Engines::Create, [], Arc::clone(&ambient)).await?;
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (tokens, tls, disk, limits) = (None, None, None, Limits::default());
+    let server =
+        Server::bind(Config { engine, ambient, listen, tokens, tls, behind_proxy: false, disk, limits }).await?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let store = Store::connect(&server.url(), None)?;
+    tokio::spawn(server.run(async move {
+        // The sender that goes away stops it too.
+        let _ = stopped.await;
+    }));
+    Ok((store, stop))
+}
+
+/// Saves the state as one rank; returns the seconds.
+async fn save(store: &Store, state: &[Tensor]) -> Res<f64> {
     let slices = state.iter().map(|tensor| Slice {
         id: tensor.id.clone(),
         data: SliceData::Memory(tensor.data.clone()),
@@ -97,12 +145,11 @@ async fn measure(folder: &Path, state: &[Tensor], buffers: &mut Vec<Vec<u8>>, ti
     let save = store.begin_save(spec, Progress::default()).await?;
     save.rank(0, slices).await?;
     save.finish().await?;
-    times.save.push(started.elapsed().as_secs_f64());
+    Ok(started.elapsed().as_secs_f64())
+}
 
-    let started = Instant::now();
-    hashed_reads(&paths)?;
-    times.restore_limit.push(started.elapsed().as_secs_f64());
-
+/// Restores the state into buffers that are kept; returns the seconds.
+async fn restore(store: &Store, state: &[Tensor], buffers: &mut Vec<Vec<u8>>) -> Res<f64> {
     let sinks: Vec<_> = buffers.drain(..).map(BufferSink::new).collect();
     let wanted = state.iter().zip(&sinks).map(|(tensor, sink)| {
         let (name, sink) = (tensor.id.name().to_owned(), sink.clone());
@@ -112,15 +159,17 @@ async fn measure(folder: &Path, state: &[Tensor], buffers: &mut Vec<Vec<u8>>, ti
     let started = Instant::now();
     let checkpoint = store.checkpoint(&"bench/run@1".parse()?).await?;
     checkpoint.read(wanted, &Progress::default()).await?;
-    times.restore.push(started.elapsed().as_secs_f64());
+    let seconds = started.elapsed().as_secs_f64();
     for (sink, tensor) in sinks.into_iter().zip(state) {
-        let buffer = sink.into_inner().ok_or("a restore that is done holds a sink")?;
+        let mut buffer = sink.into_inner().ok_or("a restore that is done holds a sink")?;
         if buffer != tensor.data {
             return Err(format!("{} came back with other bytes", tensor.id).into());
         }
+        // What the next restore does not write must not look right.
+        buffer.fill(0);
         buffers.push(buffer);
     }
-    Ok(())
+    Ok(seconds)
 }
 
 /// About `bytes` of bf16 weights and f32 optimizer state: an embedding of an eighth, layers, and norms of 4 KiB.

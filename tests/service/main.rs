@@ -4,6 +4,7 @@
 
 mod ending;
 mod failover;
+mod keeping;
 mod killed;
 mod many;
 mod process;
