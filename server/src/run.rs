@@ -91,7 +91,7 @@ pub struct Limits {
     pub pace: Duration,
     /// How long a request waits for memory: a burst of uploads passes meanwhile, and no client has given up yet.
     pub admission: Duration,
-    /// How long a client may not read what it asked for.
+    /// How long a client may take to read each MiB of what it asked for.
     pub write: Duration,
     /// How long requests in flight have to finish at the end.
     pub drain: Duration,
@@ -191,6 +191,9 @@ impl Server {
         if files < wanted {
             tracing::warn!(files, "the system allows fewer files than connections: later ones wait (see ulimit -Hn)");
         }
+        // Without tokens the address is all that protects: a page in a browser on this machine must not get in under a
+        // name of its own. A proxy passes on what names it was asked by.
+        let guard = config.tokens.is_none() && !config.behind_proxy;
         let gate = Gate::new(Arc::clone(&config.ambient), config.tokens)?;
         let tls = config.tls.as_ref().map(acceptor).transpose()?;
         let failed = |source| StartError::Listen { listen, source };
@@ -208,6 +211,7 @@ impl Server {
             manifests: Manifests::new(config.limits.manifests),
             connections: AtomicU64::new(0),
             pace: config.limits.pace,
+            only_host: guard.then_some(address.ip()),
             ready: Default::default(),
         });
         Ok(Self { listener, address, service, tls, limits: config.limits })
