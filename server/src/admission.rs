@@ -51,10 +51,10 @@ struct Disk {
     reserved: Arc<AtomicU64>,
 }
 
-/// Memory that was given; it goes back when this is dropped.
-#[derive(Debug)]
+/// Memory that was given; it goes back when the last clone of this is dropped.
+#[derive(Clone, Debug)]
 pub(crate) struct Admitted {
-    _permit: OwnedSemaphorePermit,
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl Admitted {
@@ -141,7 +141,7 @@ impl Admission {
         let units = bytes.div_ceil(UNIT).clamp(1, units) as u32;
         let asked = Arc::clone(from).acquire_many_owned(units);
         match tokio::time::timeout(self.wait, asked).await {
-            Ok(Ok(permit)) => Ok(Admitted { _permit: permit }),
+            Ok(Ok(permit)) => Ok(Admitted { _permit: Arc::new(permit) }),
             _ => Err(busy("the service is busy: no memory for this request")),
         }
     }
@@ -151,7 +151,7 @@ impl Admission {
         let permit = Arc::clone(&self.verifying).try_acquire_owned();
         let permit =
             permit.map_err(|_| busy(format!("the service is busy: {VERIFICATIONS} verifications are running")));
-        Ok(Admitted { _permit: permit? })
+        Ok(Admitted { _permit: Arc::new(permit?) })
     }
 
     /// Refuses writes where the disk is nearly full.

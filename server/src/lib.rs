@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `run.rs` | what is served, where, and who may: refuses what would be unsafe |
 //! | `accept.rs` | connections: how many, how long, TLS, and their end |
+//! | `pace.rs` | clients must read what they asked for |
 //! | `http/` | routes; the URL tells the file |
 //! | `auth.rs`, `tokens.rs` | who asks, and what they may; the token file |
 //! | `admission.rs` | bytes in memory, room on the disk |
@@ -25,6 +26,7 @@ mod content;
 mod http;
 mod manifests;
 mod metrics;
+mod pace;
 
 mod run;
 pub mod tokens;

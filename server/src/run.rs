@@ -91,7 +91,7 @@ pub struct Limits {
     pub pace: Duration,
     /// How long a request waits for memory: a burst of uploads passes meanwhile, and no client has given up yet.
     pub admission: Duration,
-    /// How long a client may not read what it asked for.
+    /// How long a client may take to read each MiB of what it asked for.
     pub write: Duration,
     /// How long one request waits for a commit that is under way; its client asks again then, and joins it.
     pub commit: Duration,
@@ -194,6 +194,9 @@ impl Server {
         if files < wanted {
             tracing::warn!(files, "the system allows fewer files than connections: later ones wait (see ulimit -Hn)");
         }
+        // Without tokens the address is all that protects: a page in a browser on this machine must not get in under a
+        // name of its own. A proxy passes on what names it was asked by.
+        let guard = config.tokens.is_none() && !config.behind_proxy;
         let gate = Gate::new(Arc::clone(&config.ambient), config.tokens)?;
         let tls = config.tls.as_ref().map(acceptor).transpose()?;
         let failed = |source| StartError::Listen { listen, source };
@@ -212,6 +215,7 @@ impl Server {
             connections: AtomicU64::new(0),
             pace: config.limits.pace,
             commit: config.limits.commit,
+            only_host: guard.then_some(address.ip()),
             ready: Default::default(),
         });
         Ok(Self { listener, address, service, tls, limits: config.limits })

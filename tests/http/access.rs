@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gigastore_server::tokens::{Token, TokenFile};
 use gigastore_server::{Access, ROUTES};
-use gigastore_tests::raw::Answer;
+use gigastore_tests::raw::{Answer, Wire};
 use serde_json::json;
 
 use crate::served::{Served, Setup, bearer, token};
@@ -240,4 +240,26 @@ async fn changes_of_the_token_file_take_effect_while_it_runs() {
     comes_to(&served, &second_text, 401).await;
     TokenFile::default().write(&path).unwrap();
     comes_to(&served, &again_text, 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tokens_only_names_of_this_machine_are_answered_to() {
+    let open = Served::new().await;
+    let (reader, text) = token(1, "*", Access::Read, None);
+    let guarded = Served::with(Setup { tokens: vec![reader], ..Setup::default() }).await;
+    for (host, here) in [("localhost:7070", true), ("127.0.0.1", true), ("evil.example", false), ("", false)] {
+        for (served, authorization) in [(&open, None), (&guarded, Some(bearer(&text)))] {
+            let mut wire = Wire::connect(served.address).await.unwrap();
+            let authorization = authorization.map(|text| format!("Authorization: {text}\r\n")).unwrap_or_default();
+            let head = format!("GET /v1/projects HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n");
+            wire.send(head.as_bytes()).await.unwrap();
+            let answer = wire.answer("GET").await.unwrap().unwrap();
+            let expected = if here || !authorization.is_empty() { 200 } else { 421 };
+            assert_eq!(answer.status, expected, "{host:?}: {answer:?}");
+        }
+    }
+    for path in ["/healthz", "/readyz"] {
+        let answer = open.ask("HEAD", path, &[], b"").await;
+        assert_eq!((answer.status, answer.body.len()), (200, 0), "{path}: {answer:?}");
+    }
 }

@@ -95,6 +95,8 @@ async fn ranges_of_every_kind_on_everything() {
         let len = content.len() as u64;
         for (range, wanted, status) in ranges(len) {
             for method in ["GET", "HEAD"] {
+                // A range is of GET alone.
+                let (wanted, status) = if method == "GET" { (wanted, status) } else { (Some((0, len)), 200) };
                 let case = format!("{method} {what}, {range:?} of {len}");
                 let answer = served.ask(method, &target, &[("Range", &range)], b"").await;
                 assert_eq!(answer.status, status, "{case}: {:?}", answer.headers);
@@ -102,7 +104,7 @@ async fn ranges_of_every_kind_on_everything() {
                 match wanted {
                     None => {
                         assert_eq!(content_range, Some(format!("bytes */{len}").as_str()), "{case}");
-                        assert!(method == "HEAD" || answer.code() == "invalid", "{case}: {answer:?}");
+                        assert_eq!(answer.code(), "invalid", "{case}: {answer:?}");
                     }
                     Some((start, end)) => {
                         let expected = format!("bytes {start}-{}/{len}", end - 1);
@@ -143,6 +145,7 @@ async fn validators_decide_what_is_sent() {
             for (tag, status) in
                 [(&etag, 206), (&weak, 200), (&"\"x\"".to_owned(), 200), (&date, 200), (&unquoted, 200)]
             {
+                let status = if method == "GET" { status } else { 200 };
                 let case = format!("{method} {what}, If-Range: {tag}");
                 let headers = [("Range", "bytes=1-3"), ("If-Range", tag.as_str())];
                 let answer = served.ask(method, &target, &headers, b"").await;

@@ -195,7 +195,7 @@ pub async fn ask(
 
 /// Returns the head of a request.
 pub fn head(method: &str, target: &str, headers: &[(&str, &str)], body: usize) -> Vec<u8> {
-    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n");
+    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }

@@ -92,7 +92,9 @@ impl Engine {
     ) -> Result<(), UploadError> {
         let key = keys::object(project, ObjectKind::Pack, &pack);
         let invalid = |source| UploadError::Header { name: pack.digest, source };
-        let parsed = PackHeader::parse(pack.digest, &header).map_err(invalid)?;
+        // Up to 8 MiB: not on a thread that others wait for.
+        let text = header.clone();
+        let parsed = self.ambient.computed(move || PackHeader::parse(pack.digest, &text)).await.map_err(invalid)?;
         let len = parsed.object_len();
         let body = match body {
             PackBody::Whole(mut pieces) => {

@@ -234,9 +234,9 @@ where
         failing.metrics.fault(fault);
         tracing::error!(code = ?fault.code, object = fault.object, message = fault.message, "an answer broke off");
     });
-    let all = futures::stream::iter([Ok(first)]).chain(rest).inspect_ok(move |bytes: &Bytes| {
-        let _held = &admitted;
+    let all = futures::stream::iter([Ok(first)]).chain(rest).map_ok(move |bytes: Bytes| {
         shared.metrics.sent.inc_by(bytes.len() as u64);
+        admitted.clone().held_by(bytes)
     });
     Ok(Body::from_stream(all))
 }

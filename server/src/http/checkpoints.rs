@@ -77,7 +77,7 @@ pub(super) async fn send(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refused> {
     let (etag, len) = (content.digest().to_string(), content.len());
-    let wanted = wanted(&headers, &etag, len)?;
+    let wanted = wanted(&method, &headers, &etag, len)?;
     let head = Head { etag, len, kind: "application/octet-stream" };
     let read = move |range| {
         let content = content.clone();

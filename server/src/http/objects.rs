@@ -76,7 +76,7 @@ async fn get(
         .with_status(StatusCode::NOT_FOUND));
     };
     let etag = object.to_string();
-    let wanted = wanted(&headers, &etag, len)?;
+    let wanted = wanted(&method, &headers, &etag, len)?;
     let cached = Arc::clone(&shared);
     let read = move |range| {
         let (cached, project) = (Arc::clone(&cached), project.clone());

@@ -3,7 +3,7 @@
 //! Everything served by range is named by its content, so that its validator is strong and never changes. Must never
 //! guess at a malformed range: it is ignored, as the RFC says, and the whole is sent.
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 
@@ -21,7 +21,7 @@ pub(crate) enum Wanted {
 }
 
 /// Reads what the headers ask of an object of `len` bytes with this entity tag.
-pub(crate) fn wanted(headers: &HeaderMap, etag: &str, len: u64) -> Result<Wanted, Refused> {
+pub(crate) fn wanted(method: &Method, headers: &HeaderMap, etag: &str, len: u64) -> Result<Wanted, Refused> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let quoted = format!("\"{etag}\"");
     // Compared weakly, as the RFC says: a proxy that compressed what we sent has made its validator weak.
@@ -29,6 +29,10 @@ pub(crate) fn wanted(headers: &HeaderMap, etag: &str, len: u64) -> Result<Wanted
     let matches = |value: &HeaderValue| value.to_str().is_ok_and(|list| list.split(',').any(|one| same(one.trim())));
     if headers.get_all(header::IF_NONE_MATCH).iter().any(matches) {
         return Ok(Wanted::NotModified);
+    }
+    if method != Method::GET {
+        // A range is of GET alone (RFC 9110, 14.2).
+        return Ok(Wanted::Whole);
     }
     let fresh = text(header::IF_RANGE).is_none_or(|tag| tag.trim() == quoted);
     let asked = text(header::RANGE).filter(|_| fresh).and_then(parse);
@@ -106,13 +110,15 @@ mod tests {
         ];
         for (text, expected) in cases {
             let headers = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_str(text).unwrap())]);
-            assert_eq!(wanted(&headers, "x", 100).ok(), expected, "{text:?}");
+            assert_eq!(wanted(&Method::HEAD, &headers, "x", 100).ok(), whole, "{text:?}");
+            assert_eq!(wanted(&Method::GET, &headers, "x", 100).ok(), expected, "{text:?}");
         }
         let empty = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static("bytes=0-"))]);
-        assert!(wanted(&empty, "x", 0).is_err());
+        assert!(wanted(&Method::GET, &empty, "x", 0).is_err());
         let with = |name, value| {
             let range = (header::RANGE, HeaderValue::from_static("bytes=1-2"));
-            wanted(&HeaderMap::from_iter([range, (name, HeaderValue::from_static(value))]), "x", 100).ok()
+            let headers = HeaderMap::from_iter([range, (name, HeaderValue::from_static(value))]);
+            wanted(&Method::GET, &headers, "x", 100).ok()
         };
         assert_eq!(with(header::IF_RANGE, "\"x\""), part(1, 3));
         assert_eq!(with(header::IF_RANGE, "\"y\""), whole);

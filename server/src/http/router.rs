@@ -2,6 +2,7 @@
 //!
 //! Must never route a request that the table does not name: a route without an entry is not found.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,6 +45,8 @@ pub(crate) struct Service {
     /// How long one request waits for a commit.
     pub(crate) commit: std::time::Duration,
     pub(crate) ready: meta::Ready,
+    /// The address that requests must be sent to, by name or number, where nobody needs a token.
+    pub(crate) only_host: Option<IpAddr>,
 }
 
 /// The service, shared by all requests.
@@ -52,7 +55,9 @@ pub(crate) type Shared = Arc<Service>;
 /// Every route: method, path, and the access to the path's project that it needs; `None` where there is no project.
 pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("GET", "/healthz", None),
+    ("HEAD", "/healthz", None),
     ("GET", "/readyz", None),
+    ("HEAD", "/readyz", None),
     ("GET", "/metrics", None),
     ("GET", "/v1/probe", None),
     ("PUT", "/v1/probe", None),
@@ -193,6 +198,33 @@ fn caller(service: &Service, request: &Request) -> Result<Caller, Refused> {
     Ok(service.gate.caller(text)?)
 }
 
+/// Refuses a request whose `Host` is no name of this machine, where nobody needs a token: a page whose own name was
+/// made to mean 127.0.0.1 would have a browser send what it likes. Browsers always send `Host`.
+fn misdirected(service: &Service, request: &Request) -> Option<Refused> {
+    let listen = service.only_host?;
+    let host = request.headers().get(header::HOST)?;
+    if host.to_str().is_ok_and(|host| is_here(host, listen)) {
+        return None;
+    }
+    let refused = Refused::new(Fault {
+        hint: Some("ask for localhost or 127.0.0.1; other names need a service with --tokens".to_owned()),
+        ..Fault::of(FaultCode::Denied, "this service is for this machine only, and was asked for by another name")
+    });
+    Some(refused.with_status(StatusCode::MISDIRECTED_REQUEST))
+}
+
+/// Tells whether a `Host` means this machine alone, or the address that is listened to.
+fn is_here(host: &str, listen: IpAddr) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let number = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let is_ours = |ip: IpAddr| ip.is_loopback() || ip == listen;
+    name == "localhost" || name.ends_with(".localhost") || number.parse().is_ok_and(is_ours)
+}
+
 /// Gives each request an id, writes the body of a refusal, logs and counts.
 async fn account(State(service): State<Shared>, request: Request, next: Next) -> Response<Body> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -201,9 +233,12 @@ async fn account(State(service): State<Shared>, request: Request, next: Next) ->
     let id = hex(&unique.to_be_bytes());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let mut response = match request.headers().contains_key(header::TRANSFER_ENCODING) {
-        true => in_chunks(),
-        false => next.run(request).await,
+    let mut response = if let Some(refused) = misdirected(&service, &request) {
+        refused.into_response()
+    } else if request.headers().contains_key(header::TRANSFER_ENCODING) {
+        in_chunks()
+    } else {
+        next.run(request).await
     };
     if let Some(fault) = response.extensions_mut().remove::<Fault>() {
         let fault = Fault { request_id: Some(id.clone()), ..fault };
@@ -226,4 +261,32 @@ async fn account(State(service): State<Shared>, request: Request, next: Next) ->
     let token = response.extensions().get::<Caller>().map_or("-", Caller::id);
     tracing::info!(request = id, token, %method, path, status, ms = took.as_millis() as u64, "request");
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_this_machine_and_others() {
+        let listen = IpAddr::from([127, 0, 0, 1]);
+        for here in
+            ["localhost", "LOCALHOST:7070", "localhost.", "a.localhost:1", "127.0.0.1:7070", "127.9.9.9", "[::1]"]
+        {
+            assert!(is_here(here, listen), "{here}");
+        }
+        assert!(is_here("[::1]:80", listen));
+        for there in [
+            "",
+            "evil.example",
+            "localhost.evil.example:7070",
+            "notlocalhost",
+            "10.0.0.1",
+            "127.0.0.1.nip.io",
+            "[::2]:1",
+        ] {
+            assert!(!is_here(there, listen), "{there}");
+        }
+        assert!(is_here("10.0.0.1:7070", IpAddr::from([10, 0, 0, 1])));
+    }
 }

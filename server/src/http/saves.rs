@@ -30,7 +30,10 @@ pub(super) async fn begin(
     same_project(&in_path, &request)?;
     shared.admission.check_disk()?;
     let session = shared.engine.begin_save(&request).await.map_err(refused)?;
-    shared.metrics.save_begun(session.save);
+    if session.existing.is_none() {
+        // What is committed already will not be finished once more.
+        shared.metrics.save_begun(session.save);
+    }
     document(&session)
 }
 
