@@ -26,8 +26,8 @@ use crate::run::Limits;
 /// Pause after a failed accept: out of file descriptors, most likely; they come back as connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Bytes of a request's head, and of each buffer of a connection: 16,384 connections hold 512 MiB at most, all of them in
-/// the middle of a head and of an answer.
+/// Bytes of a request's head, and of each buffer of a connection: 16,384 connections hold 512 MiB at most, where all of
+/// them are in the middle of a head and of an answer.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
 /// Serves connections until `stop`, then lets those in flight finish.

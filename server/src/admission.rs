@@ -240,7 +240,7 @@ mod tests {
         let at = |keep| Admission::new(1, Duration::ZERO, Some((std::env::temp_dir(), keep)));
         assert!(at(0).check_disk().is_ok());
         assert_eq!(at(u64::MAX).check_disk().unwrap_err().code, FaultCode::StoreFull);
-        let disk = rustix::fs::statvfs(&std::env::temp_dir()).unwrap();
+        let disk = rustix::fs::statvfs(std::env::temp_dir()).unwrap();
         let (admission, most) = (at(0), disk.f_bavail * disk.f_frsize / 4 * 3);
         let first = admission.reserve(most).unwrap();
         assert_eq!(admission.reserve(most).unwrap_err().code, FaultCode::StoreFull, "its room is taken");

@@ -2,7 +2,9 @@
 //!
 //! Objects are named by their content and never change, so that a block once read stays right. A store on this machine
 //! is read past the cache: the system keeps its files in memory already. Blocks are kept as they were read: whoever has
-//! digests checks them, and has those forgotten that are wrong. Must never keep more bytes than it was given, nor answer from memory for an object that was never there.
+//! digests checks them, and has those forgotten that are wrong.
+//!
+//! Must never keep more bytes than it was given, nor answer from memory for an object that was never there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -78,8 +78,8 @@ pub struct Limits {
     pub memory: u64,
     /// Bytes of objects that are kept in memory; 0 for stores on this machine, whose files the system keeps.
     pub cache: u64,
-    /// Bytes of decoded manifests that are kept. A row of three dimensions takes some 420 bytes, so that a checkpoint of a
-    /// million slices fits into 512 MiB.
+    /// Bytes of decoded manifests that are kept. A row of three dimensions takes some 420 bytes, so that a checkpoint
+    /// of a million slices fits into 512 MiB.
     pub manifests: u64,
     /// Bytes that must stay free on the disk of the store.
     pub keep_free: u64,

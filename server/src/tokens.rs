@@ -191,8 +191,8 @@ impl TokenFile {
         }
     }
 
-    /// Writes the file, for its owner's eyes only, and replaces the older one in one step. The new one has the owner and
-    /// the mode of the one it replaces: a service must be able to read what an administrator has changed.
+    /// Writes the file, for its owner's eyes only, and replaces the older one in one step. The new one has the owner
+    /// and the mode of the one it replaces: a service must be able to read what an administrator has changed.
     pub fn write(&self, path: &Path) -> Result<(), TokenError> {
         let failed = |source| TokenError::Io { path: path.display().to_string(), source };
         let staging = path.with_extension(format!("new-{}", std::process::id()));

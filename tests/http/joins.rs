@@ -299,3 +299,16 @@ async fn check_lying_places(served: &Served, row: &PartRow) {
         check_nothing_visible(served, what).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_save_that_is_committed_is_not_counted_as_open_again() {
+    let served = Served::new().await;
+    served.fill(None).await;
+    assert_eq!(served.metric("gigastore_open_saves").await, 0);
+    for (step, open) in [(1, 0), (2, 1)] {
+        let begin = json!({ "project": "p", "run": "run", "step": step, "attempt": "job", "world_size": 2 });
+        let begin = begin.to_string();
+        assert_eq!(served.ask("POST", "/v1/projects/p/saves", &[], begin.as_bytes()).await.status, 200);
+        assert_eq!(served.metric("gigastore_open_saves").await, open, "step {step}");
+    }
+}

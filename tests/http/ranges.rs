@@ -204,8 +204,8 @@ async fn what_is_kept_and_wrong_is_read_again() {
     let stored = |target: &str, kind: &str| {
         let name = target.rsplit('/').next().unwrap().to_owned();
         let matches = |path: &std::path::PathBuf| path.to_string_lossy().contains(&format!("/{kind}/"));
-        let found = served.files().into_keys().filter(matches);
-        found.filter(|path| path.file_stem().unwrap().to_str() == Some(&name)).last().unwrap()
+        let mut found = served.files().into_keys().filter(matches);
+        found.rfind(|path| path.file_stem().unwrap().to_str() == Some(&name)).unwrap()
     };
     let path = stored(target, "blobs");
     let mut damaged = sound.clone();
@@ -236,4 +236,24 @@ async fn what_is_kept_and_wrong_is_read_again() {
     assert_eq!((refused.status, refused.code()), (500, "integrity".to_owned()), "{refused:?}");
     std::fs::write(&path, &things[2].2).unwrap();
     assert!(served.get(&things[1].1).await.body == things[1].2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_the_middle_of_an_answer_breaks_it_off_and_is_counted() {
+    let served = Served::new().await;
+    served.fill(None).await;
+    let (content, path) = (config_file(), "/v1/projects/p/checkpoints/run/best/files/sub/config.json");
+    let end = &content[content.len() - 64..];
+    let packs = served.files().into_keys().filter(|path| path.to_string_lossy().contains("/packs/"));
+    for pack in packs {
+        let mut bytes = std::fs::read(&pack).unwrap();
+        if let Some(at) = bytes.windows(end.len()).position(|window| window == end) {
+            bytes[at] ^= 1;
+            std::fs::write(&pack, &bytes).unwrap();
+        }
+    }
+    let answer = served.get(path).await;
+    assert_eq!((answer.status, answer.whole), (200, false), "the head was sent before the damage was met");
+    assert!(content.starts_with(&answer.body) && answer.body.len() >= 2 << 20, "{} bytes", answer.body.len());
+    assert_eq!(served.metric("gigastore_verification_failures_total").await, 1);
 }

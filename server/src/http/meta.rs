@@ -34,10 +34,15 @@ const MAX_TRIAL_BYTES: u64 = 16 << 20;
 /// What a trial of the way back is made of.
 static TRIAL_PIECE: [u8; 64 << 10] = [0x5a; 64 << 10];
 
+/// What is known of the store.
+#[derive(Debug, Default)]
+pub(crate) struct Ready(Mutex<Probed>);
+
 /// When the store was probed and whether it could be used, and the probe that is under way.
 #[derive(Debug, Default)]
-pub(crate) struct Ready {
-    state: Mutex<(Option<(Duration, bool)>, Option<watch::Receiver<Option<bool>>>)>,
+struct Probed {
+    last: Option<(Duration, bool)>,
+    probing: Option<watch::Receiver<Option<bool>>>,
 }
 
 pub(super) async fn healthz() -> &'static str {
@@ -56,14 +61,14 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Result<&'static str,
 /// and it goes on when they are gone: it deletes what it has created.
 async fn probed(shared: &Shared) -> bool {
     let mut waiting = {
-        let mut state = shared.ready.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&state.0, &state.1) {
+        let mut state = shared.ready.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&state.last, &state.probing) {
             (Some((at, outcome)), _) if shared.ambient.monotonic().saturating_sub(*at) < GOOD_FOR => return *outcome,
             // One whose sender is gone has panicked.
             (_, Some(probing)) if probing.has_changed().is_ok() => probing.clone(),
             _ => {
                 let (tell, probing) = watch::channel(None);
-                state.1 = Some(probing.clone());
+                state.probing = Some(probing.clone());
                 shared.ambient.spawn(Box::pin(probe(Arc::clone(shared), tell)));
                 probing
             }
@@ -78,8 +83,8 @@ async fn probe(shared: Shared, tell: watch::Sender<Option<bool>>) {
         tracing::error!(error = Fault::from(error).message, "the store can't be used");
     }
     let good = outcome.is_ok();
-    let state = (Some((shared.ambient.monotonic(), good)), None);
-    *shared.ready.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    let state = Probed { last: Some((shared.ambient.monotonic(), good)), probing: None };
+    *shared.ready.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
     // Who asked may be gone.
     let _ = tell.send(Some(good));
 }
