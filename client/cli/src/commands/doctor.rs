@@ -27,7 +27,7 @@ const SKEW_MS: u64 = 5000;
 ///
 ///   gigastore --store s3://bucket/prefix doctor
 ///
-///   GIGASTORE_TOKEN=… gigastore --store https://gigastore.example:7443 doctor
+///   GIGASTORE_TOKEN=… gigastore --store "$URL_OF_A_SERVICE" doctor
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Doctor {}
