@@ -51,6 +51,9 @@ pub(crate) struct Serve {
     /// Memory for objects that are read again, in MiB; default: 512, and 0 for stores on this machine
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(0..1 << 30))]
     cache: Option<u64>,
+    /// Memory for decoded manifests, from which plans are made, in MiB: 512 keep a million slices
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(0..1 << 30))]
+    manifests: u64,
     /// Room that stays free on the disk of the store, in MiB: below it writes are refused
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..1 << 40))]
     keep_free: u64,
@@ -90,6 +93,7 @@ impl Serve {
         config.behind_proxy = self.behind_proxy;
         let limits = &mut config.limits;
         limits.memory = self.memory << 20;
+        limits.manifests = self.manifests << 20;
         limits.keep_free = self.keep_free << 20;
         limits.connections = self.connections.max(1);
         limits.drain = Duration::from_secs(self.drain);
