@@ -134,3 +134,20 @@ fn sizes_are_those_on_disk() {
     let stored = alone["own_bytes"].as_u64().unwrap() + alone["shared_bytes"].as_u64().unwrap();
     assert_eq!(alone["shared_by_steps_bytes"], stored, "the second step refers to the packs of the first");
 }
+
+#[test]
+fn a_first_save_that_was_not_finished_hides_no_other_project() {
+    let desk = Desk::new();
+    desk.model("m", 1);
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "aaa/x@1"]);
+    let alone = ["--ranks", "2", "--rank", "0", "--attempt", "j", "--deadline", "0"];
+    desk.fails(5, &[&["ckpt", "save", "m.safetensors", "--to", "bbb/x@1"], &alone[..]].concat(), &["1 of 2 ranks"]);
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "ccc/x@1"]);
+    for command in ["verify", "du"] {
+        let said = desk.run(&[command]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(said.stdout.contains("aaa") && said.stdout.contains("ccc"), "{said:?}");
+        assert!(said.stderr.contains("bbb: nothing is committed"), "{said:?}");
+        desk.fails(4, &[command, "bbb"], &["bbb"]);
+    }
+}

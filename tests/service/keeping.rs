@@ -78,7 +78,10 @@ fn the_doctor_looks_and_leaves_nothing() {
     assert!(desk.ok(&["doctor"]).contains("all is well"));
     let service = Service::start(&desk, &[]);
     let url = service.url();
-    assert_eq!(names(&desk.json(&["--store", &url, "doctor"])), expected);
+    let served = [&["service"], &expected[..]].concat();
+    assert_eq!(names(&desk.json(&["--store", &url, "doctor"])), served);
+    let twice = format!("{url},{url}");
+    assert_eq!(names(&desk.json(&["--store", &twice, "doctor"])), [&served[..], &served[..]].concat());
     assert_eq!(desk.files("store"), before, "a trial left something");
     desk.fails(2, &["--store", "not-a-url", "doctor"], &["did you mean"]);
 }

@@ -62,6 +62,11 @@ impl Failure {
         Self::new(5, "unavailable", message.into())
     }
 
+    /// Tells whether something was not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.exit == 4
+    }
+
     /// Returns what happened.
     pub(crate) fn text(&self) -> &str {
         &self.message

@@ -72,6 +72,11 @@ pub(crate) fn would(format: Format, what: &str) {
     }
 }
 
+/// Says that a project of the store is passed over.
+pub(crate) fn nothing_committed(project: &dyn Display) {
+    note(&format_args!("{project}: nothing is committed (a first save that was not finished?); passed over"));
+}
+
 /// Prints a line for people on stderr.
 pub(crate) fn note(line: &dyn Display) {
     // Nobody is left to be told that stderr is closed.

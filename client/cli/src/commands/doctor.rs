@@ -40,7 +40,10 @@ struct Check {
 
 impl Doctor {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let checks = examine(globals.url()?).await;
+        let mut checks = Vec::new();
+        for endpoint in endpoints(globals.url()?) {
+            checks.extend(examine(endpoint).await);
+        }
         let text = |check: &Check| match &check.outcome {
             Ok(text) => ("ok", text.clone()),
             Err(failure) => ("FAILED", failure.text().to_owned()),
@@ -70,15 +73,22 @@ impl Doctor {
     }
 }
 
+/// Each endpoint of a service is looked at by itself: failover would hide one that is gone.
+fn endpoints(url: &str) -> Vec<&str> {
+    if is_service(url) { url.split(',').map(str::trim).collect() } else { vec![url] }
+}
+
+fn is_service(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
+}
+
 /// Makes one check after the other; stops where the next can't be made.
 async fn examine(url: &str) -> Vec<Check> {
     let mut checks = Vec::new();
     let opened = Store::open(url, OpenMode::Existing).await;
     let reached = opened.as_ref().map(|_| url.to_owned()).map_err(failed);
-    let service = url.starts_with("http");
-    if !service || reached.is_err() {
-        checks.push(Check { what: "store", outcome: reached });
-    }
+    let service = is_service(url);
+    checks.push(Check { what: if service { "service" } else { "store" }, outcome: reached });
     let Ok(store) = opened else { return checks };
     let projects = store.projects().await;
     let outcome = projects.as_ref().map(|projects| format!("{} projects in sight", projects.len())).map_err(failed);

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{say, say_json, size, table};
+use crate::output::{nothing_committed, say, say_json, size, table};
 
 /// Show how many bytes are stored
 ///
@@ -54,13 +54,17 @@ struct Object {
 impl Du {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let store = globals.open().await?;
-        let projects = match self.project {
-            Some(project) => vec![project],
-            None => store.projects().await?,
+        let (projects, all) = match self.project {
+            Some(project) => (vec![project], false),
+            None => (store.projects().await?, true),
         };
         let mut used = Vec::new();
         for project in projects {
-            used.extend(of_project(&store, &project).await?);
+            match of_project(&store, &project).await {
+                Ok(found) => used.extend(found),
+                Err(failure) if all && failure.is_not_found() => nothing_committed(&project),
+                Err(failure) => return Err(failure),
+            }
         }
         // How many runs or datasets of a project refer to each object.
         let mut holders: BTreeMap<(&ProjectName, &str), u32> = BTreeMap::new();

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{say, say_json, shown, size, table};
+use crate::output::{nothing_committed, say, say_json, shown, size, table};
 
 /// Verify that everything stored is what was committed
 ///
@@ -51,8 +51,12 @@ impl Verify {
         let started = Instant::now();
         let mut reports = Vec::new();
         for request in self.requests(&store).await? {
-            let report = verify(globals, &store, &request).await?;
-            reports.push((request.project, report));
+            match verify(globals, &store, &request).await {
+                Ok(report) => reports.push((request.project, report)),
+                // One of many: what the others have is still to be verified.
+                Err(failure) if self.target.is_none() && failure.is_not_found() => nothing_committed(&request.project),
+                Err(failure) => return Err(failure),
+            }
         }
         let findings = || reports.iter().flat_map(|(_, report)| &report.findings);
         let (all, unread) = (findings().count(), findings().filter(|finding| finding.is_unreadable()).count());

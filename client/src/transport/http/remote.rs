@@ -304,7 +304,9 @@ fn is_loopback(host: &str) -> bool {
 fn unanswered(error: &reqwest::Error) -> Failed {
     match untrusted(error) {
         Some(text) => {
-            let hint = "let SSL_CERT_FILE name the certificate that vouches for the service (PEM)".to_owned();
+            let hint = "let SSL_CERT_FILE name the certificate that vouches for the service (PEM); one that signed \
+                        itself must not be marked as an authority (CA:FALSE)"
+                .to_owned();
             let text = format!("the service's certificate is not trusted: {text}");
             Failed::final_with(Fault { hint: Some(hint), ..Fault::of(FaultCode::Denied, text) })
         }

@@ -56,7 +56,8 @@ pub(crate) struct Save {
     /// Store slices compressed where that makes them at least 5 % smaller
     #[arg(long)]
     compress: bool,
-    /// Send everything, even what the run's latest checkpoint has
+    /// Refer to nothing of the run's latest checkpoint; packs that are in the store under the same name are not sent
+    /// again (verify finds damaged ones)
     #[arg(long)]
     no_dedup: bool,
     /// How long to wait for other ranks
