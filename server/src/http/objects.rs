@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Response, StatusCode};
+use axum::routing::MethodRouter;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
 use gigastore_engine::PackBody;
@@ -28,31 +29,9 @@ const MAX_ASKED: usize = 100_000;
 
 type Which = Path<(String, String)>;
 
-pub(super) async fn get_pack(
-    state: State<Shared>,
-    method: Method,
-    which: Which,
-    headers: HeaderMap,
-) -> Result<Response<Body>, Refused> {
-    get(state, method, which, headers, ObjectKind::Pack).await
-}
-
-pub(super) async fn get_blob(
-    state: State<Shared>,
-    method: Method,
-    which: Which,
-    headers: HeaderMap,
-) -> Result<Response<Body>, Refused> {
-    get(state, method, which, headers, ObjectKind::Blob).await
-}
-
-pub(super) async fn get_manifest(
-    state: State<Shared>,
-    method: Method,
-    which: Which,
-    headers: HeaderMap,
-) -> Result<Response<Body>, Refused> {
-    get(state, method, which, headers, ObjectKind::Manifest).await
+/// Returns the route that gives objects of a kind.
+pub(super) fn read(kind: ObjectKind) -> MethodRouter<Shared> {
+    axum::routing::get(move |state, method, which, headers| get(state, method, which, headers, kind))
 }
 
 async fn get(

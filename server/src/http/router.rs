@@ -18,6 +18,7 @@ use gigastore_engine::Engine;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::digest::hex;
 use gigastore_formats::name::ProjectName;
+use gigastore_formats::object::ObjectKind;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use super::error::Refused;
@@ -103,9 +104,9 @@ pub(crate) fn router(service: Shared) -> Router {
         .route("/v1/projects", get(projects::list))
         .route(&below(""), get(projects::project))
         .route(&below("/names/{name}/{selector}"), get(projects::resolve))
-        .route(&below("/packs/{object}"), get(objects::get_pack).put(objects::put_pack))
-        .route(&below("/blobs/{object}"), get(objects::get_blob).put(objects::put_blob))
-        .route(&below("/manifests/{object}"), get(objects::get_manifest))
+        .route(&below("/packs/{object}"), objects::read(ObjectKind::Pack).put(objects::put_pack))
+        .route(&below("/blobs/{object}"), objects::read(ObjectKind::Blob).put(objects::put_blob))
+        .route(&below("/manifests/{object}"), objects::read(ObjectKind::Manifest))
         .route(&below("/exists"), post(objects::exists))
         .route(&below("/saves"), post(saves::begin))
         .route(&below("/saves/{save}/parts/{rank}"), put(saves::part))
