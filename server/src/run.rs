@@ -104,8 +104,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 128 MiB of bodies, no cache (32 GiB in a folder, once there is one), 512 MiB of manifests, 1 GiB free, 16,384 connections, 30 s for heads and for each
-    /// MiB of a body or answer, 10 s to wait for memory, 60 s to finish.
+    /// 128 MiB of bodies, no cache (32 GiB in its folder, where there is one), 512 MiB of manifests, 1 GiB free, 16,384
+    /// connections, 30 s for heads and for each MiB of a body or answer, 10 s to wait for memory, 60 s to finish.
     fn default() -> Self {
         Self {
             memory: 128 << 20,

@@ -4,9 +4,9 @@
 //! for a block to be written.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, thread};
@@ -49,18 +49,26 @@ pub struct Directory {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Fill>,
-    /// The blocks that wait or are being written, with the tickets that they are written under.
-    wanted: HashMap<Name, u64>,
+    /// The blocks that wait or are being written, unless they were forgotten meanwhile.
+    wanted: HashMap<Name, Fill>,
     tickets: u64,
     bytes: u64,
     writers: usize,
     pause: u32,
 }
 
+#[derive(Clone)]
 struct Fill {
     ticket: u64,
     name: Name,
     bytes: Bytes,
+}
+
+impl Queue {
+    /// Tells whether a block is still to be written, and not another one of its name.
+    fn wants(&self, fill: &Fill) -> bool {
+        self.wanted.get(&fill.name).is_some_and(|wanted| wanted.ticket == fill.ticket)
+    }
 }
 
 impl fmt::Debug for Directory {
@@ -104,10 +112,16 @@ impl Directory {
         lock(&self.trouble).clone()
     }
 
-    /// Finds a block of `len` bytes. Nothing where it is not there, or anything is wrong with it.
+    /// Finds a block of `len` bytes, on the disk or on its way there. Nothing where it is not there, or anything is wrong with it.
     pub(crate) async fn read(self: &Arc<Self>, name: Name, len: u64) -> Option<Bytes> {
-        let this = Arc::clone(self);
-        let found = self.ambient.computed(move || this.read_now(&name, len)).await;
+        let waiting = lock(&self.queue).wanted.get(&name).map(|fill| fill.bytes.clone());
+        let found = match waiting.filter(|bytes| bytes.len() as u64 == len) {
+            Some(bytes) => Some(bytes),
+            None => {
+                let this = Arc::clone(self);
+                self.ambient.computed(move || this.read_now(&name, len)).await
+            }
+        };
         if found.is_some() {
             self.counts.hit();
         } else {
@@ -152,8 +166,9 @@ impl Directory {
         queue.tickets += 1;
         queue.bytes += bytes.len() as u64;
         let ticket = queue.tickets;
-        queue.wanted.insert(name, ticket);
-        queue.waiting.push_back(Fill { ticket, name, bytes });
+        let fill = Fill { ticket, name, bytes };
+        queue.wanted.insert(name, fill.clone());
+        queue.waiting.push_back(fill);
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let one_more = queue.writers < (cores / 2).clamp(1, WRITERS);
         queue.writers += usize::from(one_more);
@@ -174,7 +189,7 @@ impl Directory {
             let mut queue = lock(&this.queue);
             if let Some(fill) = next {
                 queue.bytes -= fill.bytes.len() as u64;
-                if queue.wanted.get(&fill.name) == Some(&fill.ticket) {
+                if queue.wants(&fill) {
                     queue.wanted.remove(&fill.name);
                 }
             }
@@ -192,7 +207,7 @@ impl Directory {
     fn write(&self, fill: &Fill) {
         let len = (HEAD_BYTES + fill.bytes.len()) as u64;
         let claimed = self.check("can't be looked through", self.room.claim(&self.folder, len, &self.counts));
-        if claimed != Some(true) || !self.is_wanted(fill) {
+        if claimed != Some(true) || !lock(&self.queue).wants(fill) {
             self.counts.skip();
             return;
         }
@@ -206,13 +221,9 @@ impl Directory {
         }
     }
 
-    fn is_wanted(&self, fill: &Fill) -> bool {
-        lock(&self.queue).wanted.get(&fill.name) == Some(&fill.ticket)
-    }
-
     /// Writes a block's file and renames it into place. It is not synced: what a power cut leaves of it has no seal.
     fn place(&self, fill: &Fill) -> io::Result<()> {
-        let staging = Staging::new(&self.folder, self.ambient.random())?;
+        let staging = Staging::new(&self.folder, self.ambient.as_ref())?;
         let mut file = &staging.file;
         file.write_all(&entry::head(&fill.name, &fill.bytes))?;
         file.write_all(&fill.bytes)?;
@@ -224,7 +235,7 @@ impl Directory {
             }
         }
         let _placing = lock(&self.placing);
-        if self.is_wanted(fill) { fs::rename(&staging.path, path) } else { Ok(()) }
+        if lock(&self.queue).wants(fill) { fs::rename(&staging.path, path) } else { Ok(()) }
     }
 
     /// Forgets blocks, in place or on their way there.
@@ -275,21 +286,28 @@ struct Staging {
 }
 
 impl Staging {
-    fn new(folder: &Path, number: u64) -> io::Result<Self> {
+    fn new(folder: &Path, ambient: &dyn Ambient) -> io::Result<Self> {
         let staging = folder.join(STAGING);
-        let path = staging.join(format!("{number:016x}"));
-        let create = || OpenOptions::new().write(true).create_new(true).open(&path);
-        let file = match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Somebody has cleared the whole directory.
-                fs::create_dir_all(&staging)?;
-                create()?
+        loop {
+            let path = staging.join(format!("{:016x}", ambient.random()));
+            let create = || OpenOptions::new().write(true).create_new(true).open(&path);
+            let file = match create() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // Somebody has cleared the whole directory.
+                    fs::create_dir_all(&staging)?;
+                    create()?
+                }
+                file => file?,
+            };
+            // The lock says that its writer lives. Who sweeps locks a file first: one that was swept before it was
+            // locked here is held, or has lost its name.
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => continue,
+                Ok(()) if file.metadata()?.nlink() == 0 => continue,
+                // Where files can't be locked, none is swept.
+                Ok(()) | Err(TryLockError::Error(_)) => return Ok(Self { path, file }),
             }
-            file => file?,
-        };
-        // Says that its writer lives. Where it can't be said, or comes too late, it may be swept: no block then.
-        let _ = file.try_lock();
-        Ok(Self { path, file })
+        }
     }
 }
 
