@@ -1,12 +1,12 @@
 //! Bad weather between a client and a service: whatever happens on the way, a restore is right, or it ends in time with
 //! an error that names the object and the range. Never a wrong byte.
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use gigastore_client::Coded;
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_client::transport::http::{Deadlines, Http};
@@ -25,7 +25,7 @@ const DEADLINES: Deadlines = Deadlines { stall: Duration::from_secs(1), patience
 /// much again for a machine that is busy.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Restores p/run@1 tensor by tensor and compares; the whole error in words where it can't be read.
+/// Restores p/run@1 tensor by tensor and compares; the kind of the error and its words where it can't be read.
 ///
 /// # Panics
 /// On a wrong byte.
@@ -38,8 +38,8 @@ pub(crate) async fn restored(store: &Store, tensors: &[Tensor]) -> Result<(), St
     Ok(())
 }
 
-fn words(error: &dyn Error) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
+fn words<E: Coded>(error: &E) -> String {
+    let (mut text, mut cause) = (format!("{:?}: {error}", error.code()), error.source());
     while let Some(error) = cause {
         text = format!("{text}: {error}");
         cause = error.source();
@@ -172,7 +172,7 @@ async fn a_bit_that_flips_on_the_way_is_read_once_more_and_then_an_error() {
     }
     road.proxy.spoil(usize::MAX, Misdeed::Flip(1000));
     let error = road.restore().await.unwrap_err();
-    assert!(error.contains("integrity failure"), "{error}");
+    assert!(error.starts_with("Integrity: integrity failure"), "{error}");
     check_names(&error, "flipped each time");
 }
 
@@ -221,6 +221,7 @@ async fn a_stored_file_that_is_cut_while_it_is_served_gives_no_wrong_byte() {
         let fresh = Served::another(&road.served.store_folder(), None, Limits::default(), false).await;
         let error = restored(&client(fresh.0), &road.tensors).await.unwrap_err();
         check_names(&error, "a file that stays cut");
+        assert!(error.starts_with("Integrity"), "{error}");
     }
 }
 

@@ -153,11 +153,14 @@ impl Transport for Http {
         }
         let mut read = BytesMut::with_capacity(range.len() as usize);
         let path = object_path(project, kind, object);
-        self.remote
-            .range(&path, range, &mut read)
-            .await
-            .map_err(|fault| Fault { object: fault.object.or_else(|| Some(object.key(kind))), ..fault })?;
-        Ok(read.freeze())
+        match self.remote.range(&path, range, &mut read).await {
+            Ok(()) => Ok(read.freeze()),
+            Err(fault) => {
+                let key = object.key(kind);
+                let message = format!("{range} of object {key} could not be read: {}", fault.message);
+                Err(Fault { message, object: Some(fault.object.unwrap_or(key)), ..fault })
+            }
+        }
     }
 
     async fn put_pack(
