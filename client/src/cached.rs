@@ -83,7 +83,7 @@ impl Store {
         let Some(Cached { cache, .. }) = &self.cached else { return read(range).await };
         let object = Object { project: project.clone(), kind, stored: *stored };
         let ask = async { Ok(self.transport.lengths(project, kind, &[*stored]).await?.first().copied().flatten()) };
-        match cache.len(&object, ask).await? {
+        match cache.len(&object, range.end(), ask).await? {
             Some(len) => cache.read(&object, range, len, read).await,
             // The store says in its own words that it is not there.
             None => read(range).await,

@@ -88,7 +88,7 @@ async fn restarted_again_and_again_a_service_delays_restores_and_breaks_none() {
     let service = restarting.join().unwrap();
     check_restore(&desk, &url, &tensors, "after the last restart");
     println!("{restores} restores while the service was killed 8 times");
-    assert!(service.metric("gigastore_cache_misses_total{tier=\"disk\"}").await > 0);
+    assert!(service.metric("gigastore_cache_hits_total{tier=\"disk\"}").await > 0);
 }
 
 /// Starts a service whose cache has a disk of 3 MiB, where this user may have one of its own; else one that may write

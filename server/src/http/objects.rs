@@ -20,7 +20,7 @@ use gigastore_formats::wire::{ExistsRequest, Fault, FaultCode};
 
 use super::body::{self, Head, document, json, paced, ranged};
 use super::error::{Refused, refused};
-use super::range::{afresh, wanted};
+use super::range::{afresh, least, wanted};
 use super::router::Shared;
 use crate::admission::{Admitted, Reserved};
 
@@ -47,7 +47,7 @@ async fn get(
     if afresh {
         shared.cache.forget_len(&project, kind, object);
     }
-    let Some(len) = shared.cache.len(&project, kind, object).await? else {
+    let Some(len) = shared.cache.len(&project, kind, object, least(&headers)).await? else {
         return Err(Refused::new(Fault {
             object: Some(object.key(kind)),
             ..Fault::of(FaultCode::Lost, format!("project {project} has no object {}", object.key(kind)))
