@@ -159,7 +159,7 @@ async fn deliver(store: &Store, project: &ProjectName, read: PackRead, progress:
     let mut afresh = false;
     loop {
         let taker = Arc::<Delivery>::clone(&delivery);
-        store.transport.pass(project, ObjectKind::Pack, &id, taker, afresh).await?;
+        store.pass_object(project, &id, taker, afresh).await?;
         match delivery.failure() {
             // What was damaged on its way here, or by whatever keeps bytes on that way, is right when it comes anew.
             Some(FetchError::Damaged { .. }) if !afresh => {
@@ -221,7 +221,7 @@ async fn header(
     let header_len = slices.iter().map(|slice| slice.row.place.header_len).max().unwrap_or_default();
     let range = ByteRange::new(0, header_len).expect("0 is the smallest number");
     let _taken = store.budget.take(header_len).await;
-    let bytes = store.transport.read(project, ObjectKind::Pack, &pack, range).await?;
+    let bytes = store.read_object(project, ObjectKind::Pack, &pack, range).await?;
     let parsed = store.ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await;
     parsed.map_err(|source| FetchError::Header {
         object: object.to_owned(),

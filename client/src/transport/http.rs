@@ -114,8 +114,10 @@ fn object_path(project: &ProjectName, kind: ObjectKind, object: &Stored) -> Stri
     below(project, format_args!("/{folder}/{object}"))
 }
 
-fn naming(fault: Fault, kind: ObjectKind, object: &Stored) -> Fault {
-    Fault { object: fault.object.or_else(|| Some(object.key(kind))), ..fault }
+fn naming(fault: Fault, kind: ObjectKind, object: &Stored, range: ByteRange) -> Fault {
+    let key = object.key(kind);
+    let message = format!("{range} of object {key} could not be read: {}", fault.message);
+    Fault { message, object: Some(fault.object.unwrap_or(key)), ..fault }
 }
 
 #[async_trait]
@@ -166,7 +168,7 @@ impl Transport for Http {
             return Ok(Bytes::new());
         }
         let read = self.remote.range(&object_path(project, kind, object), range, false).await;
-        read.map_err(|fault| naming(fault, kind, object))
+        read.map_err(|fault| naming(fault, kind, object, range))
     }
 
     async fn pass(
@@ -180,8 +182,8 @@ impl Transport for Http {
         if !afresh {
             self.pass_by(project, kind, object, &taker).await;
         }
-        let passed = self.remote.pass(&object_path(project, kind, object), taker, afresh).await;
-        passed.map_err(|fault| naming(fault, kind, object))
+        let passed = self.remote.pass(&object_path(project, kind, object), Arc::clone(&taker), afresh).await;
+        passed.map_err(|fault| naming(fault, kind, object, taker.rest()))
     }
 
     async fn put_pack(

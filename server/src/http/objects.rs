@@ -21,7 +21,7 @@ use gigastore_formats::wire::{ExistsRequest, Fault, FaultCode, PlacesAnswer};
 
 use super::body::{self, ANSWER_BYTES, Head, document, json, paced, ranged};
 use super::error::{Refused, refused};
-use super::range::{afresh, wanted};
+use super::range::{afresh, least, wanted};
 use super::router::Shared;
 use crate::admission::{Admitted, Reserved};
 use crate::maps::Mapped;
@@ -69,7 +69,7 @@ async fn get(
     if afresh {
         shared.cache.forget_len(&project, kind, object);
     }
-    let Some(len) = shared.cache.len(&project, kind, object).await? else {
+    let Some(len) = shared.cache.len(&project, kind, object, least(&headers)).await? else {
         return Err(Refused::new(Fault {
             object: Some(object.key(kind)),
             ..Fault::of(FaultCode::Lost, format!("project {project} has no object {}", object.key(kind)))
@@ -83,7 +83,7 @@ async fn get(
         let (cached, project) = (Arc::clone(&cached), project.clone());
         async move {
             if afresh {
-                cached.cache.forget(&project, kind, object, range);
+                cached.cache.forget(&project, kind, object, range).await;
             }
             cached.cache.read(&project, kind, object, range, len).await
         }
