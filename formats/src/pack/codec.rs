@@ -109,15 +109,6 @@ pub fn decode_group(frame: &[u8], dtype: Dtype, logical_len: u64) -> Result<Vec<
     read.map_err(|produced| CodecError::Short { expected: logical_len, actual: produced as u64 })
 }
 
-/// Chooses the codec of a slice from its whole content; the same content always has the same codec.
-pub fn choose(dtype: Dtype, content: &[u8]) -> Codec {
-    let groups = sampled_groups(content.len() as u64).into_iter().map(|index| {
-        let start = (index * TENSOR_GROUP_BYTES) as usize;
-        &content[start..content.len().min(start + TENSOR_GROUP_BYTES as usize)]
-    });
-    if worth_coding(dtype, groups) { Codec::ZstdPlanes } else { Codec::Raw }
-}
-
 /// Returns which groups of a slice of `len` bytes decide on its codec; none for a slice that is raw in any case.
 pub fn sampled_groups(len: u64) -> Vec<u64> {
     if len < MIN_CODED_BYTES {
@@ -127,13 +118,9 @@ pub fn sampled_groups(len: u64) -> Vec<u64> {
     if groups <= SAMPLED_GROUPS { (0..groups).collect() } else { vec![0, groups / 2, groups - 1] }
 }
 
-/// Tells whether groups of `dtype` shrink enough to be stored coded. No groups are not worth it.
-pub fn worth_coding<'a>(dtype: Dtype, groups: impl IntoIterator<Item = &'a [u8]>) -> bool {
-    let (mut logical, mut stored) = (0, 0);
-    for group in groups {
-        logical += group.len() as u64;
-        stored += encode_group(dtype, group).len() as u64;
-    }
+/// Tells whether `logical` bytes of groups shrink enough, to `stored` bytes of frames, for their slice to be coded. No
+/// bytes are not worth it.
+pub fn worth_coding(logical: u64, stored: u64) -> bool {
     logical > 0 && stored * 100 <= logical * MAX_CODED_PERCENT
 }
 

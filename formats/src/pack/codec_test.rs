@@ -18,6 +18,16 @@ fn weights(len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Chooses as a save does.
+fn choose(dtype: Dtype, content: &[u8]) -> Codec {
+    let groups: Vec<&[u8]> = content.chunks(TENSOR_GROUP_BYTES as usize).collect();
+    let sample = sampled_groups(content.len() as u64).into_iter().map(|index| groups[index as usize]);
+    let (logical, stored) = sample.fold((0, 0), |(logical, stored), group| {
+        (logical + group.len() as u64, stored + encode_group(dtype, group).len() as u64)
+    });
+    if worth_coding(logical, stored) { Codec::ZstdPlanes } else { Codec::Raw }
+}
+
 #[test]
 fn a_codec_is_chosen_by_what_it_gains() {
     let group = TENSOR_GROUP_BYTES as usize;
