@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `budget.rs` | how many bytes may be in flight |
 //! | `buffer.rs` | large page-aligned buffers, used again |
+//! | `copy.rs` | many pieces into one buffer, on all cores, past the caches |
 //! | `hash.rs` | group trees of many slices on all cores |
 //! | `source.rs` | where the bytes of a save come from |
 //! | `sink.rs` | where the bytes of a restore go |
@@ -15,6 +16,7 @@
 
 pub mod budget;
 pub mod buffer;
+pub(crate) mod copy;
 pub(crate) mod hash;
 pub mod progress;
 pub(crate) mod read;
