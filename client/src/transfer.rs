@@ -10,6 +10,7 @@
 //! | `sink.rs` | where the bytes of a restore go |
 //! | `read.rs` | planned ranges, verified, into sinks |
 //! | `write.rs` | packs out |
+//! | `phases.rs` | what the phases of a save took |
 //! | `progress.rs` | what a person sees meanwhile |
 //!
 //! Must never hand on a byte that was not checked.
@@ -18,6 +19,7 @@ pub mod budget;
 pub mod buffer;
 pub(crate) mod copy;
 pub(crate) mod hash;
+pub(crate) mod phases;
 pub mod progress;
 pub(crate) mod read;
 pub mod sink;

@@ -55,6 +55,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gigastore_formats::timeline::Phase;
 use gigastore_formats::wire::Committed;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -62,6 +63,7 @@ use super::save::{SaveError, SaveSpec, Slice};
 use crate::store::Store;
 use crate::transfer::buffer::{Buffer, BufferPool};
 use crate::transfer::copy::gather;
+use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use ledger::{Flight, Ledger, OnLost, Slot};
 
@@ -243,18 +245,20 @@ impl AsyncSaver {
         // What was waited for may have failed.
         self.ledger.surface()?;
         let waited = ambient.monotonic().saturating_sub(started);
+        let (phases, begin) = (Phases::begin(&self.store.ambient), ambient.monotonic());
         let slot = Arc::new(Slot::new(permit, Arc::clone(&self.ledger), spec.step));
         let mut buffer = self.buffer()?;
         buffer.truncate(actual as usize);
         gather(ambient, tensors, buffer.as_mut());
-        let copied = ambient.monotonic().saturating_sub(started).saturating_sub(waited);
+        phases.took(Phase::Stage, actual, begin);
+        let copied = ambient.monotonic().saturating_sub(begin);
         let target = format!("{}/{}@{}", spec.project, spec.run, spec.step);
         let flight = Flight::new(target, Arc::clone(&self.ledger), Arc::clone(&slot));
         let staged = Bytes::from_owner(Staged { buffer, _slot: slot });
         let (store, rank, layout) = (self.store.clone(), self.rank, layout.clone());
         self.store.ambient.spawn(Box::pin(async move {
             let mut flight = flight;
-            flight.outcome = Some(save(store, rank, spec, layout.cut(staged)).await);
+            flight.outcome = Some(save(store, phases, rank, spec, layout.cut(staged)).await);
         }));
         Ok(Outcome::Staged(StoodStill { waited, copied }))
     }
@@ -297,9 +301,15 @@ impl Drop for AsyncSaver {
     }
 }
 
-async fn save(store: Store, rank: u32, spec: SaveSpec, slices: Vec<Slice>) -> Result<Committed, SaveError> {
+async fn save(
+    store: Store,
+    phases: Phases,
+    rank: u32,
+    spec: SaveSpec,
+    slices: Vec<Slice>,
+) -> Result<Committed, SaveError> {
     let save = store.begin_save(spec, Progress::default()).await?;
-    save.rank(rank, slices).await?;
+    save.rank_since(phases, rank, slices).await?;
     save.finish().await
 }
 

@@ -63,7 +63,8 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Puts the timelines of ranks together. Totals begin when their ranks did, after the one that began first.
+    /// Puts the timelines of ranks together. Totals begin when their ranks did, after the one that began first. Phases
+    /// that are not of ranks are left out.
     pub fn gathered(meta: TimelineMeta, ranks: &[(u32, RankTimeline)]) -> Self {
         let first = ranks.iter().map(|(_, timeline)| timeline.began_ms).min().unwrap_or_default();
         let mut spans: Vec<RankSpan> = ranks
@@ -75,7 +76,7 @@ impl Timeline {
                     _ => RankSpan { rank: *rank, span: *span },
                 })
             })
-            .filter(|row| row.span.phase != Phase::Other)
+            .filter(|row| row.span.phase < Phase::Join)
             .collect();
         spans.sort_by_key(RankSpan::order);
         spans.dedup_by_key(|row| row.order());
