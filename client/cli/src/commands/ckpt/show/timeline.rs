@@ -1,7 +1,7 @@
 //! `gigastore ckpt show --timeline`: why a save was slow, and which rank.
 //!
-//! Must never compare moments of two ranks but in the row `began`, where it says so: their clocks differ, while how long
-//! something took does not depend on them.
+//! Must never compare moments of two ranks but in the row `began`, where it says so: their clocks differ, while how
+//! long something took does not depend on them.
 
 use std::collections::BTreeMap;
 
