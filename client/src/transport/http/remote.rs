@@ -73,6 +73,8 @@ pub(super) struct Remote {
     pub(super) good: AtomicUsize,
     /// Retries left, in tenths.
     pub(super) budget: AtomicU64,
+    /// Requests sent again.
+    retries: AtomicU64,
 }
 
 impl Remote {
@@ -108,7 +110,30 @@ impl Remote {
         let good = AtomicUsize::new(ambient.random() as usize);
         let deadlines = Deadlines::default();
         let (sockets, buffers) = Default::default();
-        Ok(Self { endpoints: parsed, client, plain, sockets, buffers, token, ambient, deadlines, good, budget })
+        let retries = AtomicU64::new(0);
+        Ok(Self {
+            endpoints: parsed,
+            client,
+            plain,
+            sockets,
+            buffers,
+            token,
+            ambient,
+            deadlines,
+            good,
+            budget,
+            retries,
+        })
+    }
+
+    /// Returns how many requests were sent again.
+    pub(super) fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request that is sent again.
+    pub(super) fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes a call and reads its answer, of at most `limit` bytes.
