@@ -3,10 +3,13 @@
 //!
 //! Pure, and the same for a store in this process. Must never leave out a slice that a wanted box touches.
 
+mod index;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::index::RowIndex;
 use crate::digest::Digest;
 use crate::limits::TENSOR_GROUP_BYTES;
 use crate::manifest::checkpoint::{Checkpoint, CheckpointMeta, CheckpointRow};
@@ -20,8 +23,8 @@ use crate::wire::{CommitInfo, Fault, FaultCode};
 /// Boxes of one plan: 100,000, each tensor of a large model a few times.
 pub const MAX_BOXES: usize = 100_000;
 
-/// Looks at slices and groups of one plan: 50 million take a few seconds of one core. Wanted slices that a box has all
-/// of are one look each; 100,000 boxes may look at 500 groups each.
+/// Looks at slices and groups of one plan: 50 million take a few seconds of one core. Slices that a box may touch, and
+/// wanted slices that it has all of, are one look each; 100,000 boxes may look at 500 groups each.
 pub const MAX_LOOKS: u64 = 50_000_000;
 
 /// Boxes of tensors that are wanted of a checkpoint.
@@ -74,9 +77,10 @@ pub struct PlannedSlice {
     pub dtype: Dtype,
     /// The tensor's shape.
     pub global_shape: Vec<u64>,
-    /// The slice's box.
-    #[serde(flatten)]
-    pub area: Area,
+    /// The first index of the slice's box in each dimension.
+    pub global_offsets: Vec<u64>,
+    /// The size of the slice's box in each dimension.
+    pub sizes: Vec<u64>,
     /// BLAKE3 of its logical bytes.
     pub blake3: Digest,
     /// The pack that holds it.
@@ -146,7 +150,8 @@ impl PlannedSlice {
             name: row.slice.name().to_owned(),
             dtype: row.slice.dtype(),
             global_shape: row.slice.global_shape().to_vec(),
-            area: row.slice.area().into(),
+            global_offsets: row.slice.area().offsets().to_vec(),
+            sizes: row.slice.area().sizes().to_vec(),
             blake3: row.blake3,
             pack,
             header_len,
@@ -160,65 +165,89 @@ impl PlannedSlice {
     /// Returns the row of the manifest that this is.
     pub fn row(self) -> Result<CheckpointRow, SliceError> {
         let boxed = |source| SliceError::Box { name: self.name.clone(), source };
-        let area = TensorBox::new(self.area.global_offsets, self.area.sizes).map_err(boxed)?;
+        let area = TensorBox::new(self.global_offsets, self.sizes).map_err(boxed)?;
         let slice = SliceId::new(self.kind, &self.name, self.dtype, &self.global_shape, area)?;
         let Self { pack, header_len, offset, stored_len, codec, .. } = self;
         Ok(SliceRow { slice, blake3: self.blake3, place: Place { pack, header_len, offset, stored_len, codec } })
     }
 }
 
-/// Plans the reads of the wanted boxes.
-pub fn plan(checkpoint: &Checkpoint, request: &PlanRequest) -> Result<Vec<PlannedSlice>, PlanError> {
-    let actual = request.boxes.len();
-    if actual > MAX_BOXES {
-        return Err(PlanError::TooMany { actual });
+/// A checkpoint whose rows are found by boxes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Planner {
+    checkpoint: Checkpoint,
+    index: RowIndex,
+}
+
+impl Planner {
+    /// Goes over all rows once, so that a plan need not.
+    pub fn new(checkpoint: Checkpoint) -> Self {
+        let index = RowIndex::new(&checkpoint.rows);
+        Self { checkpoint, index }
     }
-    let mut boxes: Vec<&PlanBox> = request.boxes.iter().collect();
-    boxes.sort_unstable();
-    boxes.dedup();
-    let mut touched: BTreeMap<usize, Touched> = BTreeMap::new();
-    let mut looks = 0;
-    for wanted in boxes {
-        let rows = rows_of(checkpoint, wanted);
-        let unknown = || PlanError::Unknown { name: wanted.name.clone() };
-        let first = &checkpoint.rows.get(rows.clone()).and_then(<[_]>::first).ok_or_else(unknown)?.slice;
-        let boxed = |source| PlanError::Box { name: wanted.name.clone(), source };
-        let area = match &wanted.area {
-            Some(area) => TensorBox::new(area.global_offsets.clone(), area.sizes.clone()),
-            None => TensorBox::whole(first.global_shape()),
-        };
-        let area = area.map_err(boxed)?;
-        area.check_within(first.global_shape()).map_err(boxed)?;
-        let (mut touches, start) = (false, rows.start);
-        for i in rows {
-            let row = &checkpoint.rows[i];
-            looks += 1;
-            if let Some(copy) = CopyPlan::new(row.slice.dtype(), row.slice.area(), &area).map_err(boxed)? {
-                touches = true;
-                looks += touched.entry(i).or_default().add(row, &copy);
-            }
+
+    /// Returns the checkpoint.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Returns the memory that it takes beside the checkpoint, in bytes.
+    pub fn index_bytes(&self) -> usize {
+        self.index.bytes()
+    }
+
+    /// Returns the rows of a tensor or file; none where there is no such.
+    pub fn rows_of(&self, kind: SliceKind, name: &str) -> &[CheckpointRow] {
+        self.index.find(&self.checkpoint.rows, kind, name).map_or(&[], |tensor| tensor.rows)
+    }
+
+    /// Plans the reads of the wanted boxes.
+    pub fn plan(&self, request: &PlanRequest) -> Result<Vec<PlannedSlice>, PlanError> {
+        let actual = request.boxes.len();
+        if actual > MAX_BOXES {
+            return Err(PlanError::TooMany { actual });
+        }
+        let mut boxes: Vec<&PlanBox> = request.boxes.iter().collect();
+        boxes.sort_unstable();
+        boxes.dedup();
+        let rows = self.checkpoint.rows.as_slice();
+        let mut touched: BTreeMap<usize, Touched> = BTreeMap::new();
+        let mut looks = 0;
+        for wanted in boxes {
+            let tensor = self.index.find(rows, wanted.kind, &wanted.name);
+            let tensor = tensor.ok_or_else(|| PlanError::Unknown { name: wanted.name.clone() })?;
+            let shape = tensor.rows[0].slice.global_shape();
+            let boxed = |source| PlanError::Box { name: wanted.name.clone(), source };
+            let area = match &wanted.area {
+                Some(area) => TensorBox::new(area.global_offsets.clone(), area.sizes.clone()),
+                None => TensorBox::whole(shape),
+            };
+            let area = area.map_err(boxed)?;
+            area.check_within(shape).map_err(boxed)?;
+            let mut touches = false;
+            let (found, looked) = tensor.touching(&area);
+            looks += looked;
             if looks > MAX_LOOKS {
                 return Err(PlanError::TooMuch);
             }
+            for i in found {
+                let row = &rows[i];
+                if let Some(copy) = CopyPlan::new(row.slice.dtype(), row.slice.area(), &area).map_err(boxed)? {
+                    touches = true;
+                    looks += touched.entry(i).or_default().add(row, &copy);
+                }
+                if looks > MAX_LOOKS {
+                    return Err(PlanError::TooMuch);
+                }
+            }
+            if !touches {
+                // An empty box touches nothing; one row of its tensor says that the tensor is there.
+                touched.entry(tensor.start).or_default();
+            }
         }
-        if !touches {
-            // An empty box touches nothing; one row of its tensor says that the tensor is there.
-            touched.entry(start).or_default();
-        }
+        let planned = touched.into_iter().map(|(i, touched)| PlannedSlice::new(&rows[i], touched.ranges(&rows[i])));
+        Ok(planned.collect())
     }
-    let planned = touched.into_iter().map(|(i, touched)| {
-        let row = &checkpoint.rows[i];
-        PlannedSlice::new(row, touched.ranges(row))
-    });
-    Ok(planned.collect())
-}
-
-/// The rows of one tensor; rows are sorted by kind and name.
-fn rows_of(checkpoint: &Checkpoint, wanted: &PlanBox) -> std::ops::Range<usize> {
-    let key = (wanted.kind, wanted.name.as_str());
-    let of = |row: &CheckpointRow| (row.slice.kind(), row.slice.name()).cmp(&key);
-    let start = checkpoint.rows.partition_point(|row| of(row).is_lt());
-    start..checkpoint.rows.partition_point(|row| of(row).is_le())
 }
 
 /// What boxes want of one slice.

@@ -23,7 +23,7 @@ fn wanted(offsets: [u64; 3], sizes: [u64; 3]) -> PlanBox {
 }
 
 fn ranges_of(boxes: Vec<PlanBox>) -> Vec<Vec<(u64, u64)>> {
-    plan(&checkpoint(), &PlanRequest { boxes }).unwrap().into_iter().map(|slice| slice.ranges).collect()
+    Planner::new(checkpoint()).plan(&PlanRequest { boxes }).unwrap().into_iter().map(|slice| slice.ranges).collect()
 }
 
 #[test]
@@ -54,14 +54,14 @@ fn boxes_without_end_are_refused_and_equal_ones_cost_nothing() {
     large.rows = vec![SliceRow { slice, blake3: Digest::of(b"slice"), place }];
     let one = |i| PlanBox { area: Some(Area { global_offsets: vec![i], sizes: vec![1] }), ..wanted([0; 3], [0; 3]) };
     let boxes = (0..MAX_BOXES as u64).map(one).collect();
-    assert_eq!(plan(&large, &PlanRequest { boxes }).unwrap_err(), PlanError::TooMuch);
+    assert_eq!(Planner::new(large).plan(&PlanRequest { boxes }).unwrap_err(), PlanError::TooMuch);
 }
 
 #[test]
 fn a_planned_slice_is_the_row_of_the_manifest_again() {
     let checkpoint = checkpoint();
     let boxes = vec![PlanBox { area: None, ..wanted([0; 3], [0; 3]) }];
-    let text = serde_json::to_vec(&plan(&checkpoint, &PlanRequest { boxes }).unwrap()).unwrap();
+    let text = serde_json::to_vec(&Planner::new(checkpoint.clone()).plan(&PlanRequest { boxes }).unwrap()).unwrap();
     let read: Vec<PlannedSlice> = serde_json::from_slice(&text).unwrap();
     let rows: Vec<CheckpointRow> = read.into_iter().map(|slice| slice.row().unwrap()).collect();
     assert_eq!(rows, checkpoint.rows);
@@ -69,7 +69,7 @@ fn a_planned_slice_is_the_row_of_the_manifest_again() {
 
 #[test]
 fn what_can_not_be_planned_says_why() {
-    let error = |boxes| plan(&checkpoint(), &PlanRequest { boxes }).unwrap_err();
+    let error = |boxes| Planner::new(checkpoint()).plan(&PlanRequest { boxes }).unwrap_err();
     let unknown = PlanBox { name: "v".to_owned(), ..wanted([0; 3], [1; 3]) };
     assert!(matches!(error(vec![unknown]), PlanError::Unknown { name } if name == "v"));
     assert!(matches!(error(vec![wanted([5, 0, 0], [2, 1, 1])]), PlanError::Box { .. }), "past the end");

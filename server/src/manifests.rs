@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gigastore_formats::limits::MAX_USER_METADATA_BYTES;
-use gigastore_formats::manifest::checkpoint::{Checkpoint, CheckpointRow};
+use gigastore_formats::manifest::checkpoint::CheckpointRow;
 use gigastore_formats::manifest::dataset::{Dataset, FileRow};
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::Stored;
+use gigastore_formats::plan::Planner;
 use gigastore_formats::record::Commit;
 use gigastore_formats::wire::{Fault, FaultCode};
 use tokio::sync::OnceCell;
@@ -31,7 +32,7 @@ type Key = (ProjectName, Stored);
 /// A decoded manifest.
 #[derive(Clone, Debug)]
 enum Decoded {
-    Checkpoint(Arc<Checkpoint>),
+    Checkpoint(Arc<Planner>),
     Dataset(Arc<Dataset>),
 }
 
@@ -62,20 +63,21 @@ impl Manifests {
         Self { capacity, kept: Mutex::default() }
     }
 
-    /// Returns the decoded manifest of a checkpoint.
+    /// Returns the decoded manifest of a checkpoint, ready for plans.
     pub(crate) async fn checkpoint(
         &self,
         service: &Service,
         project: &ProjectName,
         commit: &Commit,
-    ) -> Result<Arc<Checkpoint>, Fault> {
+    ) -> Result<Arc<Planner>, Fault> {
         let read = || async {
             let (_admitted, base) = (admitted(service, commit).await?, base_bytes(commit));
             let read = service.engine.checkpoint(project, commit).await.map_err(|error| Fault::from(&error))?;
-            Ok(service
-                .ambient
-                .computed(move || (base + checkpoint_bytes(&read), Decoded::Checkpoint(Arc::new(read))))
-                .await)
+            let planner = move || {
+                let planner = Planner::new(read);
+                (base + checkpoint_bytes(&planner), Decoded::Checkpoint(Arc::new(planner)))
+            };
+            Ok(service.ambient.computed(planner).await)
         };
         match self.get(service, (project.clone(), commit.manifest.object), read).await? {
             Decoded::Checkpoint(checkpoint) => Ok(checkpoint),
@@ -198,14 +200,14 @@ fn base_bytes(commit: &Commit) -> u64 {
     commit.manifest.len.min(MAX_USER_METADATA_BYTES as u64) + ENTRY_BYTES
 }
 
-/// Returns the memory of the rows of a checkpoint.
-fn checkpoint_bytes(checkpoint: &Checkpoint) -> u64 {
+/// Returns the memory of the rows of a checkpoint, and of what finds them.
+fn checkpoint_bytes(planner: &Planner) -> u64 {
     let row = |row: &CheckpointRow| {
         // The shape, and the offsets and sizes of the box.
         let numbers = 3 * size_of_val(row.slice.global_shape());
         size_of::<CheckpointRow>() + row.slice.name().len() + numbers + 4 * ALLOCATION_BYTES
     };
-    checkpoint.rows.iter().map(row).sum::<usize>() as u64
+    (planner.checkpoint().rows.iter().map(row).sum::<usize>() + planner.index_bytes()) as u64
 }
 
 /// Returns the memory of the rows of a dataset.
@@ -222,7 +224,11 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use gigastore_formats::digest::Digest;
+    use gigastore_formats::manifest::checkpoint::{Checkpoint, CheckpointMeta};
     use gigastore_formats::manifest::dataset::DatasetMeta;
+    use gigastore_formats::tensor::boxes::TensorBox;
+    use gigastore_formats::tensor::dtype::Dtype;
+    use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceRow};
 
     use super::*;
     use crate::run::Limits;
@@ -276,8 +282,18 @@ mod tests {
     #[test]
     fn a_million_rows_fit() {
         // Three dimensions, and a name as long as those of public models.
-        let row = size_of::<CheckpointRow>() + 60 + 3 * 3 * 8 + 4 * ALLOCATION_BYTES;
-        let all = row as u64 * 1_000_000 + ENTRY_BYTES + MAX_USER_METADATA_BYTES as u64;
-        assert!(all <= Limits::default().manifests, "{row} bytes a row");
+        let row = |i: u64| {
+            let whole = TensorBox::whole(&[8, 8, 8]).unwrap();
+            let slice = SliceId::tensor(&format!("{i:060}"), Dtype::BF16, &[8, 8, 8], whole).unwrap();
+            let pack = Stored { digest: Digest::of(b"pack"), epoch: 0 };
+            let place = Place { pack, header_len: 0, offset: 0, stored_len: slice.bytes(), codec: Codec::Raw };
+            SliceRow { slice, blake3: Digest::of(b"slice"), place }
+        };
+        let (run, metadata) = ("run".parse().unwrap(), Default::default());
+        let meta = CheckpointMeta { run, step: 1, world_size: 1, parent: None, metadata };
+        let rows = (0..1000).map(row).collect();
+        let planner = Planner::new(Checkpoint { meta, content: Digest::of(b"content"), rows });
+        let all = checkpoint_bytes(&planner) * 1000 + ENTRY_BYTES + MAX_USER_METADATA_BYTES as u64;
+        assert!(all <= Limits::default().manifests, "{all} bytes");
     }
 }

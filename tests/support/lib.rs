@@ -9,6 +9,7 @@
 //! | [`opened`] | stores, services and whole saves in one call |
 //! | [`prepared`] | other people's readers and files |
 //! | [`raw`] | HTTP by hand |
+//! | [`rows`] | checkpoints of a million rows from little content |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
@@ -17,3 +18,4 @@ pub mod model;
 pub mod opened;
 pub mod prepared;
 pub mod raw;
+pub mod rows;

@@ -3,8 +3,10 @@
 //! Must never parse a byte of a manifest that was not checked against the commit record.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::manifest::checkpoint::{CheckpointMeta, CheckpointReader, CheckpointRow, Selection};
 use gigastore_formats::manifest::packs::{PackRow, read_packs};
 use gigastore_formats::manifest::{ManifestError, Step};
@@ -25,6 +27,9 @@ const READ_BYTES: u64 = 8 << 20;
 
 /// Unwanted bytes that are read rather than asked around.
 const GAP_BYTES: u64 = 256 << 10;
+
+/// Reads of one manifest at once. What is asked for together is 16 MiB at most.
+const READS_IN_FLIGHT: usize = 4;
 
 /// An open checkpoint, bound to the record that committed it.
 #[derive(Clone, Debug)]
@@ -111,7 +116,10 @@ impl Store {
         let unreadable = |source| OpenError::Manifest { target: named(), source };
         let mut reader = CheckpointReader::new(info.commit.manifest.len, selection).map_err(unreadable)?;
         let found = loop {
-            match reader.step().map_err(unreadable)? {
+            // A million rows take seconds to decode.
+            let stepped = self.ambient.computed(move || (reader.step(), reader)).await;
+            reader = stepped.1;
+            match stepped.0.map_err(unreadable)? {
                 Step::Done(found) => break found,
                 Step::Need(ranges) => {
                     for (range, bytes) in self.index_ranges(target, &info, &info.commit.manifest, &ranges).await? {
@@ -145,21 +153,24 @@ impl Store {
     ) -> Result<Vec<(ByteRange, Bytes)>, OpenError> {
         let named = || target.to_string();
         let tree = index.tree().map_err(|source| OpenError::Index { target: named(), source })?;
+        let tree = &Arc::new(tree);
         let widened: Vec<ByteRange> = ranges.iter().map(|range| tree.widened(*range)).collect();
-        let mut given = Vec::with_capacity(ranges.len());
-        for read in coalesce(&widened, GAP_BYTES, READ_BYTES) {
+        let reads = coalesce(&widened, GAP_BYTES, READ_BYTES).into_iter().map(|read| async move {
             let range = tree.widened(read.range);
-            let bytes = self.read_manifest(&target.project, index, range).await;
-            let bytes = match bytes {
+            let bytes = match self.read_manifest(&target.project, index, range).await {
                 Ok(bytes) => bytes,
                 Err(fault) => return Err(self.lost_or_gone(target, info, fault).await.into()),
             };
-            let copy = tree.clone();
-            let checked = self.ambient.computed(move || copy.check_range(range.start(), &bytes).map(|()| bytes));
+            let tree = Arc::clone(tree);
+            let checked = self.ambient.computed(move || tree.check_range(range.start(), &bytes).map(|()| bytes)).await;
             let object = || index.object.key(ObjectKind::Manifest);
-            let bytes =
-                checked.await.map_err(|source| OpenError::Damaged { target: named(), object: object(), source })?;
-            for wanted in read.wanted.iter().map(|i| ranges[*i]) {
+            let damaged = |source| OpenError::Damaged { target: target.to_string(), object: object(), source };
+            Ok::<_, OpenError>((read.wanted, range, checked.map_err(damaged)?))
+        });
+        let mut read = futures::stream::iter(reads).buffered(READS_IN_FLIGHT);
+        let mut given = Vec::with_capacity(ranges.len());
+        while let Some((members, range, bytes)) = read.try_next().await? {
+            for wanted in members.into_iter().map(|i| ranges[i]) {
                 let start = (wanted.start() - range.start()) as usize;
                 given.push((wanted, bytes.slice(start..start + wanted.len() as usize)));
             }

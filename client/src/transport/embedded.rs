@@ -10,7 +10,7 @@ use gigastore_engine::{Engine, PackBody};
 use gigastore_formats::manifest::checkpoint::Selection;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
-use gigastore_formats::plan::{PlanAnswer, PlanRequest, plan};
+use gigastore_formats::plan::{PlanAnswer, PlanRequest, Planner};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
@@ -115,8 +115,9 @@ impl Transport for Engine {
         let names = request.boxes.iter().map(|wanted| wanted.name.clone()).collect();
         let found = Engine::checkpoint_of(self, &target.project, &info.commit, Selection::Names(names)).await;
         let checkpoint = found.map_err(fault)?;
-        let slices = plan(&checkpoint, request).map_err(fault)?;
-        Ok(PlanAnswer { info, meta: checkpoint.meta, slices })
+        let meta = checkpoint.meta.clone();
+        let slices = Planner::new(checkpoint).plan(request).map_err(fault)?;
+        Ok(PlanAnswer { info, meta, slices })
     }
 
     async fn records(&self, project: &ProjectName, after: u64, wait: Duration) -> Result<Vec<Record>, Fault> {

@@ -2,7 +2,10 @@
 //!
 //! Must never guess: what is not live is not found, and a live object that is not there is damage, not absence.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::manifest::checkpoint::{Checkpoint, CheckpointReader, Selection, read_checkpoint};
 use gigastore_formats::manifest::dataset::{Dataset, read_dataset};
 use gigastore_formats::manifest::packs::{PackRow, read_packs};
@@ -20,6 +23,10 @@ use crate::store::{StoreError, keys};
 
 /// Names that an error lists for the caller to suggest from.
 const NAMES_LISTED: usize = 1000;
+
+/// Ranges of one manifest that are read at once: four. Its head, its footer, and row groups apart from each other are
+/// asked for together, and are 16 MiB at most.
+const RANGES_IN_FLIGHT: usize = 4;
 
 /// Why something could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -185,23 +192,32 @@ impl Engine {
     ) -> Result<Checkpoint, ReadError> {
         let index = &commit.manifest;
         let broken = |source| ReadError::Index { name: commit.name.clone(), number: commit.number, source };
-        let tree = index.tree().map_err(broken)?;
+        let tree = Arc::new(index.tree().map_err(broken)?);
         let key = || keys::object(project, ObjectKind::Manifest, &index.object);
         let unreadable = |source| ReadError::Manifest { key: key(), source };
         let mut reader = CheckpointReader::new(index.len, selection).map_err(unreadable)?;
         loop {
-            let ranges = match reader.step().map_err(unreadable)? {
+            // Decoding is long where many rows are wanted.
+            let stepped = self.ambient.computed(move || (reader.step(), reader)).await;
+            reader = stepped.1;
+            let ranges = match stepped.0.map_err(unreadable)? {
                 Step::Done(found) => return Ok(found),
                 Step::Need(ranges) => ranges,
             };
-            for wanted in ranges {
-                let range = tree.widened(wanted);
-                let bytes = self.read(project, ObjectKind::Manifest, &index.object, range).await?;
-                let copy = tree.clone();
-                let checked = self.ambient.computed(move || copy.check_range(range.start(), &bytes).map(|()| bytes));
-                let bytes = checked.await.map_err(|source| ReadError::Damaged { key: key(), source })?;
-                let start = (wanted.start() - range.start()) as usize;
-                reader.give(wanted, bytes.slice(start..start + wanted.len() as usize)).map_err(unreadable)?;
+            let reads = ranges.into_iter().map(|wanted| {
+                let (tree, range) = (Arc::clone(&tree), tree.widened(wanted));
+                async move {
+                    let bytes = self.read(project, ObjectKind::Manifest, &index.object, range).await?;
+                    let checked =
+                        self.ambient.computed(move || tree.check_range(range.start(), &bytes).map(|()| bytes));
+                    let bytes = checked.await.map_err(|source| ReadError::Damaged { key: key(), source })?;
+                    let start = (wanted.start() - range.start()) as usize;
+                    Ok::<_, ReadError>((wanted, bytes.slice(start..start + wanted.len() as usize)))
+                }
+            });
+            let mut given = futures::stream::iter(reads).buffered(RANGES_IN_FLIGHT);
+            while let Some((range, bytes)) = given.try_next().await? {
+                reader.give(range, bytes).map_err(unreadable)?;
             }
         }
     }

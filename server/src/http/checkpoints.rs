@@ -8,9 +8,8 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Response};
 use gigastore_formats::limits::{MAX_PACK_HEADER_BYTES, MAX_PATH_BYTES};
-use gigastore_formats::manifest::checkpoint::Checkpoint;
 use gigastore_formats::name::{ProjectName, Target};
-use gigastore_formats::plan::{PlanAnswer, PlanRequest, plan as plan_boxes};
+use gigastore_formats::plan::{PlanAnswer, PlanRequest, Planner};
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode};
@@ -41,11 +40,13 @@ pub(super) async fn plan(
 ) -> Result<Response<Body>, Refused> {
     let (request, _admitted): (PlanRequest, _) = json(&shared, &headers, body).await?;
     let (project, info) = found(&shared, &in_path, &run, &selector, Sort::Checkpoint).await?;
-    let checkpoint = decoded(&shared, &project, &info.commit).await?;
-    let meta = checkpoint.meta.clone();
-    let planned = shared.ambient.computed(move || plan_boxes(&checkpoint, &request)).await;
-    let slices = planned.map_err(refused)?;
-    document(&PlanAnswer { info, meta, slices })
+    let planner = decoded(&shared, &project, &info.commit).await?;
+    // Answers to 100,000 boxes are tens of MiB of JSON: not on a thread that others wait for.
+    let answered = shared.ambient.computed(move || {
+        let slices = planner.plan(&request).map_err(refused)?;
+        document(&PlanAnswer { info, meta: planner.checkpoint().meta.clone(), slices })
+    });
+    answered.await
 }
 
 pub(super) async fn file(
@@ -55,8 +56,8 @@ pub(super) async fn file(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refused> {
     let (project, info) = found(&shared, &in_path, &run, &selector, Sort::Checkpoint).await?;
-    let checkpoint = decoded(&shared, &project, &info.commit).await?;
-    let row = checkpoint.rows.iter().find(|row| row.slice.kind() == SliceKind::File && row.slice.name() == path);
+    let planner = decoded(&shared, &project, &info.commit).await?;
+    let row = planner.rows_of(SliceKind::File, &path).first();
     let row = row.ok_or_else(|| no_file(&run, info.commit.number, &path))?;
     // The header of its pack is held twice for a while: as it is stored, and parsed.
     let held = shared.admission.memory(2 * row.place.header_len.min(MAX_PACK_HEADER_BYTES)).await?;
@@ -65,7 +66,7 @@ pub(super) async fn file(
     send(&shared, content, method, headers).await
 }
 
-async fn decoded(shared: &Shared, project: &ProjectName, commit: &Commit) -> Result<Arc<Checkpoint>, Refused> {
+async fn decoded(shared: &Shared, project: &ProjectName, commit: &Commit) -> Result<Arc<Planner>, Refused> {
     Ok(shared.manifests.checkpoint(shared, project, commit).await?)
 }
 

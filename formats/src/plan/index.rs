@@ -1,0 +1,143 @@
+//! Which rows of a manifest a box touches, found without a look at each row of its tensor.
+//!
+//! Rows are sorted by name, then offsets: the rows of a tensor that start before a box ends lie together, and of those
+//! that start at one offset of a dimension the same holds in the next. Must never leave out a row that has an element
+//! of the box, however irregular the boxes of the rows are.
+
+use std::ops::Range;
+
+use crate::manifest::checkpoint::CheckpointRow;
+use crate::tensor::boxes::TensorBox;
+use crate::tensor::slice::SliceKind;
+
+/// Rows that are looked at one by one rather than searched: 8, about as many as a binary search of a hundred looks at.
+const FEW_ROWS: usize = 8;
+
+/// The tensors of sorted rows. About 24 bytes a tensor, and 8 a dimension of those that are sharded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct RowIndex {
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Tensor {
+    /// Its first row.
+    start: usize,
+    /// The longest size of its rows in each dimension. Empty where there are few rows, or rows of other dimensions:
+    /// all are looked at then.
+    longest: Box<[u64]>,
+}
+
+impl RowIndex {
+    /// Goes over all rows once.
+    pub(super) fn new(rows: &[CheckpointRow]) -> Self {
+        let mut start = 0;
+        let tensors = rows.chunk_by(|a, b| key(a) == key(b)).map(|rows| {
+            let tensor = Tensor { start, longest: longest(rows) };
+            start += rows.len();
+            tensor
+        });
+        let mut tensors: Vec<Tensor> = tensors.collect();
+        tensors.shrink_to_fit();
+        Self { tensors }
+    }
+
+    /// Returns the memory it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let tensors = self.tensors.iter().map(|tensor| size_of::<Tensor>() + size_of_val(&*tensor.longest));
+        tensors.sum()
+    }
+
+    /// Finds the rows of a tensor or file; none where there is no such.
+    pub(super) fn find<'r>(
+        &self,
+        rows: &'r [CheckpointRow],
+        kind: SliceKind,
+        name: &str,
+    ) -> Option<TensorRows<'_, 'r>> {
+        let found = self.tensors.binary_search_by(|tensor| key(&rows[tensor.start]).cmp(&(kind, name))).ok()?;
+        let end = self.tensors.get(found + 1).map_or(rows.len(), |next| next.start);
+        let Tensor { start, longest } = &self.tensors[found];
+        Some(TensorRows { start: *start, longest, rows: &rows[*start..end] })
+    }
+}
+
+fn key(row: &CheckpointRow) -> (SliceKind, &str) {
+    (row.slice.kind(), row.slice.name())
+}
+
+fn longest(rows: &[CheckpointRow]) -> Box<[u64]> {
+    if rows.len() <= FEW_ROWS {
+        return Box::default();
+    }
+    let mut longest = rows[0].slice.area().sizes().to_vec();
+    for row in &rows[1..] {
+        let sizes = row.slice.area().sizes();
+        if sizes.len() != longest.len() {
+            return Box::default();
+        }
+        longest.iter_mut().zip(sizes).for_each(|(longest, size)| *longest = (*longest).max(*size));
+    }
+    longest.into()
+}
+
+/// The rows of one tensor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TensorRows<'i, 'r> {
+    /// The position of the first among all rows.
+    pub(super) start: usize,
+    longest: &'i [u64],
+    pub(super) rows: &'r [CheckpointRow],
+}
+
+impl TensorRows<'_, '_> {
+    /// Returns the positions, among all rows, of those that may have elements of `wanted`, ascending: every one that
+    /// has any is there. Beside them how many rows were looked at.
+    pub(super) fn touching(&self, wanted: &TensorBox) -> (Vec<usize>, u64) {
+        let all = 0..self.rows.len();
+        if self.longest.len() != wanted.sizes().len() {
+            return (all.map(|i| self.start + i).collect(), self.rows.len() as u64);
+        }
+        let mut search = Search { tensor: self, wanted, found: Vec::new(), looks: 0 };
+        search.dimension(0, all);
+        (search.found, search.looks)
+    }
+}
+
+struct Search<'s, 'i, 'r> {
+    tensor: &'s TensorRows<'i, 'r>,
+    wanted: &'s TensorBox,
+    found: Vec<usize>,
+    looks: u64,
+}
+
+impl Search<'_, '_, '_> {
+    /// Searches rows that start at the same offsets in all dimensions before `d`.
+    fn dimension(&mut self, d: usize, among: Range<usize>) {
+        self.looks += 1;
+        if d == self.wanted.sizes().len() || among.len() <= FEW_ROWS {
+            self.looks += among.len() as u64;
+            self.found.extend(among.map(|i| self.tensor.start + i));
+            return;
+        }
+        let rows = self.tensor.rows;
+        let offset = |row: &CheckpointRow| row.slice.area().offsets()[d];
+        let after = |range: Range<usize>, is_before: &dyn Fn(u64) -> bool| {
+            range.start + rows[range].partition_point(|row| is_before(offset(row)))
+        };
+        // No row is longer than the longest: what starts that far before the box ends before it.
+        let (start, longest) = (self.wanted.offsets()[d], self.tensor.longest[d]);
+        let mut at = after(among.clone(), &|offset| offset.saturating_add(longest) <= start);
+        let end = after(at..among.end, &|offset| offset < self.wanted.end(d));
+        while at < end {
+            let here = offset(&rows[at]);
+            let next = after(at..end, &|offset| offset <= here);
+            self.dimension(d + 1, at..next);
+            at = next;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "index_test.rs"]
+mod tests;
