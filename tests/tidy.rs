@@ -42,8 +42,9 @@ const OBJECT_STORE_FOLDERS: &[&str] = &["server/engine/src/store/", "tests/"];
 const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
     ("gigastore-formats", &[], &["tokio", "object_store", "rand"]),
     ("gigastore-engine", &["gigastore-formats"], &[]),
-    ("gigastore-client", &["gigastore-formats", "gigastore-engine"], &["object_store"]),
-    ("gigastore-server", &["gigastore-formats", "gigastore-engine"], &["object_store"]),
+    ("gigastore-cache", &["gigastore-formats"], &["object_store"]),
+    ("gigastore-client", &["gigastore-formats", "gigastore-engine", "gigastore-cache"], &["object_store"]),
+    ("gigastore-server", &["gigastore-formats", "gigastore-engine", "gigastore-cache"], &["object_store"]),
     (
         "gigastore",
         &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-server"],
@@ -54,7 +55,11 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
         &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-server"],
         &["object_store"],
     ),
-    ("gigastore-tests", &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-server"], &[]),
+    (
+        "gigastore-tests",
+        &["gigastore-formats", "gigastore-engine", "gigastore-cache", "gigastore-client", "gigastore-server"],
+        &[],
+    ),
     (
         "gigastore-benches",
         &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-server", "gigastore-tests"],

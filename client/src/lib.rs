@@ -4,8 +4,7 @@
 //! tensors, or any boxes of them, into memory of the caller. No byte reaches the caller that was not checked against a
 //! committed BLAKE3 hash, and checking costs no second read.
 //!
-//! What it is not: a training framework's adapter (those are built on it), a cache, or a service; it needs no service
-//! for
+//! What it is not: a training framework's adapter (those are built on it), or a service; it needs no service for
 //! `file:///`, `s3://`, `gs://` and `az://` stores.
 //!
 //! ```
@@ -49,6 +48,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
 pub mod ambient;
+mod cached;
 pub mod checkpoint;
 pub mod dataset;
 pub mod error;

@@ -15,6 +15,7 @@ use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, Probe, ProjectInfo, 
 pub use gigastore_engine::store::StoreUrl;
 
 use crate::ambient::SystemAmbient;
+use crate::cached::Cached;
 use crate::transfer::budget::Budget;
 use crate::transport::http::Http;
 use crate::transport::{OnVerify, Transport};
@@ -38,6 +39,8 @@ pub struct Store {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) ambient: Arc<dyn Ambient>,
     pub(crate) budget: Budget,
+    /// Objects of a store on another machine, kept on this one.
+    pub(crate) cached: Option<Cached>,
 }
 
 impl fmt::Debug for Store {
@@ -52,12 +55,13 @@ impl Store {
     ///
     /// A service is asked with the token in `GIGASTORE_TOKEN`. Cloud stores take their settings from the environment,
     /// by object_store's own keys (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `GOOGLE_SERVICE_ACCOUNT`,
-    /// `AZURE_STORAGE_ACCOUNT_NAME`, …). Needs a tokio runtime.
+    /// `AZURE_STORAGE_ACCOUNT_NAME`, …). What is read of a store on another machine is kept in the folder that
+    /// `GIGASTORE_CACHE` names, up to `GIGASTORE_CACHE_BYTES` (32 GiB unless set). Needs a tokio runtime.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self, Fault> {
         if url.starts_with("http://") || url.starts_with("https://") {
-            return Self::connect(url, std::env::var("GIGASTORE_TOKEN").ok());
+            return Self::connect(url, std::env::var("GIGASTORE_TOKEN").ok())?.with_cache_of_environment();
         }
-        Self::embedded(url, mode).await
+        Self::embedded(url, mode).await?.with_cache_of_environment()
     }
 
     /// Uses the service behind `endpoints`, which asks for `token`. Nothing is sent yet.
@@ -93,7 +97,7 @@ impl Store {
 
     /// Uses a transport that is open already, with an ambient and a budget of bytes in flight of the caller's choice.
     pub fn over(transport: Arc<dyn Transport>, ambient: Arc<dyn Ambient>, budget_bytes: u64) -> Self {
-        Self { transport, ambient, budget: Budget::new(budget_bytes) }
+        Self { transport, ambient, budget: Budget::new(budget_bytes), cached: None }
     }
 
     /// Returns the store's URL.

@@ -69,7 +69,7 @@ impl Content {
             Ok::<_, Fault>(ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await)
         };
         let mut header = parsed().await?;
-        if header.is_err() && cache.forget(project, ObjectKind::Pack, pack, range) {
+        if header.is_err() && cache.forget(project, ObjectKind::Pack, pack, range).await {
             header = parsed().await?;
         }
         let damaged = |text: String| Fault {
@@ -115,7 +115,7 @@ impl Content {
         };
         let bytes = self.cache.read(&self.project, kind, object, stored, len).await?;
         let mut checked = self.checked(bytes, widened, groups.clone(), stored).await;
-        if checked.is_err() && self.cache.forget(&self.project, kind, object, stored) {
+        if checked.is_err() && self.cache.forget(&self.project, kind, object, stored).await {
             // What was kept may have been damaged on its way here: the store itself is asked before it is blamed.
             let bytes = self.cache.read(&self.project, kind, object, stored, len).await?;
             checked = self.checked(bytes, widened, groups, stored).await;

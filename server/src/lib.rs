@@ -8,7 +8,7 @@
 //! | `http/` | routes; the URL tells the file |
 //! | `auth.rs`, `tokens.rs` | who asks, and what they may; the token file |
 //! | `admission.rs` | bytes in memory, room on the disk |
-//! | `cache.rs` | reads of objects, shared and kept |
+//! | `cache.rs` | reads of objects, shared and kept (in memory and on the disk: crate `gigastore-cache`) |
 //! | `content.rs` | files out of packs and blobs, verified |
 //! | `manifests.rs` | decoded manifests that are kept, for plans and files |
 //! | `metrics.rs` | what `/metrics` shows |

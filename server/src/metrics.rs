@@ -6,17 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use gigastore_cache::Tier;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::TxnId;
 use gigastore_formats::wire::{Fault, FaultCode};
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -56,7 +59,6 @@ pub(crate) struct Metrics {
     pub(crate) manifests_kept: Counter,
     pub(crate) manifests_read: Counter,
     memory: Gauge<u64, AtomicU64>,
-    cache_bytes: Gauge<u64, AtomicU64>,
     connections: Gauge<u64, AtomicU64>,
     log: Mutex<BTreeMap<ProjectName, u64>>,
     saves: Gauge<u64, AtomicU64>,
@@ -70,7 +72,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(cache: &Cache, gate: &Gate) -> Self {
+    pub(crate) fn new(cache: &Arc<Cache>, gate: &Gate) -> Self {
         let mut registry = Registry::with_prefix("gigastore");
         let metrics = Self {
             requests: Family::default(),
@@ -81,7 +83,6 @@ impl Metrics {
             manifests_kept: Counter::default(),
             manifests_read: Counter::default(),
             memory: Gauge::default(),
-            cache_bytes: Gauge::default(),
             connections: Gauge::default(),
             log: Mutex::default(),
             saves: Gauge::default(),
@@ -97,9 +98,7 @@ impl Metrics {
         registry.register("manifests_kept", "Manifests found decoded", metrics.manifests_kept.clone());
         registry.register("manifests_read", "Manifests that had to be read", metrics.manifests_read.clone());
         registry.register_with_unit("memory", "Memory given to requests", Unit::Bytes, metrics.memory.clone());
-        registry.register("cache_hits", "Blocks of objects found in memory", cache.hits.clone());
-        registry.register("cache_misses", "Blocks of objects read from the store", cache.misses.clone());
-        registry.register_with_unit("cache", "Blocks of objects kept", Unit::Bytes, metrics.cache_bytes.clone());
+        registry.register_collector(Box::new(Kept(Arc::clone(cache))));
         let failures = gate.failures.clone();
         registry.register("token_reload_failures", "Times that a changed token file could not be read", failures);
         registry.register("connections", "Connections that are open", metrics.connections.clone());
@@ -144,7 +143,6 @@ impl Metrics {
     /// Returns the text of `/metrics`: of projects, only those that its reader may see.
     pub(crate) fn text(&self, now: &Now, may_see: impl Fn(&ProjectName) -> bool) -> Result<String, fmt::Error> {
         self.memory.set(now.memory);
-        self.cache_bytes.set(now.cache);
         self.connections.set(now.connections);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -163,6 +161,46 @@ impl Metrics {
     }
 }
 
+/// What the cache counts, each number of both tiers.
+type OfTier = fn(&Tier) -> u64;
+const COUNTED: [(&str, &str, OfTier); 6] = [
+    ("cache_hits", "Blocks of objects found there", |tier| tier.hits),
+    ("cache_misses", "Blocks of objects not found there", |tier| tier.misses),
+    ("cache_evictions", "Blocks of objects that made room for others", |tier| tier.evictions),
+    ("cache_errors", "Failures of the file system; blocks come from the store then", |tier| tier.errors),
+    ("cache_damaged", "Files of blocks that were not what they should be, and were removed", |tier| tier.damaged),
+    ("cache_skipped", "Blocks not written, as the disk was behind or had just failed", |tier| tier.skipped),
+];
+
+/// The numbers of the cache, read when they are asked for.
+#[derive(Debug)]
+struct Kept(Arc<Cache>);
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Where {
+    tier: &'static str,
+}
+
+impl Collector for Kept {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (memory, disk) = self.0.counts();
+        let tiers = [("memory", Some(memory)), ("disk", disk)];
+        let tiers = tiers.into_iter().filter_map(|(tier, counts)| Some((Where { tier }, counts?)));
+        for (name, help, number) in COUNTED {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (place, counts) in tiers.clone() {
+                ConstCounter::new(number(&counts)).encode(family.encode_family(&place)?)?;
+            }
+        }
+        let help = "Blocks of objects kept; on the disk by all processes, as last seen";
+        let mut family = encoder.encode_descriptor("cache", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for (place, counts) in tiers {
+            ConstGauge::new(counts.bytes).encode(family.encode_family(&place)?)?;
+        }
+        Ok(())
+    }
+}
+
 /// The last line of the format.
 const END: &str = "# EOF\n";
 
@@ -171,8 +209,6 @@ const END: &str = "# EOF\n";
 pub(crate) struct Now {
     /// Memory given to requests.
     pub(crate) memory: u64,
-    /// Bytes of objects that are kept.
-    pub(crate) cache: u64,
     /// Connections that are open.
     pub(crate) connections: u64,
 }

@@ -78,6 +78,10 @@ pub struct Limits {
     pub memory: u64,
     /// Bytes of objects that are kept in memory; 0 for stores on this machine, whose files the system keeps.
     pub cache: u64,
+    /// The folder in which more of them are kept; other services and clients of this machine may use the same.
+    pub cache_folder: Option<PathBuf>,
+    /// Bytes that all of them may keep there. Several processes stay below it together where it is 256 MiB or more.
+    pub cache_disk: u64,
     /// Bytes of decoded manifests that are kept. A row of three dimensions takes some 420 bytes, so that a checkpoint
     /// of a million slices fits into 512 MiB.
     pub manifests: u64,
@@ -100,12 +104,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 128 MiB of bodies, no cache, 512 MiB of manifests, 1 GiB free, 16,384 connections, 30 s for heads and for each
-    /// MiB of a body or answer, 10 s to wait for memory, 60 s to finish.
+    /// 128 MiB of bodies, no cache (32 GiB in its folder, where there is one), 512 MiB of manifests, 1 GiB free, 16,384
+    /// connections, 30 s for heads and for each MiB of a body or answer, 10 s to wait for memory, 60 s to finish.
     fn default() -> Self {
         Self {
             memory: 128 << 20,
             cache: 0,
+            cache_folder: None,
+            cache_disk: 32 << 30,
             manifests: 512 << 20,
             keep_free: 1 << 30,
             connections: 16_384,
@@ -203,7 +209,7 @@ impl Server {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let disk = config.disk.map(|folder| (folder, config.limits.keep_free));
-        let cache = Arc::new(Cache::new(config.engine.clone(), config.limits.cache));
+        let cache = Arc::new(Cache::new(config.engine.clone(), &config.ambient, &config.limits));
         let service = Arc::new(Service {
             engine: config.engine,
             ambient: config.ambient,

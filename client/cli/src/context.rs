@@ -6,7 +6,7 @@ use clap::Args;
 use gigastore_client::store::{OpenMode, Store, StoreUrl};
 
 use crate::failure::Failure;
-use crate::output::Format;
+use crate::output::{Format, note};
 
 /// Flags of every command.
 #[derive(Args, Clone)]
@@ -29,12 +29,20 @@ pub(crate) struct Globals {
 impl Globals {
     /// Opens the store for reading.
     pub(crate) async fn open(&self) -> Result<Store, Failure> {
-        Ok(Store::open(self.url()?, OpenMode::Existing).await?)
+        self.opened(OpenMode::Existing).await
     }
 
     /// Opens the store for writing; creates it where it is not there.
     pub(crate) async fn create(&self) -> Result<Store, Failure> {
-        Ok(Store::open(self.url()?, OpenMode::Create).await?)
+        self.opened(OpenMode::Create).await
+    }
+
+    async fn opened(&self, mode: OpenMode) -> Result<Store, Failure> {
+        let store = Store::open(self.url()?, mode).await?;
+        if let Some(trouble) = store.cache_trouble().filter(|_| !self.quiet) {
+            note(&format_args!("{trouble}; reading from the store"));
+        }
+        Ok(store)
     }
 
     /// Tells whether results are JSON.

@@ -35,6 +35,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{OnVerify, PackBytes, Pieces, Transport};
+pub use pause::Deadlines;
 use remote::{Call, Remote};
 use sent::Sent;
 
@@ -65,6 +66,12 @@ impl Http {
     pub fn new(endpoints: &str, token: Option<String>, ambient: Arc<dyn Ambient>) -> Result<Self, Fault> {
         let remote = Remote::new(endpoints, token, Arc::clone(&ambient))?;
         Ok(Self { url: endpoints.to_owned(), remote, ambient })
+    }
+
+    /// Waits for the service as long as `deadlines` say.
+    pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.remote.deadlines = deadlines;
+        self
     }
 
     async fn ask<T: DeserializeOwned>(&self, call: Call) -> Result<T, Fault> {

@@ -61,7 +61,7 @@ async fn get(
         let (cached, project) = (Arc::clone(&cached), project.clone());
         async move {
             if afresh {
-                cached.cache.forget(&project, kind, object, range);
+                cached.cache.forget(&project, kind, object, range).await;
             }
             cached.cache.read(&project, kind, object, range, len).await
         }

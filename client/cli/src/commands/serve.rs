@@ -51,6 +51,13 @@ pub(crate) struct Serve {
     /// Memory for objects that are read again, in MiB; default: 512, and 0 for stores on this machine
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(0..1 << 30))]
     cache: Option<u64>,
+    /// Folder for more of them, on a disk of this machine; other services and clients of it may use the same
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// What that folder may hold, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 32 << 10, requires = "cache_dir",
+          value_parser = clap::value_parser!(u64).range(256..1 << 30))]
+    cache_disk: u64,
     /// Memory for decoded manifests, from which plans are made, in MiB: 512 keep a million slices
     #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(0..1 << 30))]
     manifests: u64,
@@ -98,6 +105,8 @@ impl Serve {
         limits.connections = self.connections.max(1);
         limits.drain = Duration::from_secs(self.drain);
         limits.cache = self.cache.map_or(limits.cache, |mib| mib << 20);
+        limits.cache_folder = self.cache_dir;
+        limits.cache_disk = self.cache_disk << 20;
         let server = service::bind(config).await?;
         let address = server.url();
         if globals.json() {

@@ -8,9 +8,6 @@ use gigastore_formats::wire::Fault;
 
 use super::remote::Remote;
 
-/// How long a call may make no progress before it is given up: longer than a service takes to be restarted.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// How long a call is sent away by a service that answers, but is busy, before it is given up.
 const BUSY_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -20,6 +17,23 @@ const MAX_TRIES: u32 = 100;
 /// Pauses between tries: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a call waits for a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// How long one try may make no progress before it is made again.
+    pub stall: Duration,
+    /// How long a call may make no progress before it is given up: longer than a service takes to be restarted. The
+    /// try that is under way then has its `stall` beyond it.
+    pub patience: Duration,
+}
+
+impl Default for Deadlines {
+    /// 40 s for a try, 60 s for a call.
+    fn default() -> Self {
+        Self { stall: Duration::from_secs(40), patience: Duration::from_secs(60) }
+    }
+}
 
 /// How a try ended without an answer that counts.
 pub(super) struct Failed {
@@ -74,7 +88,7 @@ impl<'r> Pause<'r> {
             self.moved = now;
             now.saturating_sub(self.began) < BUSY_PATIENCE
         } else {
-            now.saturating_sub(self.moved) < PATIENCE
+            now.saturating_sub(self.moved) < self.remote.deadlines.patience
         };
         if !failed.retry || !patience || self.tries >= MAX_TRIES {
             return Err(failed.fault);

@@ -15,11 +15,8 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 use reqwest::{Client, Method, Response, StatusCode, Url, header};
 
-use super::pause::{Failed, Pause};
+use super::pause::{Deadlines, Failed, Pause};
 use super::sent::{Fate, Sent};
-
-/// How long one try may make no progress before it is made again.
-const STALL: Duration = Duration::from_secs(40);
 
 /// How long a connection is kept for the next call: less than services keep it, so that none is used as it closes.
 const IDLE: Duration = Duration::from_secs(20);
@@ -60,6 +57,7 @@ pub(super) struct Remote {
     client: Client,
     token: Option<String>,
     pub(super) ambient: Arc<dyn Ambient>,
+    pub(super) deadlines: Deadlines,
     /// The endpoint that answered last.
     good: AtomicUsize,
     /// Retries left, in tenths.
@@ -93,7 +91,8 @@ impl Remote {
         let budget = AtomicU64::new(RETRY_BUDGET * TENTHS);
         // Processes start at different endpoints, so that each has its share of them.
         let good = AtomicUsize::new(ambient.random() as usize);
-        Ok(Self { endpoints: parsed, client, token, ambient, good, budget })
+        let deadlines = Deadlines::default();
+        Ok(Self { endpoints: parsed, client, token, ambient, deadlines, good, budget })
     }
 
     /// Makes a call and reads its answer, of at most `limit` bytes.
@@ -113,8 +112,9 @@ impl Remote {
     /// Makes a call whose answer is read as it comes; a break in it is an error.
     pub(super) async fn streamed(&self, call: Call) -> Result<BoxStream<'static, Result<Bytes, Fault>>, Fault> {
         let response = self.persist(|| self.send(&call)).await?;
-        let pieces = futures::stream::try_unfold(response, |mut response| async move {
-            let next = tokio::time::timeout(STALL, response.chunk()).await.map_err(|_| stalled().fault)?;
+        let stall = self.deadlines.stall;
+        let pieces = futures::stream::try_unfold(response, move |mut response| async move {
+            let next = tokio::time::timeout(stall, response.chunk()).await.map_err(|_| stalled(stall).fault)?;
             Ok(next.map_err(|error| network(&error))?.map(|piece| (piece, response)))
         });
         Ok(pieces.boxed())
@@ -156,9 +156,9 @@ impl Remote {
         if response.status() != StatusCode::PARTIAL_CONTENT || !actual.is_some_and(|text| text.starts_with(&expected)) {
             return Err(shorter(rest, response.status(), actual));
         }
-        let (mut pieces, mut left) = (response.bytes_stream(), rest.len());
+        let (mut pieces, mut left, stall) = (response.bytes_stream(), rest.len(), self.deadlines.stall);
         while left > 0 {
-            let next = tokio::time::timeout(STALL, pieces.next()).await.map_err(|_| stalled())?;
+            let next = tokio::time::timeout(stall, pieces.next()).await.map_err(|_| stalled(stall))?;
             let piece = next.ok_or_else(|| broken("the answer ended early"))?;
             let piece = piece.map_err(|error| Failed::passing(network(&error)))?;
             let take = (piece.len() as u64).min(left);
@@ -225,16 +225,16 @@ impl Remote {
         send: impl Future<Output = reqwest::Result<Response>>,
         fate: &Fate,
     ) -> Result<Response, Failed> {
-        let mut send = std::pin::pin!(send);
+        let (mut send, stall) = (std::pin::pin!(send), self.deadlines.stall);
         loop {
             tokio::select! {
                 answered = &mut send => {
                     return answered.map_err(|error| unanswered(&error));
                 }
-                () = self.ambient.sleep(STALL / 4) => {
+                () = self.ambient.sleep(stall / 4) => {
                     let idle = self.ambient.monotonic().as_millis() as u64 - fate.moved_ms();
-                    if idle > STALL.as_millis() as u64 {
-                        return Err(stalled());
+                    if idle > stall.as_millis() as u64 {
+                        return Err(stalled(stall));
                     }
                 }
             }
@@ -269,9 +269,9 @@ impl Remote {
     }
 
     async fn gather(&self, mut response: Response, limit: usize) -> Result<Bytes, Failed> {
-        let mut gathered = BytesMut::new();
+        let (mut gathered, stall) = (BytesMut::new(), self.deadlines.stall);
         loop {
-            let next = tokio::time::timeout(STALL, response.chunk()).await.map_err(|_| stalled())?;
+            let next = tokio::time::timeout(stall, response.chunk()).await.map_err(|_| stalled(stall))?;
             let piece = next.map_err(|error| Failed::passing(network(&error)))?;
             let Some(piece) = piece else { return Ok(gathered.freeze()) };
             if gathered.len() + piece.len() > limit {
@@ -340,8 +340,8 @@ fn broken(what: &str) -> Failed {
     Failed::passing(Fault::of(FaultCode::Unavailable, what))
 }
 
-fn stalled() -> Failed {
-    broken(&format!("the service made no progress for {} s", STALL.as_secs()))
+fn stalled(stall: Duration) -> Failed {
+    broken(&format!("the service made no progress for {} s", stall.as_secs_f64()))
 }
 
 /// An answer of other bytes than asked for: the object ends before them, or this is no Gigastore service.

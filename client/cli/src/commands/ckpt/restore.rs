@@ -69,7 +69,10 @@ impl Restore {
         let mut passed = Vec::new();
         for target in candidates {
             let refused = match self.restore(globals, &store, &target).await {
-                Ok(exported) => return self.done(globals, &target, exported, &passed, started),
+                Ok(exported) => {
+                    store.cache_settled().await;
+                    return self.done(globals, &target, exported, &passed, started);
+                }
                 Err(refused) if !self.fallback => return Err(refused.failure),
                 Err(refused) => refused,
             };

@@ -48,7 +48,8 @@ fn range(text: &str) -> Result<ByteRange, String> {
 
 impl Get {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let dataset = globals.open().await?.dataset(&self.target).await?;
+        let store = globals.open().await?;
+        let dataset = store.dataset(&self.target).await?;
         let progress = Progress::default();
         if let Some(range) = self.range {
             let [path] = &self.paths[..] else {
@@ -86,6 +87,7 @@ impl Get {
                 Err(error) => failed.push(Failure::from(error)),
             }
         }
+        store.cache_settled().await;
         if globals.json() && !fetched.is_empty() {
             say_json(&json!(fetched));
         }
