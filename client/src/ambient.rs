@@ -84,4 +84,40 @@ impl Ambient for SystemAmbient {
     fn compute(&self, job: Job) {
         self.pool.send(job).expect("the pool's threads live as long as this");
     }
+
+    /// Starts threads of its own, some 30 µs each: those of the pool may be in the middle of hashing, and nobody who
+    /// stands still should wait for that.
+    fn together(&self, threads: usize, work: &(dyn Fn() + Sync)) {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        thread::scope(|scope| {
+            for i in 1..threads.min(cores) {
+                let named = thread::Builder::new().name(format!("gigastore-copy-{i}"));
+                // Where no more threads can be had, those that there are do the work.
+                if named.spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn work_is_shared_and_all_done_on_return() {
+        let (left, done) = (AtomicUsize::new(100), AtomicUsize::new(0));
+        let take = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        let work = || {
+            while take() {
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        SystemAmbient::shared().together(8, &work);
+        assert_eq!(done.load(Ordering::SeqCst), 100);
+    }
 }

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `save.rs` | begin, one call a rank, finish |
+//! | `asynchronous.rs` | the same in the background, from a copy |
 //! | `known.rs` | what the latest checkpoint has already |
 //! | `compare.rs` | a step that is there already: is it the same? |
 //! | `diff.rs` | what changed between two checkpoints |
@@ -12,6 +13,7 @@
 //! | `export.rs` | a checkpoint as safetensors files |
 //! | `shard.rs` | which box of a tensor a rank takes, where nobody says otherwise |
 
+pub mod asynchronous;
 pub mod compare;
 pub mod diff;
 pub mod export;

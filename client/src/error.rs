@@ -2,6 +2,7 @@
 //!
 //! Must never have a `_` arm over errors of the client: a new one must be thought about.
 
+mod background;
 mod details;
 
 use std::error::Error;

@@ -4,18 +4,22 @@
 //! |---|---|
 //! | `budget.rs` | how many bytes may be in flight |
 //! | `buffer.rs` | large page-aligned buffers, used again |
+//! | `copy.rs` | many pieces into one buffer, on all cores, past the caches |
 //! | `hash.rs` | group trees of many slices on all cores |
 //! | `source.rs` | where the bytes of a save come from |
 //! | `sink.rs` | where the bytes of a restore go |
 //! | `read.rs` | planned ranges, verified, into sinks |
 //! | `write.rs` | packs out |
+//! | `phases.rs` | what the phases of a save took |
 //! | `progress.rs` | what a person sees meanwhile |
 //!
 //! Must never hand on a byte that was not checked.
 
 pub mod budget;
 pub mod buffer;
+pub(crate) mod copy;
 pub(crate) mod hash;
+pub(crate) mod phases;
 pub mod progress;
 pub(crate) mod read;
 pub mod sink;

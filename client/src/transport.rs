@@ -71,6 +71,12 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Returns the store's URL.
     fn url(&self) -> &str;
 
+    /// Returns how many requests were sent again so far; `None` where that is not known, as the store's own client does
+    /// it.
+    fn retries(&self) -> Option<u64> {
+        None
+    }
+
     /// Lists the projects.
     async fn projects(&self) -> Result<Vec<ProjectName>, Fault>;
 

@@ -33,6 +33,14 @@ pub trait Ambient: fmt::Debug + Send + Sync + 'static {
 
     /// Runs a computation on the pool of threads kept for them, as soon as one is free.
     fn compute(&self, job: Job);
+
+    /// Runs `work` on up to `threads` threads at once, the caller's among them, and returns when all have returned: for
+    /// work that a caller stands still for, and that threads share by taking pieces of it from one list. Here the
+    /// caller does all of it.
+    fn together(&self, threads: usize, work: &(dyn Fn() + Sync)) {
+        let _ = threads;
+        work();
+    }
 }
 
 impl dyn Ambient {

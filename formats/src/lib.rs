@@ -11,9 +11,10 @@
 //! | [`tensor`] | element types, boxes, safetensors headers |
 //! | [`ambient`] | the interface to time, chance and threads; no implementation |
 //! | [`pack`] | packs: stored objects of many slices, their codecs and their check |
-//! | [`manifest`] | checkpoint and dataset manifests, parts, pack lists |
+//! | [`manifest`] | checkpoint and dataset manifests, parts, pack lists, timelines |
 //! | [`table`] | what a Parquet file's footer says |
 //! | [`plan`] | wanted boxes to ranges of packs |
+//! | [`timeline`] | what the phases of a save took |
 //! | [`wire`] | what a client and a store say to each other |
 //! | [`limits`] | every bound |
 
@@ -32,5 +33,6 @@ pub mod record;
 pub mod sealed;
 pub mod table;
 pub mod tensor;
+pub mod timeline;
 pub mod verified;
 pub mod wire;

@@ -61,6 +61,10 @@ pub const MAX_RECORD_ENTRIES: usize = 1024;
 /// Bytes of one manifest: 4 GiB, about 20 million slices.
 pub const MAX_MANIFEST_BYTES: u64 = 4 << 30;
 
+/// Bytes of one timeline: 512 MiB. The largest world ([`MAX_WORLD_SIZE`]) with seven phases a rank
+/// of 57 bytes, not compressed, has 400 MiB, so that no save fails for its timeline.
+pub const MAX_TIMELINE_BYTES: u64 = 512 << 20;
+
 /// Bytes of folded log state: 1 GiB, about a million commits. It is a cache; past this a reader folds the records.
 pub const MAX_FOLDED_BYTES: u64 = 1 << 30;
 

@@ -157,6 +157,10 @@ pub struct Commit {
     /// A checkpoint's list of distinct packs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packs: Option<Index>,
+    /// What the phases of its save took. Two committers of one save may have measured different times: this is the
+    /// timeline of the one whose record it is; that of the other is an object that nothing refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Index>,
     /// Digest of what it holds, independent of where things lie.
     pub content: Digest,
     /// Logical bytes.
@@ -165,6 +169,13 @@ pub struct Commit {
     pub items: u64,
     /// Ranks that saved a checkpoint; 0 for a dataset.
     pub world_size: u32,
+}
+
+impl Commit {
+    /// Returns everything beside packs and files that it refers to: manifest, list of packs, timeline.
+    pub fn indexes(&self) -> impl Iterator<Item = &Index> {
+        std::iter::once(&self.manifest).chain(&self.packs).chain(&self.timeline)
+    }
 }
 
 /// A stored manifest with all that is needed to check any range of it.

@@ -17,6 +17,7 @@ fn entries() -> Vec<Entry> {
         number: 100,
         manifest: Index { object, len: 4096, groups: String::new() },
         packs: Some(Index { object, len: 512, groups: String::new() }),
+        timeline: None,
         content: Digest::of(b"content"),
         bytes: 1 << 40,
         items: 12,
@@ -49,6 +50,19 @@ fn every_kind_round_trips() {
 fn a_record_of_version_1_is_still_read() {
     let frozen = include_bytes!("../fixtures/record-1.json");
     let record = Record { seq: 7, prev: Digest::of(b"before"), entries: entries() };
+    assert_eq!(Record::unseal(frozen, 7, record.prev).unwrap().0, record);
+    assert_eq!(String::from_utf8(record.seal().0).unwrap(), String::from_utf8(frozen.to_vec()).unwrap());
+}
+
+#[test]
+fn a_record_with_a_timeline_is_still_read() {
+    let frozen = include_bytes!("../fixtures/record-timed-1.json");
+    let mut entries = entries();
+    let Action::Commit(commit) = &mut entries[0].action else { panic!("the first is a commit") };
+    let object = Stored { digest: Digest::of(b"timeline"), epoch: 3 };
+    commit.timeline = Some(Index { object, len: 2048, groups: String::new() });
+    assert_eq!(commit.indexes().map(|index| index.len).collect::<Vec<_>>(), [4096, 512, 2048]);
+    let record = Record { seq: 7, prev: Digest::of(b"before"), entries };
     assert_eq!(Record::unseal(frozen, 7, record.prev).unwrap().0, record);
     assert_eq!(String::from_utf8(record.seal().0).unwrap(), String::from_utf8(frozen.to_vec()).unwrap());
 }
@@ -123,11 +137,12 @@ fn any_index() -> impl Strategy<Value = Index> {
 }
 
 fn any_commit() -> impl Strategy<Value = Commit> {
-    let objects = (any_index(), prop::option::of(any_index()), any_digest());
+    let others = || prop::option::of(any_index());
+    let objects = (any_index(), others(), others(), any_digest());
     (any::<bool>(), any_name(), objects, any::<(u64, u64, u64, u32)>()).prop_map(|(data, name, objects, numbers)| {
         let sort = if data { Sort::Dataset } else { Sort::Checkpoint };
-        let ((manifest, packs, content), (number, bytes, items, world_size)) = (objects, numbers);
-        Commit { sort, name, number, manifest, packs, content, bytes, items, world_size }
+        let ((manifest, packs, timeline, content), (number, bytes, items, world_size)) = (objects, numbers);
+        Commit { sort, name, number, manifest, packs, timeline, content, bytes, items, world_size }
     })
 }
 

@@ -46,6 +46,9 @@ pub struct FinishRequest {
     pub tag: Option<Name>,
     /// How long to wait for the parts of other ranks, in milliseconds.
     pub deadline_ms: u64,
+    /// How long the caller has waited in earlier calls for the same, in milliseconds: for the timeline only.
+    #[serde(default)]
+    pub waited_ms: u64,
 }
 
 /// How a dataset version is committed; its manifest comes beside it.

@@ -1,8 +1,9 @@
 //! Saves and restores in this process: every sharding, replicas, deduplication, steps that exist, ranks that disagree,
-//! folders of models in and out.
+//! folders of models in and out, saves in the background.
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
+mod background;
 mod dedup;
 mod existing;
 mod export;

@@ -144,14 +144,21 @@ async fn a_pack_that_its_base_has_lost_is_kept_by_nobody() {
     let row = store.checkpoint(&target).await.unwrap().rows()[0].clone();
     let Place { pack, header_len, offset, stored_len, codec } = row.place;
     let place = Some(Place { pack: pack.digest, header_len, offset, stored_len, codec });
-    let meta = PartMeta { rank: 0, world_size: 1, bases: vec![1], compared_to: None, metadata: BTreeMap::new() };
+    let meta = PartMeta {
+        rank: 0,
+        world_size: 1,
+        bases: vec![1],
+        compared_to: None,
+        metadata: BTreeMap::new(),
+        timeline: None,
+    };
     let part = write_part(&meta, &[SliceRow { slice: row.slice, blake3: row.blake3, place }]).unwrap();
     let engine = engine(Arc::clone(&below) as Below, OpenMode::Existing).await.unwrap();
     let (run, attempt) = ("run".parse().unwrap(), "job".to_owned());
     let request = SaveRequest { project: project(), run, step: 2, attempt, world_size: 1 };
     let session = engine.begin_save(&request).await.unwrap();
     engine.put_part(&project(), session.save, 0, part.into()).await.unwrap();
-    let finish = FinishRequest { save: request, tag: None, deadline_ms: 0 };
+    let finish = FinishRequest { save: request, tag: None, deadline_ms: 0, waited_ms: 0 };
     let refused = Fault::from(&*engine.finish_save(&finish).await.unwrap_err());
     assert_eq!(refused.code, FaultCode::Conflict, "{refused}");
     assert!(refused.message.contains("epoch 1"), "{refused}");

@@ -121,6 +121,7 @@ impl CheckpointSave {
                 bases: Vec::new(),
                 compared_to: Some(existing.commit.content),
                 metadata: self.spec.metadata.clone(),
+                timeline: None,
             };
             self.deliver(session.save, meta, rows).await?;
         }

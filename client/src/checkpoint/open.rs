@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::manifest::checkpoint::{CheckpointMeta, CheckpointReader, CheckpointRow, Selection};
 use gigastore_formats::manifest::packs::{PackRow, read_packs};
+use gigastore_formats::manifest::timeline::{Timeline, read_timeline};
 use gigastore_formats::manifest::{ManifestError, Step};
 use gigastore_formats::name::{ProjectName, Target};
 use gigastore_formats::object::ObjectKind;
@@ -141,6 +142,21 @@ impl Store {
         let mut read = self.index_ranges(target, &info, index, &[whole]).await?;
         let (_, bytes) = read.pop().expect("one range was asked for");
         read_packs(&bytes).map_err(|source| OpenError::Manifest { target: target.to_string(), source })
+    }
+
+    /// Reads what the phases of the save of the checkpoint that `target` means took; `None` where that was not recorded,
+    /// as of saves by older versions.
+    pub async fn timeline(&self, target: &Target) -> Result<Option<Timeline>, OpenError> {
+        let info = self.resolve(target).await?;
+        if info.commit.sort != Sort::Checkpoint {
+            return Err(OpenError::Dataset { target: target.to_string() });
+        }
+        let Some(index) = &info.commit.timeline else { return Ok(None) };
+        let whole = ByteRange::new(0, index.len).expect("0 is the smallest number");
+        let mut read = self.index_ranges(target, &info, index, &[whole]).await?;
+        let (_, bytes) = read.pop().expect("one range was asked for");
+        let timeline = self.ambient.computed(move || read_timeline(&bytes)).await;
+        timeline.map(Some).map_err(|source| OpenError::Manifest { target: target.to_string(), source })
     }
 
     /// Reads ranges of a manifest, widened to groups and checked.

@@ -19,6 +19,7 @@ use gigastore_formats::pack::plan_packs;
 use gigastore_formats::record::TxnId;
 use gigastore_formats::tensor::boxes::BoxError;
 use gigastore_formats::tensor::slice::{SliceError, SliceId, SliceRow};
+use gigastore_formats::timeline::Phase;
 use gigastore_formats::wire::{Committed, Fault, FaultCode, FinishRequest, SaveRequest, Session};
 
 use super::compare::CompareError;
@@ -26,6 +27,7 @@ use super::known::Known;
 use super::open::OpenError;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
+use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::{SliceData, SourceError};
 use crate::transfer::write::{PartRow, WriteError, Writer};
@@ -201,27 +203,36 @@ impl CheckpointSave {
 
     /// Stores the slices of one rank and delivers its part. Ranks may call it in any order, from any process.
     pub async fn rank(&self, rank: u32, slices: Vec<Slice>) -> Result<(), SaveError> {
+        self.rank_since(Phases::begin(&self.store.ambient), rank, slices).await
+    }
+
+    /// As [`rank`](Self::rank), for a rank that began with `phases`.
+    pub(super) async fn rank_since(&self, phases: Phases, rank: u32, slices: Vec<Slice>) -> Result<(), SaveError> {
+        let retries = self.store.transport.retries();
         let (mine, theirs) = self.sort_slices(rank, slices)?;
         let sources: Vec<SliceData> = mine.iter().chain(&theirs).map(|(_, data)| data.clone()).collect();
-        self.progress.plan(sources.iter().map(SliceData::len).sum());
+        let bytes = sources.iter().map(SliceData::len).sum();
+        self.progress.plan(bytes);
+        let writer = self.writer(phases.clone());
         let mut meta = PartMeta {
             rank,
             world_size: self.request.world_size,
             bases: Vec::new(),
             compared_to: None,
             metadata: self.spec.metadata.clone(),
+            timeline: None,
         };
         let mut rows = if let Some(existing) = &self.session.existing {
             meta.compared_to = Some(existing.commit.content);
             let mut all = mine;
             all.extend(theirs);
-            let rows = self.hash_only(all).await?;
+            let rows = self.hash_only(&writer, all).await?;
             self.compare(existing, &rows).await?;
             rows
         } else {
-            let known = self.known(&mine, &mut meta).await?;
-            let mut rows = self.send(mine, &known).await?;
-            rows.extend(self.hash_only(theirs).await?);
+            let known = phases.timed(Phase::Plan, 0, self.known(&mine, &mut meta)).await?;
+            let mut rows = self.send(&writer, mine, &known).await?;
+            rows.extend(self.hash_only(&writer, theirs).await?);
             meta.bases.retain(|_| rows.iter().any(|row| refers_to(row, &known)));
             rows
         };
@@ -232,6 +243,8 @@ impl CheckpointSave {
         rows.sort_by(|a, b| a.slice.order().cmp(&b.slice.order()));
         let unplaced = rows.iter().map(|row| SliceRow { place: None, ..row.clone() }).collect();
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner).insert(rank, unplaced);
+        let again = self.store.transport.retries().zip(retries).map(|(now, before)| now.saturating_sub(before));
+        meta.timeline = Some(phases.end(bytes, again));
         self.deliver(self.session.save, meta, rows).await
     }
 
@@ -257,7 +270,7 @@ impl CheckpointSave {
 
     pub(super) fn finish_request(&self, save: &SaveRequest) -> FinishRequest {
         let deadline_ms = u64::try_from(self.spec.deadline.as_millis()).unwrap_or(u64::MAX);
-        FinishRequest { save: save.clone(), tag: self.spec.tag.clone(), deadline_ms }
+        FinishRequest { save: save.clone(), tag: self.spec.tag.clone(), deadline_ms, waited_ms: 0 }
     }
 
     /// Delivers the part of one rank.
@@ -288,11 +301,12 @@ impl CheckpointSave {
         Ok((mine, theirs))
     }
 
-    async fn send(&self, slices: Vec<Loaded>, known: &Known) -> Result<Vec<PartRow>, SaveError> {
+    async fn send(&self, writer: &Writer, slices: Vec<Loaded>, known: &Known) -> Result<Vec<PartRow>, SaveError> {
         let ids: Vec<SliceId> = slices.iter().map(|(id, _)| id.clone()).collect();
-        let (target, writer) = (self.spec.pack_bytes, self.writer());
+        let target = self.spec.pack_bytes;
         // Borders are planned before dedup, so that a save that is run again makes the same packs.
-        let plan = self.store.ambient.computed(move || plan_packs(&ids, target)).await;
+        let planned = self.store.ambient.computed(move || plan_packs(&ids, target));
+        let plan = writer.phases.timed(Phase::Plan, 0, planned).await;
         let packs = plan.into_iter().map(|members| members.into_iter().map(|i| slices[i].clone()).collect());
         let packs: Vec<Vec<Loaded>> = packs.collect();
         let find = |digest, len| known.get(&(digest, len)).cloned();
@@ -301,8 +315,7 @@ impl CheckpointSave {
     }
 
     /// Hashes slices that a replica sends, or that are there already.
-    pub(super) async fn hash_only(&self, slices: Vec<Loaded>) -> Result<Vec<PartRow>, SaveError> {
-        let writer = self.writer();
+    async fn hash_only(&self, writer: &Writer, slices: Vec<Loaded>) -> Result<Vec<PartRow>, SaveError> {
         let mut rows = Vec::with_capacity(slices.len());
         for batch in batches(slices, self.spec.pack_bytes) {
             let digests = writer.hash(&batch).await?;
@@ -312,7 +325,7 @@ impl CheckpointSave {
         Ok(rows)
     }
 
-    fn writer(&self) -> Writer {
+    fn writer(&self, phases: Phases) -> Writer {
         Writer {
             store: self.store.clone(),
             project: self.request.project.clone(),
@@ -320,6 +333,7 @@ impl CheckpointSave {
             code: self.spec.compress,
             pool: self.pool.clone(),
             progress: self.progress.clone(),
+            phases,
         }
     }
 }

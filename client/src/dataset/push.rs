@@ -21,6 +21,7 @@ use gigastore_formats::wire::{Committed, DatasetRequest, Fault, FaultCode};
 use super::read::DatasetError;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
+use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::{SliceData, SourceError, SourceFile, SourceLook};
 use crate::transfer::write::{WriteError, Writer};
@@ -149,6 +150,7 @@ impl Store {
         let named = name_files(files)?;
         let epoch = self.epoch(&spec.project).await?;
         let writer = Writer {
+            phases: Phases::begin(&self.ambient),
             store: self.clone(),
             project: spec.project.clone(),
             epoch,

@@ -5,21 +5,42 @@
 //! Anonymous maps of memmap2. Must never hand out a buffer that somebody still reads.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use gigastore_formats::ambient::Ambient;
 use memmap2::{MmapMut, MmapOptions};
+
+use super::copy;
 
 /// Sizes are rounded up to this: 2 MiB, a huge page of x86-64 and of most others.
 const STEP_BYTES: usize = 2 << 20;
 
-/// Buffers that are kept when nobody uses them. More are given back to the system.
+/// Buffers that are kept when nobody uses them, unless set. More are given back to the system.
 const KEPT: usize = 8;
+
+/// The smallest page of common systems. One byte written in each makes the system give all of them.
+const PAGE_BYTES: usize = 4096;
 
 /// Buffers of one process.
 #[derive(Clone, Debug, Default)]
 pub struct BufferPool {
-    free: Arc<Mutex<Vec<MmapMut>>>,
+    shelf: Arc<Shelf>,
+}
+
+/// Buffers that nobody uses.
+#[derive(Debug)]
+struct Shelf {
+    free: Mutex<Vec<MmapMut>>,
+    most: usize,
+    made: AtomicU64,
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        Self { free: Mutex::default(), most: KEPT, made: AtomicU64::new(0) }
+    }
 }
 
 /// A buffer of its pool; it goes back there when dropped, or when the last [`Bytes`] of it is.
@@ -28,23 +49,37 @@ pub struct Buffer {
     /// Taken out only on drop.
     map: Option<MmapMut>,
     len: usize,
-    free: Arc<Mutex<Vec<MmapMut>>>,
+    shelf: Arc<Shelf>,
 }
 
 impl BufferPool {
+    /// Returns a pool that keeps `most` buffers when nobody uses them.
+    pub fn keeping(most: usize) -> Self {
+        Self { shelf: Arc::new(Shelf { most, ..Shelf::default() }) }
+    }
+
+    /// Returns how many buffers it took from the system so far.
+    pub fn made(&self) -> u64 {
+        self.shelf.made.load(Ordering::Relaxed)
+    }
+
     /// Returns a buffer of `len` bytes, of any content. Fails where the system has no memory.
     pub fn take(&self, len: usize) -> io::Result<Buffer> {
         let fits = |map: &MmapMut| map.len() >= len;
         let kept = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free = self.shelf.free.lock().unwrap_or_else(PoisonError::into_inner);
             let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].len());
             best.map(|i| free.swap_remove(i))
         };
         let map = match kept {
             Some(map) => map,
-            None => fresh(len)?,
+            None => {
+                let map = fresh(len)?;
+                self.shelf.made.fetch_add(1, Ordering::Relaxed);
+                map
+            }
         };
-        Ok(Buffer { map: Some(map), len, free: Arc::clone(&self.free) })
+        Ok(Buffer { map: Some(map), len, shelf: Arc::clone(&self.shelf) })
     }
 }
 
@@ -67,6 +102,21 @@ impl AsMut<[u8]> for Buffer {
 }
 
 impl Buffer {
+    /// Forgets the bytes from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Makes the system give the memory of the buffer now, on all cores, rather than when it is first written to. Its
+    /// content is lost.
+    pub(crate) fn touch(&mut self, ambient: &dyn Ambient) {
+        copy::in_pieces(ambient, self.as_mut(), |_, piece| {
+            for page in piece.chunks_mut(PAGE_BYTES) {
+                page[0] = 0;
+            }
+        });
+    }
+
     /// Ends writing: the bytes can be shared and sliced without a copy.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
@@ -84,8 +134,8 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(map) = self.map.take().filter(|_| free.len() < KEPT) {
+        let mut free = self.shelf.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = self.map.take().filter(|_| free.len() < self.shelf.most) {
             free.push(map);
         }
     }
@@ -103,12 +153,12 @@ mod tests {
         let bytes = buffer.freeze();
         let part = bytes.slice(1..);
         drop(bytes);
-        assert!(pool.free.lock().unwrap().is_empty(), "somebody still reads it");
+        assert!(pool.shelf.free.lock().unwrap().is_empty(), "somebody still reads it");
         assert_eq!(part, b"bc"[..]);
         drop(part);
-        assert_eq!(pool.free.lock().unwrap().len(), 1);
+        assert_eq!(pool.shelf.free.lock().unwrap().len(), 1);
         let again = pool.take(STEP_BYTES).unwrap();
-        assert!(pool.free.lock().unwrap().is_empty());
+        assert!(pool.shelf.free.lock().unwrap().is_empty());
         assert_eq!(again.as_ref().len(), STEP_BYTES);
     }
 }

@@ -12,11 +12,13 @@ use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::codec::{encode_group, sampled_groups, worth_coding};
 use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
 use gigastore_formats::tensor::slice::{Place, SliceId, SliceRow};
+use gigastore_formats::timeline::Phase;
 use gigastore_formats::verified::{GroupSize, GroupTree, StreamHasher};
 use gigastore_formats::wire::Fault;
 
 use super::buffer::BufferPool;
 use super::hash::trees;
+use super::phases::Phases;
 use super::progress::Progress;
 use super::source::{SliceData, SourceError};
 use crate::store::Store;
@@ -64,6 +66,7 @@ pub(crate) struct Writer {
     pub(crate) code: bool,
     pub(crate) pool: BufferPool,
     pub(crate) progress: Progress,
+    pub(crate) phases: Phases,
 }
 
 /// A row of a part.
@@ -100,11 +103,12 @@ impl Writer {
         let mut digests = Vec::with_capacity(slices.len());
         if bytes <= LOAD_BYTES {
             let contents = self.load(slices, bytes).await?;
-            let trees = trees(&*self.store.ambient, GroupSize::Tensor, &contents).await;
+            let trees = self.trees(&contents, bytes).await;
             digests.extend(trees.iter().map(GroupTree::root));
         } else {
             for (_, data) in slices {
-                digests.push(self.tree(GroupSize::Tensor, data).await?.root());
+                let tree = self.phases.timed(Phase::Hash, data.len(), self.tree(GroupSize::Tensor, data)).await?;
+                digests.push(tree.root());
             }
         }
         self.progress.done(bytes);
@@ -118,7 +122,7 @@ impl Writer {
         known: &(dyn Fn(Digest, u64) -> Option<Place<Digest>> + Send + Sync),
     ) -> Result<Vec<PartRow>, WriteError> {
         let contents = self.load(&slices, bytes).await?;
-        let trees = trees(&*self.store.ambient, GroupSize::Tensor, &contents).await;
+        let trees = self.trees(&contents, bytes).await;
         let mut rows = Vec::with_capacity(slices.len());
         let mut sent = Vec::new();
         for (((slice, _), content), tree) in slices.into_iter().zip(contents).zip(trees) {
@@ -130,11 +134,14 @@ impl Writer {
         if sent.is_empty() {
             return Ok(rows);
         }
-        let (packed, stored): (Vec<PackSlice>, Vec<Vec<Bytes>>) =
-            futures::future::join_all(sent.into_iter().map(|(slice, tree, content)| self.coded(slice, tree, content)))
-                .await
-                .into_iter()
-                .unzip();
+        let sent_bytes = sent.iter().map(|(_, tree, _)| tree.len()).sum();
+        let coding =
+            futures::future::join_all(sent.into_iter().map(|(slice, tree, content)| self.coded(slice, tree, content)));
+        let coded = match self.code {
+            true => self.phases.timed(Phase::Code, sent_bytes, coding).await,
+            false => coding.await,
+        };
+        let (packed, stored): (Vec<PackSlice>, Vec<Vec<Bytes>>) = coded.into_iter().unzip();
         // The header has its slices in its own order; so must the bytes.
         let mut order: Vec<usize> = (0..packed.len()).collect();
         order.sort_by(|a, b| packed[*a].slice.order().cmp(&packed[*b].slice.order()));
@@ -145,12 +152,16 @@ impl Writer {
         Ok(rows)
     }
 
+    async fn trees(&self, contents: &[Bytes], bytes: u64) -> Vec<GroupTree> {
+        self.phases.timed(Phase::Hash, bytes, trees(&*self.store.ambient, GroupSize::Tensor, contents)).await
+    }
+
     /// Reads slices that are in files into one buffer; those in memory stay where they are.
     async fn load(&self, slices: &[(SliceId, SliceData)], bytes: u64) -> Result<Vec<Bytes>, WriteError> {
         let in_file = |data: &SliceData| matches!(data, SliceData::File(_));
         let needed: u64 = slices.iter().filter(|(_, data)| in_file(data)).map(|(_, data)| data.len()).sum();
         let sources: Vec<SliceData> = slices.iter().map(|(_, data)| data.clone()).collect();
-        let pool = self.pool.clone();
+        let (pool, begin) = (self.pool.clone(), self.store.ambient.monotonic());
         let read = self.store.ambient.computed(move || {
             let memory = |source| WriteError::Memory { bytes, source };
             let mut buffer = pool.take(needed as usize).map_err(memory)?;
@@ -167,7 +178,11 @@ impl Writer {
             });
             Ok::<Vec<Bytes>, WriteError>(contents.collect())
         });
-        read.await
+        let read = read.await;
+        if needed > 0 {
+            self.phases.took(Phase::Stage, needed, begin);
+        }
+        read
     }
 
     /// Codes a slice where that is wanted and worth it.
@@ -209,7 +224,7 @@ impl Writer {
         data: SliceData,
         known: &(dyn Fn(Digest, u64) -> Option<Place<Digest>> + Send + Sync),
     ) -> Result<PartRow, WriteError> {
-        let tree = self.tree(GroupSize::Tensor, &data).await?;
+        let tree = self.phases.timed(Phase::Hash, data.len(), self.tree(GroupSize::Tensor, &data)).await?;
         if let Some(place) = known(tree.root(), tree.len()) {
             return Ok(SliceRow { slice, blake3: tree.root(), place: Some(place) });
         }
@@ -275,11 +290,13 @@ impl Writer {
         let mut candidates = vec![named(self.epoch)];
         candidates.extend(self.epoch.checked_sub(1).map(named));
         let transport = &self.store.transport;
-        let lengths = transport.lengths(&self.project, ObjectKind::Pack, &candidates).await?;
+        let asked = transport.lengths(&self.project, ObjectKind::Pack, &candidates);
+        let lengths = self.phases.timed(Phase::Exists, 0, asked).await?;
         if lengths.contains(&Some(header.object_len())) {
             return Ok(());
         }
-        transport.put_pack(&self.project, named(self.epoch), head, bytes).await?;
+        let sent = transport.put_pack(&self.project, named(self.epoch), head, bytes);
+        self.phases.timed(Phase::Upload, header.object_len(), sent).await?;
         self.progress.moved(header.object_len());
         Ok(())
     }

@@ -110,6 +110,10 @@ impl Transport for Http {
         &self.url
     }
 
+    fn retries(&self) -> Option<u64> {
+        Some(self.remote.retries())
+    }
+
     async fn projects(&self) -> Result<Vec<ProjectName>, Fault> {
         self.ask(Call::get("/v1/projects")).await
     }
@@ -210,9 +214,11 @@ impl Transport for Http {
         let path = below(project, format_args!("/saves/{save}/commit"));
         let (started, deadline) = (self.ambient.monotonic(), Duration::from_millis(request.deadline_ms));
         loop {
-            let left = deadline.saturating_sub(self.ambient.monotonic().saturating_sub(started));
+            let waited = self.ambient.monotonic().saturating_sub(started);
+            let left = deadline.saturating_sub(waited);
             let wait = left.min(WAIT_AT_ONCE);
-            let now = FinishRequest { deadline_ms: wait.as_millis() as u64, ..request.clone() };
+            let (deadline_ms, waited_ms) = (wait.as_millis() as u64, waited.as_millis() as u64);
+            let now = FinishRequest { deadline_ms, waited_ms, ..request.clone() };
             match self.ask(Call::new(Method::POST, path.clone(), body(&now)?)).await {
                 Err(fault) if fault.code == FaultCode::MissingRanks && left > wait => {}
                 // All parts are there: the deadline for them is met, however long the commit takes.

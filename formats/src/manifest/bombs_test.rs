@@ -37,7 +37,14 @@ fn part_row(name: &str, first: u64) -> PartRow {
 }
 
 fn part_meta() -> PartMeta {
-    PartMeta { rank: 0, world_size: 1, bases: Vec::new(), compared_to: None, metadata: Default::default() }
+    PartMeta {
+        rank: 0,
+        world_size: 1,
+        bases: Vec::new(),
+        compared_to: None,
+        metadata: Default::default(),
+        timeline: None,
+    }
 }
 
 fn dataset_meta() -> DatasetMeta {

@@ -138,6 +138,14 @@ pub enum MetaError {
         /// Its bytes.
         actual: usize,
     },
+    /// More spans of one rank than there can be, or two of one phase.
+    #[error("{actual} spans of one rank or committer: expected at most {limit}, each of another phase")]
+    Spans {
+        /// Most spans.
+        limit: usize,
+        /// Its spans.
+        actual: usize,
+    },
     /// The world size, or a rank in it.
     #[error("rank {rank} of a world of {world_size}: expected rank < world size <= {MAX_WORLD_SIZE}")]
     World {

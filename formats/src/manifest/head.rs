@@ -60,12 +60,17 @@ impl Head {
         Self { format, meta: None, content: None }
     }
 
-    /// Makes the head of a manifest that is about to be written.
+    /// Makes the head of a manifest that is about to be written, and whose content has a digest of its own.
     pub(super) fn new<M: Meta>(format: Format, meta: &M, content: Digest) -> Result<Self, ManifestError> {
+        Ok(Self { content: Some(content), ..Self::described(format, meta)? })
+    }
+
+    /// Makes the head of a manifest that is about to be written.
+    pub(super) fn described<M: Meta>(format: Format, meta: &M) -> Result<Self, ManifestError> {
         meta.check()?;
         let json = serde_json::to_string(meta).map_err(|error| missing(META, Some(error)))?;
         check_json(&json)?;
-        Ok(Self { format, meta: Some(json), content: Some(content) })
+        Ok(Self { format, meta: Some(json), content: None })
     }
 
     /// Returns the pairs that are stored.

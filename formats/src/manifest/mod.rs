@@ -1,11 +1,12 @@
 //! Manifests: the Parquet files that say which slices a checkpoint and which files a dataset version has, the parts
-//! that a checkpoint is put together from, and the list of its packs.
+//! that a checkpoint is put together from, the list of its packs, and what each phase of its save took.
 //!
 //! | kind | sorted by | says of itself |
 //! |---|---|---|
 //! | [`checkpoint`] | kind, name, box | run, step, world size, parent, user metadata, digest of the content |
 //! | [`part`] | kind, name, box | rank, world size, bases, what it was compared to, user metadata, digest |
 //! | [`packs`] | pack | nothing |
+//! | [`timeline`] | phase, rank | run, step, world size, what the committer did |
 //! | [`dataset`] | path | name, version, parent, user metadata, digest of the content |
 //!
 //! All are written with the same settings, so that the same rows give the same bytes, and are read by column name, so
@@ -30,6 +31,7 @@ mod row;
 #[cfg(test)]
 mod samples;
 mod slice_rows;
+pub mod timeline;
 mod writer;
 
 pub use crate::table::Step;

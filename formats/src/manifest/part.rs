@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::content_of;
 use super::head::{Format, Head, Meta, check_user_metadata, check_world};
 use super::reader::read_rows;
+use super::timeline::check_spans;
 use super::writer::write_rows;
 use super::{ManifestError, MetaError};
 use crate::digest::Digest;
 use crate::limits::MAX_PART_BYTES;
 use crate::tensor::slice::{Place, SliceRow};
+use crate::timeline::RankTimeline;
 
 const FORMAT: Format = Format { name: "part-1", limit: MAX_PART_BYTES };
 
@@ -31,6 +33,10 @@ pub struct PartMeta {
     pub compared_to: Option<Digest>,
     /// What the user wrote down.
     pub metadata: BTreeMap<String, String>,
+    /// What this rank's phases took; missing in parts of clients that do not say. Two parts may say the same content
+    /// with different times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<RankTimeline>,
 }
 
 /// A row of a part; without a place where another rank uploads the same bytes or the store has them already.
@@ -62,7 +68,8 @@ pub fn read_part(part: &Bytes) -> Result<Part, ManifestError> {
 impl Meta for PartMeta {
     fn check(&self) -> Result<(), MetaError> {
         check_world(self.rank, self.world_size)?;
-        check_user_metadata(&self.metadata)
+        check_user_metadata(&self.metadata)?;
+        self.timeline.as_ref().map_or(Ok(()), |timeline| check_spans(&timeline.spans))
     }
 }
 

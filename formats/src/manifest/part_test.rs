@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::super::samples::{any_metadata, any_rows, damaged, digest, note, rows};
 use super::*;
 use crate::manifest::checkpoint::CheckpointRow;
+use crate::timeline::{Phase, Span};
 
 fn meta() -> PartMeta {
     PartMeta {
@@ -13,7 +14,17 @@ fn meta() -> PartMeta {
         bases: vec![80, 90],
         compared_to: Some(digest(7)),
         metadata: note("host", "gpu-3"),
+        timeline: None,
     }
+}
+
+fn timed() -> PartMeta {
+    let spans = [Phase::Total, Phase::Hash, Phase::Upload].into_iter().enumerate();
+    let spans = spans.map(|(i, phase)| {
+        let i = i as u64;
+        Span { phase, begin_us: i, wall_us: 10, busy_us: 20, bytes: 4096, count: 2, retries: (i == 0).then_some(1) }
+    });
+    PartMeta { timeline: Some(RankTimeline { began_ms: 1_700_000_000_000, spans: spans.collect() }), ..meta() }
 }
 
 /// Takes the epochs away, and every fifth place.
@@ -48,6 +59,17 @@ fn version_1_is_still_read_and_still_written() {
     assert_eq!(part.rows, opened(rows(10)));
     assert_eq!(part.rows.iter().filter(|row| row.place.is_none()).count(), 3);
     assert_eq!(write_part(&meta(), &opened(rows(10))).unwrap(), fixture, "the same rows gave other bytes");
+}
+
+#[test]
+fn a_part_with_times_is_still_read_and_still_written() {
+    let fixture = Bytes::from_static(include_bytes!("../../fixtures/part-timed-1.parquet"));
+    assert_eq!(read_part(&fixture).unwrap().meta, timed());
+    assert_eq!(write_part(&timed(), &opened(rows(10))).unwrap(), fixture, "the same rows gave other bytes");
+    let mut twice = timed();
+    twice.timeline.as_mut().unwrap().spans.extend(timed().timeline.unwrap().spans);
+    let error = write_part(&twice, &[]).unwrap_err();
+    assert!(matches!(error, ManifestError::Bounds(MetaError::Spans { actual: 6, .. })), "{error}");
 }
 
 #[test]

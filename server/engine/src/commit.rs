@@ -6,6 +6,7 @@
 
 mod dataset;
 mod error;
+mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::read::info;
 use crate::store::Body;
 
 pub use error::{CommitError, Refusal};
+pub(crate) use timeline::CommitterClock;
 
 /// What must hold of the state for a commit to be safe from collectors.
 #[derive(Debug, Default)]
@@ -46,7 +48,8 @@ impl Engine {
         &self,
         request: &FinishRequest,
         save: TxnId,
-        merged: Merged,
+        mut merged: Merged,
+        clock: CommitterClock,
     ) -> Result<Committed, CommitError> {
         let (project, run, step) = (&request.save.project, &request.save.run, request.save.step);
         check_tag(request.tag.as_ref())?;
@@ -63,6 +66,7 @@ impl Engine {
         }
         let parent = merged.bases.last().copied();
         let metadata = merged.metadata.clone();
+        let timelines = std::mem::take(&mut merged.timelines);
         let placed = self.place(project, &state, run, merged).await?;
         let meta = CheckpointMeta { run: run.clone(), step, world_size: request.save.world_size, parent, metadata };
         let Placed { rows, packs, mut needs } = placed;
@@ -72,12 +76,15 @@ impl Engine {
         needs.oldest = Some(needs.oldest.map_or(epoch, |oldest| oldest.min(epoch)));
         let manifest = self.store_manifest(project, epoch, lists.0).await?;
         let packs = Some(self.store_manifest(project, epoch, lists.1).await?);
+        let timeline = clock.timeline(&*self.ambient, request, &manifest, timelines).await?;
+        let timeline = Some(self.store_manifest(project, epoch, timeline).await?);
         let commit = Commit {
             sort: Sort::Checkpoint,
             name: run.clone(),
             number: step,
             manifest,
             packs,
+            timeline,
             content,
             bytes,
             items,

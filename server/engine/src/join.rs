@@ -9,6 +9,7 @@ use gigastore_formats::manifest::part::Part;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::cover::{CoverError, check_cover};
 use gigastore_formats::tensor::slice::{Place, SliceId, SliceKind, SliceRow};
+use gigastore_formats::timeline::RankTimeline;
 
 /// All parts of a save, merged.
 #[derive(Debug)]
@@ -21,6 +22,10 @@ pub(crate) struct Merged {
     pub(crate) compared_to: Option<Digest>,
     /// User metadata of all ranks.
     pub(crate) metadata: BTreeMap<String, String>,
+    /// How many ranks there were.
+    pub(crate) ranks: u64,
+    /// What the phases of each rank took, of those that say.
+    pub(crate) timelines: Vec<(u32, RankTimeline)>,
 }
 
 /// Why the parts of a save do not make a checkpoint.
@@ -94,6 +99,7 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
     let first_compared = parts.first().and_then(|part| part.meta.compared_to);
     let compared_to = first_compared.filter(|_| parts.iter().all(|part| part.meta.compared_to == first_compared));
     let ranks = parts.len();
+    let mut timelines = Vec::with_capacity(ranks);
     let mut said: Vec<Said> = Vec::new();
     for part in parts {
         let rank = part.meta.rank;
@@ -101,6 +107,7 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
             return Err(JoinError::WorldSize { rank, expected: world_size, actual: part.meta.world_size });
         }
         bases.extend(part.meta.bases);
+        timelines.extend(part.meta.timeline.map(|timeline| (rank, timeline)));
         for (key, value) in part.meta.metadata {
             match metadata.get(&key) {
                 Some((other, before)) if *before != value => {
@@ -123,7 +130,8 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
         check_tensor(tensor)?;
     }
     let metadata = metadata.into_iter().map(|(key, (_, value))| (key, value)).collect();
-    Ok(Merged { rows: said.into_iter().map(|(_, row)| row).collect(), bases, compared_to, metadata })
+    let rows = said.into_iter().map(|(_, row)| row).collect();
+    Ok(Merged { rows, bases, compared_to, metadata, ranks: ranks as u64, timelines })
 }
 
 /// Makes one of the rows of the same box, which must agree. Of several places the smallest is taken, so that every

@@ -22,7 +22,8 @@ fn row(name: &str, dtype: Dtype, shape: &[u64], area: &str, content: &str, pack:
 }
 
 fn part(rank: u32, rows: Vec<Row>) -> Part {
-    let meta = PartMeta { rank, world_size: 2, bases: vec![], compared_to: None, metadata: BTreeMap::new() };
+    let meta =
+        PartMeta { rank, world_size: 2, bases: vec![], compared_to: None, metadata: BTreeMap::new(), timeline: None };
     Part { meta, content: Digest::of(b""), rows }
 }
 

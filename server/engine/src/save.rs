@@ -19,7 +19,7 @@ use gigastore_formats::record::{SaveBegin, Sort, TxnId};
 use gigastore_formats::sealed::{seal, unseal};
 use gigastore_formats::wire::{Committed, FinishRequest, SaveRequest, Session};
 
-use crate::commit::CommitError;
+use crate::commit::{CommitError, CommitterClock};
 use crate::engine::Engine;
 use crate::join::merge;
 use crate::log::{Outcome, State};
@@ -135,7 +135,7 @@ impl Engine {
                     let (engine, request) = (self.clone(), request.clone());
                     let tag = request.tag.as_ref().map_or("", Name::as_str);
                     let key = TxnId::derive(&[b"finish", save.0.as_bytes(), tag.as_bytes()]);
-                    let work = async move { Ok(engine.join_and_commit(&request, save, parts).await?) };
+                    let work = async move { Ok(engine.join_and_commit(&request, save, parts, started).await?) };
                     return self.saves_joining.join(&*self.ambient, key, work).await;
                 }
                 if waited >= deadline {
@@ -161,7 +161,9 @@ impl Engine {
         request: &FinishRequest,
         save: TxnId,
         parts: StoredParts,
+        started: Duration,
     ) -> Result<Committed, FinishError> {
+        let all_there = self.ambient.monotonic();
         let project = &request.save.project;
         if let Some(None) = self.ended(project, save).await? {
             return Err(FinishError::Aborted);
@@ -169,7 +171,9 @@ impl Engine {
         let parts = self.read_parts(project, save, parts).await?;
         let world_size = request.save.world_size;
         let merged = self.ambient.computed(move || merge(parts, world_size)).await?;
-        let committed = self.commit_checkpoint(request, save, merged).await?;
+        let waited = Duration::from_millis(request.waited_ms) + all_there.saturating_sub(started);
+        let join = CommitterClock::joined(&*self.ambient, waited, all_there, &merged);
+        let committed = self.commit_checkpoint(request, save, merged, join).await?;
         // Only a hint for waiting ranks and for the sweep of old saves; without it they find the save in the log. The
         // checkpoint is committed whether or not the hint could be written, so a failure here is not one of the save.
         let ended = seal(&Some(committed.info.seq)).0;

@@ -123,9 +123,8 @@ async fn of_project(store: &Store, project: &ProjectName) -> Result<Vec<Used>, F
     for name in store.project(project).await?.names {
         let (mut objects, mut manifests) = (BTreeMap::<String, Object>::new(), BTreeMap::new());
         for info in &name.live {
-            let Commit { number, manifest, packs, sort, .. } = &info.commit;
-            let indexes = std::iter::once(manifest).chain(packs);
-            manifests.extend(indexes.map(|index| (index.object.key(ObjectKind::Manifest), index.len)));
+            let Commit { number, sort, .. } = &info.commit;
+            manifests.extend(info.commit.indexes().map(|index| (index.object.key(ObjectKind::Manifest), index.len)));
             let selector = Some(Selector::Number(*number));
             let target = Target { project: project.clone(), name: name.name.clone(), selector };
             // Two files of one version may be the same bytes: each object once.

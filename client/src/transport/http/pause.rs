@@ -93,6 +93,7 @@ impl<'r> Pause<'r> {
         if !failed.retry || !patience || self.tries >= MAX_TRIES {
             return Err(failed.fault);
         }
+        self.remote.retried();
         let affordable = self.remote.spend();
         let pause = if affordable { self.next } else { LONGEST_PAUSE };
         // Those who were sent away together must not come back together.

@@ -62,6 +62,8 @@ pub(super) struct Remote {
     good: AtomicUsize,
     /// Retries left, in tenths.
     budget: AtomicU64,
+    /// Requests sent again.
+    retries: AtomicU64,
 }
 
 impl Remote {
@@ -91,8 +93,18 @@ impl Remote {
         let budget = AtomicU64::new(RETRY_BUDGET * TENTHS);
         // Processes start at different endpoints, so that each has its share of them.
         let good = AtomicUsize::new(ambient.random() as usize);
-        let deadlines = Deadlines::default();
-        Ok(Self { endpoints: parsed, client, token, ambient, deadlines, good, budget })
+        let (deadlines, retries) = (Deadlines::default(), AtomicU64::new(0));
+        Ok(Self { endpoints: parsed, client, token, ambient, deadlines, good, budget, retries })
+    }
+
+    /// Returns how many requests were sent again.
+    pub(super) fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request that is sent again.
+    pub(super) fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes a call and reads its answer, of at most `limit` bytes.

@@ -57,6 +57,7 @@ impl Engine {
             number,
             manifest,
             packs: None,
+            timeline: None,
             content: dataset.content,
             bytes: dataset.rows.iter().map(|row| row.bytes).sum(),
             items: dataset.rows.len() as u64,

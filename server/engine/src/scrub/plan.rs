@@ -118,7 +118,14 @@ impl Engine {
                 Sort::Dataset => self.plan_dataset(&request.project, commit, &mut objects, report).await,
             };
             if let Err(error) = found {
-                report.findings.push(self.unreadable(&request.project, commit, error).await?);
+                let affects = vec![format!("all of {}@{}", commit.name, commit.number)];
+                report.findings.push(self.unreadable(&request.project, affects, error).await?);
+            }
+            if let Some(index) = &commit.timeline
+                && let Err(error) = self.manifest(&request.project, commit, index).await
+            {
+                let affects = vec![format!("the timeline of {}@{}", commit.name, commit.number)];
+                report.findings.push(self.unreadable(&request.project, affects, error).await?);
             }
         }
         Ok(Plan { items: objects.into_values().collect() })
@@ -191,9 +198,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Turns an error of reading a manifest into a finding, where it is about this manifest.
-    async fn unreadable(&self, project: &ProjectName, commit: &Commit, error: ReadError) -> Result<Finding, ReadError> {
-        let affects = vec![format!("all of {}@{}", commit.name, commit.number)];
+    /// Turns an error of reading a manifest, without which `affects` are lost, into a finding, where it is about this
+    /// manifest.
+    async fn unreadable(
+        &self,
+        project: &ProjectName,
+        affects: Vec<String>,
+        error: ReadError,
+    ) -> Result<Finding, ReadError> {
         let problem = super::chain_text(&error);
         let (object, range) = match error {
             ReadError::Lost { key } | ReadError::Length { key, .. } | ReadError::Manifest { key, .. } => (key, None),
@@ -212,8 +224,7 @@ fn target_of(commit: &Commit) -> Arc<str> {
 }
 
 fn count_manifests(commit: &Commit, report: &mut VerifyReport) {
-    let indexes = std::iter::once(&commit.manifest).chain(&commit.packs);
-    for index in indexes {
+    for index in commit.indexes() {
         report.objects += 1;
         report.bytes_read += index.len;
     }
