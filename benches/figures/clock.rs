@@ -34,6 +34,13 @@ impl Pairs {
         plan.report(name, note, |row, note| row.beside(value, limit, self.ratio(), note))
     }
 
+    /// Reports the milliseconds that work took.
+    pub(crate) fn report_milliseconds(&self, plan: &Plan, name: &str, note: &str) -> Res<()> {
+        let ratios: Vec<f64> = self.limits.iter().zip(&self.ours).map(|(limit, ours)| ours / limit).collect();
+        let (value, limit, ratio) = (median(&self.ours) * 1e3, median(&self.limits) * 1e3, median(&ratios));
+        plan.report(name, note, |row, note| row.beside(value, limit, ratio, note))
+    }
+
     /// Returns the median of how many times faster ours was than its limit.
     pub(crate) fn ratio(&self) -> f64 {
         let ratios: Vec<f64> = self.limits.iter().zip(&self.ours).map(|(limit, ours)| limit / ours).collect();

@@ -35,7 +35,7 @@ pub(crate) async fn save(plan: &Plan) -> Res<()> {
             let ours = match ranks {
                 0 => state.save(&[Store::open(&url, OpenMode::Create).await?], false).await?,
                 _ => {
-                    let service = Served::service(&url, 0)?;
+                    let service = Served::service(&url, 0, None)?;
                     let stores = (0..*ranks).map(|_| service.store()).collect::<Res<Vec<_>>>()?;
                     state.save(&stores, false).await?
                 }
@@ -90,7 +90,7 @@ async fn from_files(plan: &Plan, state: &State, store: &Store, folder: &Path, bu
 }
 
 async fn from_service(plan: &Plan, state: &State, url: &str, buffers: &mut Buffers) -> Res<()> {
-    let (service, limit) = (Served::service(url, 0)?, Served::bodies()?);
+    let (service, limit) = (Served::service(url, 0, None)?, Served::bodies()?);
     let store = service.store()?;
     state.restore(&store, buffers).await?;
     // The limit moves as many bytes, in whole bodies.

@@ -5,11 +5,19 @@
 //! that found its bytes in the store, and never believe a restore whose bytes it did not compare.
 
 mod clock;
+mod coded;
 mod local;
+mod peer;
 mod row;
+mod rows;
+mod seaweed;
 mod served;
+mod slow;
+mod stall;
 mod state;
+mod stores;
 mod table;
+mod weed;
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
@@ -52,8 +60,16 @@ impl Plan {
         self.names.is_empty() || self.names.iter().any(begins)
     }
 
-    /// Prints the figure of a row, made by `figure` with a note that begins as this plan demands.
+    /// Tells whether a row that begins so is asked for.
+    pub(crate) fn wants_any(&self, begin: &str) -> bool {
+        ROWS.iter().any(|row| row.name.starts_with(begin) && self.wants(row.name))
+    }
+
+    /// Prints the figure of a row, where it is asked for, made by `figure` with a note that begins as this plan demands.
     pub(crate) fn report(&self, name: &str, note: &str, figure: impl FnOnce(&Row, String) -> Figure) -> Res<()> {
+        if !self.wants(name) {
+            return Ok(());
+        }
         let row = row::named(name).ok_or_else(|| format!("there is no row {name}"))?;
         let (mib, runs) = (self.bytes() >> 20, self.runs());
         let how = if self.quick { format!("quick: {mib} MiB, {runs} runs") } else { format!("median of {runs} runs") };
@@ -155,6 +171,13 @@ fn measure(group: &str, plan: &Plan) -> Res<()> {
     match group {
         "save" => runtime.block_on(local::save(plan)),
         "restore" => runtime.block_on(local::restore(plan)),
+        "fanout" => runtime.block_on(slow::fanout(plan)),
+        "adaptive" => runtime.block_on(slow::adaptive(plan)),
+        "seaweed" => runtime.block_on(seaweed::seaweed(plan)),
+        "plan" => runtime.block_on(rows::plan(plan)),
+        "async" => runtime.block_on(stall::stall(plan)),
+        "coded" => runtime.block_on(coded::coded(plan)),
+        "peers" => runtime.block_on(peer::peers(plan)),
         _ => Err(format!("there is no group {group}").into()),
     }
 }

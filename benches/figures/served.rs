@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ use crate::Res;
 use crate::clock::processor_seconds;
 use crate::state::noise;
 
+/// Bytes of objects that `gigastore serve` keeps in memory where the store is on another machine.
+pub(crate) const REMOTE_CACHE_BYTES: u64 = 512 << 20;
+
 /// Bodies that the limit's server gives in turn: 256 MiB, more than any cache of processors.
 const BODIES: usize = 32;
 
@@ -31,14 +35,17 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Starts a service over the store at `url`, with so many bytes of cache.
-    pub(crate) fn service(url: &str, cache: u64) -> Res<Self> {
-        Self::start(&["service", url, &cache.to_string()])
+    /// Starts a service over the store at `url`, with so many bytes of cache in memory; where the store is on another
+    /// machine, with a folder for more of them, and with the settings by which it is found.
+    pub(crate) fn service(url: &str, cache: u64, remote: Option<(&Path, Vec<(String, String)>)>) -> Res<Self> {
+        let (folder, settings) =
+            remote.map_or((String::new(), Vec::new()), |(folder, settings)| (folder.display().to_string(), settings));
+        Self::start(&["service", url, &cache.to_string(), &folder], settings)
     }
 
     /// Starts the server of the limit.
     pub(crate) fn bodies() -> Res<Self> {
-        Self::start(&["bodies"])
+        Self::start(&["bodies"], Vec::new())
     }
 
     /// Returns the paths that the limit's server knows.
@@ -56,8 +63,9 @@ impl Served {
         processor_seconds(self.child.id())
     }
 
-    fn start(role: &[&str]) -> Res<Self> {
+    fn start(role: &[&str], settings: Vec<(String, String)>) -> Res<Self> {
         let mut command = Command::new(std::env::current_exe()?);
+        command.envs(settings);
         command.arg("--role").args(role).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let mut at = String::new();
@@ -81,7 +89,7 @@ impl Drop for Served {
 pub(crate) fn play(role: &str, rest: &[String], measure: impl FnOnce(&str, &[String]) -> Res<()>) -> Res<()> {
     match (role, rest) {
         ("measure", [group, names @ ..]) => measure(group, names),
-        ("service", [url, cache]) => serve(async { service(url, cache.parse()?).await }),
+        ("service", [url, cache, folder]) => serve(async { service(url, cache.parse()?, folder).await }),
         ("bodies", []) => serve(async {
             let memory = noise(BODIES * PIECE_BYTES);
             let bodies: Vec<Bytes> =
@@ -103,13 +111,14 @@ fn serve(start: impl Future<Output = Res<String>>) -> Res<()> {
 }
 
 /// Serves the store at `url` as `gigastore serve` does; returns the service's URL.
-async fn service(url: &str, cache: u64) -> Res<String> {
+async fn service(url: &str, cache: u64, folder: &str) -> Res<String> {
     let url: StoreUrl = url.parse()?;
     let ambient = SystemAmbient::shared();
     let settings =
         std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
     let engine = Engine::open(&url, OpenMode::Create, settings, Arc::clone(&ambient)).await?;
-    let (disk, limits) = (url.folder(), Limits { cache, ..Limits::default() });
+    let cache_folder = (!folder.is_empty()).then(|| folder.into());
+    let (disk, limits) = (url.folder(), Limits { cache, cache_folder, ..Limits::default() });
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config { engine, ambient, listen, tokens: None, tls: None, behind_proxy: false, disk, limits };
     let server = Server::bind(config).await?;

@@ -124,12 +124,12 @@ impl ManyRows {
         let project = &save.project;
         let parts = (0..self.ranks).map(|rank| async move {
             let (world_size, bases, compared_to, metadata) = (self.ranks, Vec::new(), None, Default::default());
-            let meta = PartMeta { rank, world_size, bases, compared_to, metadata };
+            let meta = PartMeta { rank, world_size, bases, compared_to, metadata, timeline: None };
             let part = write_part(&meta, &self.part(packs, rank))?;
             Ok::<_, ManyRowsError>(engine.put_part(project, session.save, rank, part.into()).await?)
         });
         stream::iter(parts).buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await?;
-        Ok(engine.finish_save(&FinishRequest { save: save.clone(), deadline_ms: 0, tag: None }).await?)
+        Ok(engine.finish_save(&FinishRequest { save: save.clone(), deadline_ms: 0, waited_ms: 0, tag: None }).await?)
     }
 
     fn part(&self, packs: &[PackHeader], rank: u32) -> Vec<PartRow> {
