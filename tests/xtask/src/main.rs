@@ -1,10 +1,12 @@
 //! The project's chores, run as `cargo xtask COMMAND`.
 //!
-//! `test` is everything that CI checks, in CI's order. Must never need more than Rust's standard library, and must
+//! `test` is everything that CI checks, in CI's order; what is for other programs goes to stdout, all else to stderr. Must never need more than Rust's standard library, and must
 //! never install anything outside `target/`.
 
+mod bench;
 mod data;
 mod step;
+mod venv;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -17,6 +19,9 @@ Chores of the Gigastore workspace.
 
 cargo xtask test    run all that CI checks: format, lints, documentation, test data, tests
 cargo xtask data    only prepare the test data (Python readers, a model, a Parquet file) under target/test-data
+cargo xtask bench [NAME...] [--quick] [--list]
+                    measure the rows that begin with a name, or all: a line of JSON for each on stdout, a table on
+                    stderr; fails where one misses its target; keeps what it needs under target/bench-data
 cargo xtask help    print this
 
 The tests find the data by GIGASTORE_TEST_VENV, GIGASTORE_TEST_MODEL and GIGASTORE_TEST_PARQUET, which `test` sets.";
@@ -27,6 +32,7 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["test"] => test(),
         ["data"] => prepare_only(),
+        ["bench", ref rest @ ..] => bench::bench(&root(), rest),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             Ok(())

@@ -46,16 +46,16 @@ impl Steps {
         work: impl FnOnce(&Step) -> Result<T, StepError>,
     ) -> Result<T, StepError> {
         self.done += 1;
-        println!("\n=== {}/{} {name}", self.done, self.total);
+        eprintln!("\n=== {}/{} {name}", self.done, self.total);
         let began = Instant::now();
         let value = work(&Step { name })?;
-        println!("=== {name}: ok, {:.1} s", began.elapsed().as_secs_f64());
+        eprintln!("=== {name}: ok, {:.1} s", began.elapsed().as_secs_f64());
         Ok(value)
     }
 
     /// Prints that all is well.
     pub(crate) fn finish(self) {
-        println!("\n=== all {} steps passed in {:.1} s", self.done, self.began.elapsed().as_secs_f64());
+        eprintln!("\n=== all {} steps passed in {:.1} s", self.done, self.began.elapsed().as_secs_f64());
     }
 }
 
@@ -74,7 +74,7 @@ impl Step {
     /// Runs a command; a failure tells the reader to do `next`.
     pub(crate) fn command_or(&self, mut command: Command, next: &str) -> Result<(), StepError> {
         let shown = shown(&command);
-        println!("$ {shown}");
+        eprintln!("$ {shown}");
         let status = command.stdin(Stdio::null()).status();
         match status {
             Ok(status) if status.success() => Ok(()),

@@ -1,0 +1,44 @@
+"""Measures what one peer does, on request: a line on stdin is a verb, a line of JSON on stdout is the answer.
+
+    drive.py PEER STATE_FOLDER WORK
+
+PEER is the name of a file beside this one, STATE_FOLDER holds the state that the bench wrote, WORK is a folder that may
+be emptied, or a URL for peers that save to S3. The answer to `ready` is the number of bytes of the state. Only the verb
+itself is timed: what was loaded is compared with what was saved after the clock has stopped.
+"""
+
+import importlib
+import json
+import sys
+import time
+
+import state
+
+
+def answer(verb, peer, tensors, kept, work):
+    """Runs one verb; returns its seconds."""
+    for tensor in kept.values():
+        tensor.zero_()
+    prepared = peer.prepare(verb, work)
+    started = time.perf_counter()
+    getattr(peer, verb)(tensors, kept, prepared)
+    seconds = time.perf_counter() - started
+    if verb.startswith("load"):
+        state.compare(tensors, kept)
+    return seconds
+
+
+def main():
+    name, folder, work = sys.argv[1:]
+    peer = importlib.import_module(name)
+    tensors = state.read(folder)
+    kept = state.buffers(tensors)
+    for verb in map(str.strip, sys.stdin):
+        if verb == "ready":
+            line = {"bytes": sum(tensor.nbytes for tensor in tensors.values())}
+        else:
+            line = {"peer": name, "verb": verb, "seconds": answer(verb, peer, tensors, kept, work)}
+        print(json.dumps(line), flush=True)
+
+
+main()
