@@ -34,8 +34,8 @@ pub(crate) struct Cached {
 impl Store {
     /// Keeps what is read in `folder`, which other processes of this machine may use too, and reads it from there: at
     /// most `bytes` bytes, which several processes stay below together where it is 256 MiB or more. A folder that
-    /// can't be used is used for nothing; [`cache_trouble`](Self::cache_trouble) says why. Stores in a folder or in
-    /// memory are read without a cache.
+    /// can't be used is used for nothing; [`cache_trouble`](Self::cache_trouble) says why. Blocks on
+    /// their way there take at most 128 MiB of memory. Stores in a folder or in memory are read without a cache.
     pub fn with_cache(mut self, folder: &Path, bytes: u64) -> Self {
         if ["file:", "memory:"].iter().any(|scheme| self.url().starts_with(scheme)) {
             return self;
