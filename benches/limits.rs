@@ -8,6 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use axum::Router;
@@ -40,7 +42,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 pub fn durable_writes(folder: &Path, parts: &[&[u8]]) -> io::Result<Vec<PathBuf>> {
     let paths: Vec<PathBuf> = (0..parts.len()).map(|i| folder.join(format!("limit-{i}"))).collect();
     let work: Vec<(&PathBuf, &[u8])> = paths.iter().zip(parts.iter().copied()).collect();
-    on_threads(2, &work, |(path, part)| {
+    on_threads(2, &work, |_, (path, part)| {
         let file = File::create(path)?;
         for (i, piece) in part.chunks(PIECE_BYTES).enumerate() {
             file.write_all_at(piece, (i * PIECE_BYTES) as u64)?;
@@ -50,37 +52,39 @@ pub fn durable_writes(folder: &Path, parts: &[&[u8]]) -> io::Result<Vec<PathBuf>
     Ok(paths)
 }
 
-/// Reads each file in pieces of 8 MiB into a buffer that is kept, and hashes each piece with BLAKE3, on two threads.
+/// Reads files in pieces of 8 MiB into one buffer a thread, and hashes each piece with BLAKE3, on two threads.
 pub fn hashed_reads(paths: &[PathBuf]) -> io::Result<()> {
-    on_threads(2, paths, |path| {
-        let file = OpenOptions::new().read(true).open(path)?;
-        let (mut buffer, mut at, len) = (vec![0; PIECE_BYTES], 0, file.metadata()?.len());
-        while at < len {
-            let piece = &mut buffer[..PIECE_BYTES.min((len - at) as usize)];
-            file.read_exact_at(piece, at)?;
-            std::hint::black_box(blake3::hash(piece));
-            at += piece.len() as u64;
-        }
+    on_threads(2, &pieces(paths, OFlags::empty())?, |buffer, (file, at, len)| {
+        let piece = &mut buffer[..*len];
+        file.read_exact_at(piece, *at)?;
+        std::hint::black_box(blake3::hash(piece));
         Ok(())
     })
 }
 
-/// Reads each file past the page cache (O_DIRECT) in pieces of 8 MiB into one buffer a thread.
+/// Reads files past the page cache (O_DIRECT) in pieces of 8 MiB into one buffer a thread.
 pub fn direct_reads(paths: &[PathBuf], threads: usize) -> io::Result<()> {
-    on_threads(threads, paths, |path| {
-        let file = OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path)?;
-        let mut buffer = vec![0; PIECE_BYTES + SECTOR_BYTES];
-        let start = buffer.as_ptr().align_offset(SECTOR_BYTES);
-        let (mut at, len) = (0, file.metadata()?.len());
-        while at < len {
-            // The last piece ends where the file does.
-            match file.read_at(&mut buffer[start..start + PIECE_BYTES], at)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => at += read as u64,
-            }
+    on_threads(threads, &pieces(paths, OFlags::DIRECT)?, |buffer, (file, at, len)| {
+        // Whole sectors are asked for; the last piece of a file ends where the file does.
+        match file.read_at(buffer, *at)? {
+            read if read < *len => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
         }
-        Ok(())
     })
+}
+
+/// A piece of a file: where it begins, and its bytes.
+type Piece = (Arc<File>, u64, usize);
+
+fn pieces(paths: &[PathBuf], flags: OFlags) -> io::Result<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    for path in paths {
+        let file = Arc::new(OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?);
+        let len = file.metadata()?.len();
+        let starts = (0..len).step_by(PIECE_BYTES);
+        pieces.extend(starts.map(|at| (Arc::clone(&file), at, PIECE_BYTES.min((len - at) as usize))));
+    }
+    Ok(pieces)
 }
 
 /// Makes the page cache forget files, so that the next read of them is cold. They must be durable: dirty pages stay.
@@ -187,11 +191,24 @@ async fn sent(
     Err(format!("{what}: {status}: {}", String::from_utf8_lossy(&body)).into())
 }
 
-fn on_threads<T: Sync>(threads: usize, work: &[T], each: impl Fn(&T) -> io::Result<()> + Sync) -> io::Result<()> {
-    let each = &each;
+/// Lets threads take one piece of work after another, each with a buffer of [`PIECE_BYTES`] on a border of sectors.
+fn on_threads<T: Sync>(
+    threads: usize,
+    work: &[T],
+    each: impl Fn(&mut [u8], &T) -> io::Result<()> + Sync,
+) -> io::Result<()> {
+    let (each, next) = (&each, &AtomicUsize::new(0));
     thread::scope(|scope| {
-        let shares = work.chunks(work.len().div_ceil(threads).max(1));
-        let running: Vec<_> = shares.map(|share| scope.spawn(move || share.iter().try_for_each(each))).collect();
+        let one = || {
+            let mut buffer = vec![0; PIECE_BYTES + SECTOR_BYTES];
+            let start = buffer.as_ptr().align_offset(SECTOR_BYTES);
+            let buffer = &mut buffer[start..start + PIECE_BYTES];
+            while let Some(item) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                each(buffer, item)?;
+            }
+            Ok(())
+        };
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
         running.into_iter().try_for_each(|thread| {
             thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the limit panicked")))
         })

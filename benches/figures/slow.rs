@@ -4,8 +4,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -16,6 +18,7 @@ use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::Sink;
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_server::{Config, Limits, Server};
+use tokio::runtime::Runtime;
 
 use crate::clock::{Pairs, median};
 use crate::served::REMOTE_CACHE_BYTES;
@@ -33,6 +36,9 @@ const STORE_SPEED: f64 = 200e6;
 const REQUEST_SPEED: f64 = 40e6;
 const REACHABLE_SPEED: f64 = 1.2e9;
 
+/// How long a service may take to end.
+const END: Duration = Duration::from_secs(10);
+
 /// `fanout.16clients`: bytes read from the store for each byte of the checkpoint.
 pub(crate) async fn fanout(plan: &Plan) -> Res<()> {
     let state = State::transformer(plan.bytes())?;
@@ -43,24 +49,31 @@ pub(crate) async fn fanout(plan: &Plan) -> Res<()> {
         eprintln!("bench: fanout.16clients, run {}", run + 1);
         // A new service knows nothing, and its folder is empty.
         let folder = plan.folder()?;
-        let cache_folder = Some(folder.path().to_owned());
-        let limits = Limits { cache: REMOTE_CACHE_BYTES, cache_folder, ..Limits::default() };
-        let (engine, ambient) = (store.engine().await?, SystemAmbient::shared());
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config =
-            Config { engine, ambient, listen, tokens: None, tls: None, behind_proxy: false, disk: None, limits };
-        let server = Server::bind(config).await?;
-        let url = server.url();
-        let serving = tokio::spawn(server.run(std::future::pending()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let url = served(&runtime, &store, folder.path()).await?;
         store.take_read();
         try_join_all((0..CLIENTS).map(|_| compared(&state, &url))).await?;
         read.push(store.take_read() as f64 / 1e9);
-        serving.abort();
+        // What the service still does in its folder ends with its threads.
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(END)).await?;
         folder.close()?;
     }
     let (value, unique) = (median(&read), state.bytes() as f64 / 1e9);
     let note = "bytes read from a store that gives 0.2 GB/s in all; limit: the checkpoint's bytes";
     plan.report("fanout.16clients", note, |row, note| row.beside(value, unique, value / unique, note))
+}
+
+/// Starts a service over a store on threads of its own; returns its URL.
+async fn served(runtime: &Runtime, store: &Limited, cache: &Path) -> Res<String> {
+    let cache_folder = Some(cache.to_owned());
+    let limits = Limits { cache: REMOTE_CACHE_BYTES, cache_folder, ..Limits::default() };
+    let (engine, ambient) = (store.engine().await?, SystemAmbient::shared());
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = Config { engine, ambient, listen, tokens: None, tls: None, behind_proxy: false, disk: None, limits };
+    let server = runtime.spawn(Server::bind(config)).await??;
+    let url = server.url();
+    runtime.spawn(server.run(std::future::pending()));
+    Ok(url)
 }
 
 /// Restores all of it with a client of its own, and compares it as it comes: 16 times the state has no room in memory.
