@@ -32,8 +32,9 @@ use crate::transfer::progress::Progress;
 use crate::transfer::source::{SliceData, SourceError};
 use crate::transfer::write::{PartRow, WriteError, Writer};
 
-/// Packs of one rank that are worked on at once; the budget bounds their bytes.
-const PACKS_IN_FLIGHT: usize = 4;
+/// Packs of one rank that are worked on at once; the budget bounds their bytes. Eight of the default size are all of
+/// it: while some wait for a disk to confirm them, others are hashed and sent.
+const PACKS_IN_FLIGHT: usize = 8;
 
 /// A slice to be saved.
 #[derive(Clone, Debug)]

@@ -74,8 +74,10 @@ impl Engine {
         let lists = self.ambient.computed(move || write_lists(&meta, &rows, &packs)).await?;
         let epoch = state.epoch;
         needs.oldest = Some(needs.oldest.map_or(epoch, |oldest| oldest.min(epoch)));
-        let manifest = self.store_manifest(project, epoch, lists.0).await?;
-        let packs = Some(self.store_manifest(project, epoch, lists.1).await?);
+        let (manifest, packs) = futures::try_join!(
+            self.store_manifest(project, epoch, lists.0),
+            self.store_manifest(project, epoch, lists.1)
+        )?;
         let timeline = clock.timeline(&*self.ambient, request, &manifest, timelines).await?;
         let timeline = Some(self.store_manifest(project, epoch, timeline).await?);
         let commit = Commit {
@@ -83,7 +85,7 @@ impl Engine {
             name: run.clone(),
             number: step,
             manifest,
-            packs,
+            packs: Some(packs),
             timeline,
             content,
             bytes,

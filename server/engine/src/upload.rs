@@ -82,6 +82,11 @@ impl Engine {
         lengths.buffered(LOOKUPS_IN_FLIGHT).try_collect().await
     }
 
+    /// Returns the bytes that an upload of an object of `len` bytes holds in memory.
+    pub fn upload_memory(&self, len: u64) -> u64 {
+        self.objects.upload_memory(len)
+    }
+
     /// Stores a pack. Nothing is sent where it is there already.
     pub async fn put_pack(
         &self,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -56,6 +56,8 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<u64, Refused> {
 /// A body that comes in.
 struct Coming {
     pieces: BodyDataStream,
+    /// Bytes that the body still promises.
+    left: u64,
     pace: Duration,
     until: tokio::time::Instant,
     came: u64,
@@ -70,6 +72,7 @@ impl Coming {
         let piece = next.transpose().map_err(|error| BodyError::Broken(error.to_string()))?;
         let len = piece.as_ref().map_or(0, Bytes::len) as u64;
         self.received.inc_by(len);
+        self.left = self.left.saturating_sub(len);
         self.came += len;
         if self.came >= PACE_BYTES {
             (self.came, self.until) = (0, tokio::time::Instant::now() + self.pace);
@@ -82,6 +85,10 @@ impl Coming {
         let mut gathered = BytesMut::new();
         while (gathered.len() as u64) < PIECE_BYTES {
             let Some(next) = self.next().await? else { break };
+            if gathered.is_empty() {
+                // All at once: memory that grows is copied each time.
+                gathered.reserve(next.len() + PIECE_BYTES.min(self.left) as usize);
+            }
             gathered.extend_from_slice(&next);
         }
         Ok((!gathered.is_empty()).then(|| gathered.freeze()))
@@ -91,8 +98,9 @@ impl Coming {
 /// Returns a body in pieces of its own memory, however small those are that it comes in; they end with an error where
 /// it stops coming.
 pub(crate) fn paced(shared: &Shared, body: Body) -> BoxStream<'static, Result<Bytes, BodyError>> {
+    let left = body.size_hint().upper().unwrap_or(0);
     let (pieces, received, pace) = (body.into_data_stream(), shared.metrics.received.clone(), shared.pace);
-    let coming = Coming { pieces, pace, until: tokio::time::Instant::now() + pace, came: 0, received };
+    let coming = Coming { pieces, left, pace, until: tokio::time::Instant::now() + pace, came: 0, received };
     let pieces = futures::stream::try_unfold(coming, |mut coming| async move {
         Ok(coming.piece().await?.map(|piece| (piece, coming)))
     });

@@ -12,7 +12,6 @@ use axum::routing::MethodRouter;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
 use gigastore_engine::PackBody;
-use gigastore_engine::store::upload_memory;
 use gigastore_formats::limits::{MAX_BLOB_BYTES, MAX_PACK_HEADER_BYTES};
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -166,7 +165,7 @@ pub(super) async fn put_blob(
 
 /// Asks for room on the disk, and for the memory that an upload of `len` bytes takes.
 async fn admit(shared: &Shared, len: u64) -> Result<(Admitted, Reserved), Refused> {
-    let (needed, most) = (upload_memory(len), shared.admission.all());
+    let (needed, most) = (shared.engine.upload_memory(len), shared.admission.all());
     if needed > most {
         let refused = Refused::new(Fault {
             expected: Some(format!("at most {most} bytes of memory")),

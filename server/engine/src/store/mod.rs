@@ -10,7 +10,7 @@ mod objects;
 mod open;
 
 pub use error::StoreError;
-pub use objects::{Body, BodyError, Objects, upload_memory};
+pub use objects::{Body, BodyError, Objects};
 pub use open::{OpenError, OpenMode, StoreUrl};
 
 pub(crate) use objects::Created;

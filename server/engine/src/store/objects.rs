@@ -28,6 +28,10 @@ const PART_BYTES: u64 = 8 << 20;
 /// Most parts of one upload, S3's limit.
 const MAX_PARTS: u64 = 10_000;
 
+/// Bytes of one part of an upload to a folder, which only has to be long enough that a write costs more than the call:
+/// 2 MiB, so that many uploads fit into little memory and the disk always has the next one.
+const LOCAL_PART_BYTES: u64 = 2 << 20;
+
 /// Parts of one upload in flight: three hide a store's latency, and with the one being filled hold 32 MiB.
 const PARTS_IN_FLIGHT: usize = 3;
 
@@ -234,7 +238,7 @@ impl Objects {
         let sort = |source| StoreError::sort(key, source);
         let mut upload = self.store.put_multipart(&Path::from(key)).await.map_err(sort)?;
         let sent = async {
-            send_parts(key, upload.as_mut(), part_bytes(len), pieces).await?;
+            send_parts(key, upload.as_mut(), self.part_bytes(len), pieces).await?;
             match self.len(key).await? {
                 Some(len) => Ok(Created::Exists(len)),
                 None => upload.complete().await.map(|_| Created::New).map_err(sort),
@@ -246,6 +250,19 @@ impl Objects {
             let _ = upload.abort().await;
         }
         done
+    }
+
+    /// Returns the bytes that an upload of an object of `len` bytes holds in memory.
+    pub(crate) fn upload_memory(&self, len: u64) -> u64 {
+        len.min((PARTS_IN_FLIGHT as u64 + 1) * self.part_bytes(len))
+    }
+
+    /// Part size for an object of `len` bytes: at most [`MAX_PARTS`] of them, whole MiB.
+    fn part_bytes(&self, len: u64) -> u64 {
+        match self.takes_whole() {
+            true => LOCAL_PART_BYTES,
+            false => PART_BYTES.max(len.div_ceil(MAX_PARTS).next_multiple_of(1 << 20)),
+        }
     }
 
     /// Tells whether an object of any length is best created in one piece: a folder has no deadline for a request, and
@@ -290,16 +307,6 @@ impl Objects {
     }
 }
 
-/// Returns the bytes that an upload of an object of `len` bytes holds in memory.
-pub fn upload_memory(len: u64) -> u64 {
-    len.min((PARTS_IN_FLIGHT as u64 + 1) * part_bytes(len))
-}
-
-/// Part size for an object of `len` bytes: at most [`MAX_PARTS`] of them, whole MiB.
-fn part_bytes(len: u64) -> u64 {
-    PART_BYTES.max(len.div_ceil(MAX_PARTS).next_multiple_of(1 << 20))
-}
-
 async fn send_parts(
     key: &str,
     upload: &mut dyn MultipartUpload,
@@ -337,8 +344,10 @@ mod tests {
 
     #[test]
     fn every_object_fits_its_parts() {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let objects = Objects::over(Connected { store, signer: None, folder: None }, "memory:///".to_owned());
         for len in [0, 1, PART_BYTES * MAX_PARTS, PART_BYTES * MAX_PARTS + 1, 5 << 40] {
-            assert!(len.div_ceil(part_bytes(len)) <= MAX_PARTS);
+            assert!(len.div_ceil(objects.part_bytes(len)) <= MAX_PARTS);
         }
     }
 }
