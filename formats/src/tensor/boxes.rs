@@ -108,17 +108,13 @@ impl TensorBox {
 
     /// Returns the elements that both boxes have; `None` where there are none.
     pub fn intersect(&self, other: &Self) -> Option<Self> {
-        if self.sizes.len() != other.sizes.len() {
+        let dims = 0..self.sizes.len();
+        let (start, end) = (|d: usize| self.offsets[d].max(other.offsets[d]), |d: usize| self.end(d).min(other.end(d)));
+        // Most boxes that are looked at have nothing in common: that is seen before any memory is taken.
+        if self.sizes.len() != other.sizes.len() || dims.clone().any(|d| start(d) >= end(d)) {
             return None;
         }
-        let dims = 0..self.sizes.len();
-        let offsets: Vec<u64> = dims.clone().map(|d| self.offsets[d].max(other.offsets[d])).collect();
-        let mut sizes = Vec::with_capacity(offsets.len());
-        for d in dims {
-            let end = self.end(d).min(other.end(d));
-            sizes.push(end.checked_sub(offsets[d]).filter(|n| *n > 0)?);
-        }
-        Some(Self { offsets, sizes })
+        Some(Self { offsets: dims.clone().map(start).collect(), sizes: dims.map(|d| end(d) - start(d)).collect() })
     }
 
     /// Cuts the box along dimension 0 into pieces of at most `max_bytes`, or one row where a row is longer.
