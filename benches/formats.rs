@@ -1,21 +1,29 @@
 //! What the formats cost on one core: hashing beside plain BLAKE3, headers, plans, boxes, manifests, codecs.
 //!
-//! Must never touch a disk: that is what `transfer.rs` measures.
+//! Must never touch a disk while it measures: that is what `transfer.rs` does.
 
 use std::hint::black_box;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use gigastore_formats::digest::Digest;
-use gigastore_formats::manifest::checkpoint::{CheckpointMeta, read_checkpoint, write_checkpoint};
+use gigastore_formats::manifest::Step;
+use gigastore_formats::manifest::checkpoint::{
+    Checkpoint, CheckpointMeta, CheckpointReader, CheckpointRow, Selection, read_checkpoint, write_checkpoint,
+};
 use gigastore_formats::object::Stored;
 use gigastore_formats::pack::codec::{decode_group, encode_group};
 use gigastore_formats::pack::{Coding, PackHeader, PackSlice, plan_packs};
+use gigastore_formats::plan::{Area, PlanBox, PlanRequest, PlannedSlice, Planner};
 use gigastore_formats::range::{ByteRange, coalesce};
 use gigastore_formats::tensor::boxes::{CopyPlan, TensorBox};
 use gigastore_formats::tensor::dtype::Dtype;
-use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceRow};
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::tensor::header::SafetensorsHeader;
+use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceKind, SliceRow};
+use gigastore_formats::verified::{GroupSize, GroupTree, StreamHasher};
+use gigastore_tests::model::{Size, safetensors, transformer};
+use gigastore_tests::prepared;
 
 const MIB: usize = 1 << 20;
 
@@ -69,35 +77,60 @@ fn packs(c: &mut Criterion) {
 fn ranges(c: &mut Criterion) {
     let ranges: Vec<ByteRange> =
         (0..100_000).map(|i| ByteRange::new(i * 8192, i * 8192 + 4096).expect("start before end")).collect();
-    c.bench_function("coalesce 100,000 ranges", |b| b.iter(|| coalesce(black_box(&ranges), 4096, 8 << 20)));
+    let mut group = c.benchmark_group("ranges");
+    group.throughput(Throughput::Elements(ranges.len() as u64));
+    group.bench_function("coalesce 100,000", |b| b.iter(|| coalesce(black_box(&ranges), 4096, 8 << 20)));
     let saved = TensorBox::new(vec![0, 0], vec![4096, 8192]).expect("a sound box");
     let wanted = TensorBox::new(vec![0, 2048], vec![4096, 2048]).expect("a sound box");
-    c.bench_function("4,096 runs of a column box", |b| {
+    group.throughput(Throughput::Elements(4096));
+    group.bench_function("4,096 runs of a column box", |b| {
         b.iter(|| {
             let plan = CopyPlan::new(Dtype::BF16, &saved, &wanted).expect("sound boxes").expect("they meet");
             (0..plan.runs()).map(|i| plan.run(i).len).sum::<u64>()
         });
     });
+    group.finish();
+}
+
+/// Rows of a large checkpoint, their tensors, and the ranks that have one of each.
+const ROWS: u64 = 1_000_000;
+const TENSORS: u64 = 2000;
+const RANKS: u64 = ROWS / TENSORS;
+
+/// Most bytes that are read of a manifest of [`ROWS`] rows to find one tensor.
+const MOST_READ: u64 = 16 << 20;
+
+/// Box of a rank in every sharded tensor: 4 KiB of BF16.
+const ROW_SHAPE: [u64; 2] = [2, 1024];
+
+fn name(tensor: u64) -> String {
+    format!("model.layers.{tensor:06}.weight")
+}
+
+/// Rows as `ranks` ranks save them, each with a pack of its own.
+fn rows(tensors: u64, ranks: u64) -> Vec<CheckpointRow> {
+    let shape = [ROW_SHAPE[0] * ranks, ROW_SHAPE[1]];
+    let row = |i: u64| {
+        let (tensor, rank) = (i / ranks, i % ranks);
+        let area = TensorBox::new(vec![rank * ROW_SHAPE[0], 0], ROW_SHAPE.into()).expect("a sound box");
+        let slice = SliceId::tensor(&name(tensor), Dtype::BF16, &shape, area).expect("a sound slice");
+        let blake3 = Digest::of(&i.to_le_bytes());
+        let pack = Stored { digest: Digest::of(&(i % RANKS).to_le_bytes()), epoch: 0 };
+        let (header_len, stored_len) = (1 << 20, slice.bytes());
+        let place = Place { pack, header_len, offset: header_len + tensor * stored_len, stored_len, codec: Codec::Raw };
+        SliceRow { slice, blake3, place }
+    };
+    (0..tensors * ranks).map(row).collect()
+}
+
+fn meta() -> CheckpointMeta {
+    let (run, metadata) = ("run".parse().expect("a sound name"), Default::default());
+    CheckpointMeta { run, step: 1, world_size: RANKS as u32, parent: None, metadata }
 }
 
 fn manifests(c: &mut Criterion) {
-    let rows: Vec<SliceRow<Place<Stored>>> = ids(100_000)
-        .into_iter()
-        .enumerate()
-        .map(|(i, slice)| {
-            let blake3 = Digest::of(&i.to_le_bytes());
-            let pack = Stored { digest: blake3, epoch: 0 };
-            let place = Place { pack, header_len: 4096, offset: 4096, stored_len: slice.bytes(), codec: Codec::Raw };
-            SliceRow { slice, blake3, place }
-        })
-        .collect();
-    let meta = CheckpointMeta {
-        run: "run".parse().expect("a sound name"),
-        step: 1,
-        world_size: 8,
-        parent: None,
-        metadata: Default::default(),
-    };
+    let rows = rows(100_000, 1);
+    let meta = meta();
     let manifest = Bytes::from(write_checkpoint(&meta, &rows).expect("a sound manifest"));
     let mut group = c.benchmark_group("manifest of 100,000 slices");
     group.sample_size(10).throughput(Throughput::Elements(rows.len() as u64));
@@ -106,16 +139,157 @@ fn manifests(c: &mut Criterion) {
     group.finish();
 }
 
-fn codec(c: &mut Criterion) {
-    // Like trained weights: an exponent of few values beside a mantissa of noise.
-    let group: Vec<u8> = random(MIB).chunks(2).flat_map(|pair| [pair[0], 0x3c | (pair[1] & 3)]).collect();
-    let frame = encode_group(Dtype::BF16, &group);
-    let mut bench = c.benchmark_group("codec, 1 MiB of bf16");
-    bench.throughput(Throughput::Bytes(group.len() as u64));
-    bench.bench_function("encode", |b| b.iter(|| encode_group(Dtype::BF16, black_box(&group))));
-    bench.bench_function("decode", |b| b.iter(|| decode_group(black_box(&frame), Dtype::BF16, group.len() as u64)));
-    bench.finish();
+/// Reads the rows of one tensor, as a client without a service does; returns them, and the bytes that were read.
+fn select(manifest: &Bytes, name: &str) -> (Checkpoint, u64) {
+    let len = manifest.len() as u64;
+    let mut reader = CheckpointReader::new(len, Selection::Names([name.to_owned()].into())).expect("a sound manifest");
+    let mut read = 0;
+    loop {
+        let ranges = match reader.step().expect("a sound manifest") {
+            Step::Done(found) => return (found, read),
+            Step::Need(ranges) => ranges,
+        };
+        for range in ranges {
+            let group = GroupSize::File.bytes();
+            let (start, end) = (range.start() / group * group, (range.end().div_ceil(group) * group).min(len));
+            read += end - start;
+            // What a client reads it checks.
+            black_box(blake3::hash(&manifest[start as usize..end as usize]));
+            let bytes = manifest.slice(range.start() as usize..range.end() as usize);
+            reader.give(range, bytes).expect("it was asked for");
+        }
+    }
 }
 
-criterion_group!(benches, hashing, packs, ranges, manifests, codec);
+/// A million rows: of 2,000 tensors in 500 slices each, and of a million small tensors.
+fn a_million_rows(c: &mut Criterion) {
+    let rank = |tensor| {
+        let area = Area { global_offsets: vec![RANKS / 2 * ROW_SHAPE[0], 0], sizes: ROW_SHAPE.into() };
+        PlanBox { kind: SliceKind::Tensor, name: name(tensor), area: Some(area) }
+    };
+    let whole = |tensor| PlanBox { kind: SliceKind::Tensor, name: name(tensor), area: None };
+    let one_rank = PlanRequest { boxes: (0..TENSORS).map(rank).collect() };
+    let spread = PlanRequest { boxes: (0..TENSORS).map(|i| whole(i * RANKS)).collect() };
+    let kinds = [("2,000 tensors of 500 ranks", TENSORS, RANKS, one_rank), ("1,000,000 tensors", ROWS, 1, spread)];
+    for (kind, tensors, ranks, request) in kinds {
+        let (kept_rows, kept_manifest, kept_planner) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        let rows = || kept_rows.get_or_init(|| rows(tensors, ranks));
+        let manifest = || {
+            let write = || Bytes::from(write_checkpoint(&meta(), rows()).expect("a sound manifest"));
+            kept_manifest.get_or_init(write)
+        };
+        let planner = || {
+            let checkpoint = || Checkpoint { meta: meta(), content: Digest::of(b"content"), rows: rows().clone() };
+            kept_planner.get_or_init(|| Planner::new(checkpoint()))
+        };
+        let mut group = c.benchmark_group(format!("a million rows, {kind}"));
+        group.sample_size(10).throughput(Throughput::Elements(ranks));
+        group.bench_function("one tensor, selected in the manifest", |b| {
+            let (manifest, name) = (manifest(), name(tensors / 2));
+            let (found, read) = select(manifest, &name);
+            eprintln!("{read} of {} bytes are read for {} rows", manifest.len(), found.rows.len());
+            assert!(found.rows.len() as u64 == ranks && read <= MOST_READ);
+            b.iter(|| select(manifest, &name));
+        });
+        group.throughput(Throughput::Elements(request.boxes.len() as u64));
+        group.bench_function("2,000 boxes, planned", |b| {
+            let planner = planner();
+            b.iter(|| planner.plan(black_box(&request)).expect("sound boxes"));
+        });
+        group.bench_function("2,000 boxes, the question as JSON and back", |b| {
+            b.iter(|| serde_json::from_slice::<PlanRequest>(&serde_json::to_vec(&request).expect("it has a form")));
+        });
+        group.bench_function("2,000 boxes, the answer as JSON and back", |b| {
+            let planned = planner().plan(&request).expect("sound boxes");
+            eprintln!("the answer has {} bytes", serde_json::to_vec(&planned).expect("it has a form").len());
+            b.iter(|| {
+                let answer = serde_json::to_vec(black_box(&planned)).expect("it has a form");
+                let slices: Vec<PlannedSlice> = serde_json::from_slice(&answer).expect("it was written here");
+                slices.into_iter().map(PlannedSlice::row).collect::<Result<Vec<_>, _>>()
+            });
+        });
+        group.finish();
+    }
+}
+
+fn headers(c: &mut Criterion) {
+    let file = safetensors(&transformer(1, Size { layers: 50, width: 2, vocabulary: 2 }), &[("format", "pt")]);
+    let len = u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize + 8;
+    let mut group = c.benchmark_group("safetensors header of 507 tensors");
+    group.throughput(Throughput::Bytes(len as u64));
+    group.bench_function("parse", |b| b.iter(|| SafetensorsHeader::parse(black_box(&file[..len]), 1 << 20)));
+    group.finish();
+}
+
+/// Groups of real weights: F32, and BF16 by truncation. `None` where they were not prepared.
+fn weights() -> Option<[(Dtype, Vec<u8>); 2]> {
+    let folder = match prepared::model() {
+        Ok(folder) => folder,
+        Err(error) => {
+            eprintln!("codecs are measured on made weights alone: {error}");
+            return None;
+        }
+    };
+    let file = std::fs::read(folder.join("model.safetensors")).expect("the prepared model can be read");
+    // The middle of the file is in the middle of its layers.
+    let start = file.len() / 2 / 4 * 4;
+    let singles = file[start..start + 16 * MIB].to_vec();
+    let halves = singles.as_chunks::<4>().0.iter().flat_map(|single| [single[2], single[3]]).collect();
+    Some([(Dtype::BF16, halves), (Dtype::F32, singles)])
+}
+
+/// Every codec that was ever thought of stands here beside the one that is used.
+fn codec(c: &mut Criterion) {
+    // Like trained weights: an exponent of few values beside a mantissa of noise.
+    let made: Vec<u8> = random(8 * MIB).chunks(2).flat_map(|pair| [pair[0], 0x3c | (pair[1] & 3)]).collect();
+    let real = weights().into_iter().flatten().map(|(dtype, content)| (format!("real {dtype}"), dtype, content));
+    for (what, dtype, content) in std::iter::once(("made BF16".to_owned(), Dtype::BF16, made)).chain(real) {
+        let groups: Vec<&[u8]> = content.chunks(MIB).collect();
+        let mut bench = c.benchmark_group(format!("codec, {what}"));
+        bench.throughput(Throughput::Bytes(content.len() as u64));
+        let frames: Vec<Vec<u8>> = groups.iter().map(|group| encode_group(dtype, group)).collect();
+        eprintln!("{:.2} % are left", percent(&frames, &content));
+        bench.bench_function("limit: blake3::hash", |b| {
+            b.iter(|| groups.iter().map(|group| blake3::hash(group)).for_each(|hash| _ = black_box(hash)));
+        });
+        bench.bench_function("encode", |b| {
+            b.iter(|| groups.iter().for_each(|group| drop(black_box(encode_group(dtype, group)))));
+        });
+        bench.bench_function("encode and hash what is stored", |b| {
+            b.iter(|| {
+                let mut hasher = StreamHasher::new(GroupSize::Tensor);
+                groups.iter().for_each(|group| hasher.update(&encode_group(dtype, group)));
+                hasher.finish()
+            });
+        });
+        bench.bench_function("decode", |b| {
+            b.iter(|| {
+                for (frame, group) in frames.iter().zip(&groups) {
+                    black_box(decode_group(frame, dtype, group.len() as u64)).expect("it was encoded here");
+                }
+            });
+        });
+        let width = (dtype.bits() / 8) as usize;
+        let planes: Vec<Vec<u8>> = groups.iter().map(|group| split(width, group)).collect();
+        for level in [1, -1] {
+            let compress = |planes: &Vec<u8>| zstd::bulk::compress(planes, level).expect("it has room");
+            let frames: Vec<Vec<u8>> = planes.iter().map(compress).collect();
+            eprintln!("zstd level {level} over all planes: {:.2} % are left", percent(&frames, &content));
+            bench.bench_function(format!("other: zstd level {level} over all planes, without the split"), |b| {
+                b.iter(|| planes.iter().for_each(|planes| drop(black_box(compress(planes)))));
+            });
+        }
+        bench.finish();
+    }
+}
+
+fn percent(frames: &[Vec<u8>], content: &[u8]) -> f64 {
+    frames.iter().map(Vec::len).sum::<usize>() as f64 / content.len() as f64 * 100.0
+}
+
+fn split(width: usize, group: &[u8]) -> Vec<u8> {
+    (0..width).flat_map(|plane| group.iter().skip(plane).step_by(width).copied()).collect()
+}
+
+criterion_group!(benches, hashing, packs, headers, ranges, manifests, a_million_rows, codec);
 criterion_main!(benches);

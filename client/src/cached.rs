@@ -14,6 +14,7 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use crate::store::Store;
+use crate::transport::{Held, Taker};
 
 /// The variables that name the cache's directory, and the most bytes that it may hold.
 const FOLDER: &str = "GIGASTORE_CACHE";
@@ -83,11 +84,31 @@ impl Store {
         let Some(Cached { cache, .. }) = &self.cached else { return read(range).await };
         let object = Object { project: project.clone(), kind, stored: *stored };
         let ask = async { Ok(self.transport.lengths(project, kind, &[*stored]).await?.first().copied().flatten()) };
-        match cache.len(&object, ask).await? {
+        match cache.len(&object, range.end(), ask).await? {
             Some(len) => cache.read(&object, range, len, read).await,
             // The store says in its own words that it is not there.
             None => read(range).await,
         }
+    }
+
+    /// Passes the bytes of an object that `taker` wants to it. `afresh`: from the store, past all that keeps bytes.
+    pub(crate) async fn pass_object(
+        &self,
+        project: &ProjectName,
+        stored: &Stored,
+        taker: Arc<dyn Taker>,
+        afresh: bool,
+    ) -> Result<(), Fault> {
+        let (kind, rest) = (ObjectKind::Pack, taker.rest());
+        if self.cached.is_none() || rest.is_empty() {
+            return self.transport.pass(project, kind, stored, taker, afresh).await;
+        }
+        if afresh {
+            self.forget_object(project, kind, stored, rest).await;
+            return self.transport.pass(project, kind, stored, taker, afresh).await;
+        }
+        let bytes = self.read_object(project, kind, stored, rest).await?;
+        self.ambient.computed(move || taker.take(&mut Held { start: rest.start(), bytes })).await
     }
 
     /// Has a range of an object forgotten that was found to be wrong, so that it is read from the store next. Tells

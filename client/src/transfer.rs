@@ -8,7 +8,9 @@
 //! | `hash.rs` | group trees of many slices on all cores |
 //! | `source.rs` | where the bytes of a save come from |
 //! | `sink.rs` | where the bytes of a restore go |
-//! | `read.rs` | planned ranges, verified, into sinks |
+//! | `read.rs` | planned ranges of packs, as many at once as is best |
+//! | `delivery.rs` | the groups of one read, verified, into sinks |
+//! | `window.rs` | how many reads are best |
 //! | `write.rs` | packs out |
 //! | `phases.rs` | what the phases of a save took |
 //! | `progress.rs` | what a person sees meanwhile |
@@ -18,12 +20,14 @@
 pub mod budget;
 pub mod buffer;
 pub(crate) mod copy;
+mod delivery;
 pub(crate) mod hash;
 pub(crate) mod phases;
 pub mod progress;
 pub(crate) mod read;
 pub mod sink;
 pub mod source;
+mod window;
 pub(crate) mod write;
 
 pub use read::FetchError;

@@ -21,7 +21,7 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, Probe, ProjectInfo, SaveRequest, Session,
+    CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, SaveRequest, Session,
     VerifyProgress, VerifyReport, VerifyRequest,
 };
 
@@ -60,6 +60,39 @@ pub enum PackBytes {
     Hashed(Vec<Bytes>),
     /// Read again from a source that was hashed before and may have changed: checked again as they pass.
     Reread(Pieces),
+}
+
+/// Bytes of one object, in order.
+pub trait Source {
+    /// Fills `into` with the bytes from `position` of the object on. From call to call positions only grow.
+    fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault>;
+}
+
+/// Somebody who takes the bytes of a part of an object in order, and checks them.
+pub trait Taker: fmt::Debug + Send + Sync + 'static {
+    /// Returns the bytes that are still wanted; none when all were taken, or when a byte was not right.
+    fn rest(&self) -> ByteRange;
+
+    /// Takes the rest from `source`. May block for as long as the source does. An error is the source's own: what was
+    /// taken before it counts, and the rest may be had from another source.
+    fn take(&self, source: &mut dyn Source) -> Result<(), Fault>;
+}
+
+/// Bytes in memory, from a position of their object on.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) start: u64,
+    pub(crate) bytes: Bytes,
+}
+
+impl Source for Held {
+    fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let start = position.checked_sub(self.start).and_then(|start| usize::try_from(start).ok());
+        let held = start.and_then(|start| self.bytes.get(start..start.checked_add(into.len())?));
+        let absent = || Fault::of(FaultCode::Integrity, format!("{} bytes at {position} were not read", into.len()));
+        into.copy_from_slice(held.ok_or_else(absent)?);
+        Ok(())
+    }
 }
 
 /// Takes the progress of a verification.
@@ -102,6 +135,16 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
         object: &Stored,
         range: ByteRange,
     ) -> Result<Bytes, Fault>;
+
+    /// Passes the bytes of an object that `taker` wants to it. `afresh`: past everything that keeps bytes on the way.
+    async fn pass(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+        taker: Arc<dyn Taker>,
+        afresh: bool,
+    ) -> Result<(), Fault>;
 
     /// Stores a pack, unless it is there.
     async fn put_pack(&self, project: &ProjectName, pack: Stored, header: Bytes, bytes: PackBytes)

@@ -1,7 +1,7 @@
 //! What a save took: the phases of each rank, and those of whoever committed. Recorded with the checkpoint.
 //!
-//! Times are of monotonic clocks, in microseconds, and are for people: must never decide anything, nor enter a digest of
-//! content.
+//! Times are of monotonic clocks, in microseconds, and are for people: must never decide anything, nor enter a digest
+//! of content.
 
 use serde::{Deserialize, Serialize};
 

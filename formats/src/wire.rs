@@ -4,6 +4,7 @@
 //! Must never hold behaviour beyond parsing and printing.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -330,6 +331,27 @@ pub struct ExistsRequest {
     pub kind: ObjectKind,
     /// The objects.
     pub objects: Vec<Stored>,
+}
+
+/// Where objects can be read without the service: the same bytes, which are verified all the same.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PlacesAnswer {
+    /// Whether the service tells at all.
+    pub direct: bool,
+    /// A place for each object that was asked for, where there is one.
+    pub places: Vec<Option<DirectPlace>>,
+    /// Milliseconds for which the places are good.
+    pub valid_ms: u64,
+}
+
+/// Where an object can be read without the service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DirectPlace {
+    /// A file, on machines that share the store's file system.
+    Path(PathBuf),
+    /// A signed URL that may be read with GET and Range.
+    Url(String),
 }
 
 /// Records of a log after a number, oldest first; empty where none came in the time that was waited.

@@ -35,18 +35,20 @@ impl Cache {
         self.kept.counts()
     }
 
-    /// Returns the length of an object; `None` where it is not there.
+    /// Returns the length of an object; `None` where it is not there. A length below `least` that is kept is asked for
+    /// again.
     pub(crate) async fn len(
         &self,
         project: &ProjectName,
         kind: ObjectKind,
         stored: Stored,
+        least: u64,
     ) -> Result<Option<u64>, Fault> {
         let ask = async {
             let lengths = self.engine.lengths(project, kind, &[stored]).await.map_err(|error| Fault::from(&error))?;
             Ok(lengths.first().copied().flatten())
         };
-        self.kept.len(&object(project, kind, stored), ask).await
+        self.kept.len(&object(project, kind, stored), least, ask).await
     }
 
     /// Reads exactly `range` of an object of `len` bytes.

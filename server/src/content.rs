@@ -63,7 +63,7 @@ impl Content {
             object: Some(pack.key(ObjectKind::Pack)),
             ..Fault::of(FaultCode::Lost, format!("integrity failure: pack {pack} is not in the store"))
         };
-        let pack_len = cache.len(project, ObjectKind::Pack, pack).await?.ok_or_else(lost)?;
+        let pack_len = cache.len(project, ObjectKind::Pack, pack, len).await?.ok_or_else(lost)?;
         let parsed = async || {
             let bytes = cache.read(project, ObjectKind::Pack, pack, range, pack_len).await?;
             Ok::<_, Fault>(ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await)

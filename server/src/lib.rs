@@ -11,6 +11,7 @@
 //! | `cache.rs` | reads of objects, shared and kept (in memory and on the disk: crate `gigastore-cache`) |
 //! | `content.rs` | files out of packs and blobs, verified |
 //! | `manifests.rs` | decoded manifests that are kept, for plans and files |
+//! | `maps.rs` | files of the store that the kernel sends by itself |
 //! | `metrics.rs` | what `/metrics` shows |
 //!
 //! *Architecture invariants:* what a call means is the engine's, so a service and an embedded client can share one
@@ -25,6 +26,7 @@ mod cache;
 mod content;
 mod http;
 mod manifests;
+mod maps;
 mod metrics;
 mod pace;
 

@@ -87,6 +87,8 @@ pub struct Limits {
     pub manifests: u64,
     /// Bytes that must stay free on the disk of the store.
     pub keep_free: u64,
+    /// Whether clients are told where objects can be read without the service: by a signed URL, or a path.
+    pub direct: bool,
     /// Connections at once.
     pub connections: usize,
     /// How long a client may take over the head of a request, and stay idle between two.
@@ -114,6 +116,7 @@ impl Default for Limits {
             cache_disk: 32 << 30,
             manifests: 512 << 20,
             keep_free: 1 << 30,
+            direct: false,
             connections: 16_384,
             head: Duration::from_secs(30),
             pace: Duration::from_secs(30),
@@ -218,7 +221,10 @@ impl Server {
             gate: Arc::new(gate),
             cache,
             manifests: Manifests::new(config.limits.manifests),
+            // What is encrypted here passes through memory of this process.
+            maps: tls.is_none().then(Arc::default),
             connections: AtomicU64::new(0),
+            direct: config.limits.direct,
             pace: config.limits.pace,
             commit: config.limits.commit,
             only_host: guard.then_some(address.ip()),

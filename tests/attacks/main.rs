@@ -134,6 +134,7 @@ impl Victim {
         let store = self.open().await?;
         for (target, tensors) in &self.checkpoints {
             let checkpoint = store.checkpoint(&target.parse().unwrap()).await.map_err(|error| error.code())?;
+            store.timeline(&target.parse().unwrap()).await.map_err(|error| error.code())?;
             for tensor in tensors {
                 let bytes = checkpoint.read_whole(SliceKind::Tensor, &tensor.name).await.map_err(|e| e.code())?;
                 assert_eq!(bytes, tensor.data, "wrong data of {}", tensor.name);

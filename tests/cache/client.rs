@@ -33,8 +33,8 @@ async fn clients_read_through_the_directory_and_past_it_where_it_was_wrong() {
     let (project, kind) = ("p".parse().unwrap(), ObjectKind::Blob);
     let key = Path::from(format!("projects/p/{}", blob.key(kind)));
     inner.put(&key, content.clone().into()).await.unwrap();
-    let range = ByteRange::new(2_000_000, 2_900_000).unwrap();
-    let expected = &content[2_000_000..2_900_000];
+    let range = ByteRange::new(2_000_000, 2_090_000).unwrap();
+    let expected = &content[2_000_000..2_090_000];
 
     // The first read is damaged on its way, and what came is kept.
     let first = client(&store, folder.path()).await;
@@ -54,7 +54,7 @@ async fn clients_read_through_the_directory_and_past_it_where_it_was_wrong() {
     assert_eq!(third.read_object(&project, kind, &blob, range).await.unwrap(), expected);
     assert_eq!(store.count(Op::Get), before);
     assert!(store.bytes_got() - got < 1000, "only the store's marker was read");
-    assert_eq!(files(folder.path()).len(), 2);
+    assert_eq!(files(folder.path()).len(), 1);
     assert!(third.cache_trouble().is_none());
 
     let absent = Stored { digest: Digest::of(b"absent"), epoch: 0 };

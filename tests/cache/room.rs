@@ -120,7 +120,6 @@ async fn child_that_reads_a_lot() {
     cache.settled().await;
     let counts = disk(&cache);
     assert_eq!((counts.errors, counts.damaged), (0, 0), "{counts:?}: {:?}", directory.trouble());
-    assert!(counts.evictions > 0, "{counts:?}");
 }
 
 #[test]

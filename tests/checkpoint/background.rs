@@ -1,5 +1,5 @@
-//! Saves in the background: right bytes though the caller goes on at once, memory that is used again, back-pressure, and
-//! failures that somebody always hears of.
+//! Saves in the background: right bytes though the caller goes on at once, memory that is used again, back-pressure,
+//! and failures that somebody always hears of.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};

@@ -1,5 +1,5 @@
 //! Saves and restores in this process: every sharding, replicas, deduplication, steps that exist, ranks that disagree,
-//! folders of models in and out, saves in the background.
+//! folders of models in and out, saves in the background, timelines.
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
@@ -11,4 +11,5 @@ mod folders;
 mod ranks;
 mod reads;
 mod roundtrip;
+mod timeline;
 mod world;

@@ -198,3 +198,24 @@ fn dry_runs_change_nothing() {
     assert_eq!(desk.files("store"), before);
     assert!(!desk.path("out").exists());
 }
+
+#[test]
+fn a_timeline_tells_phases_and_ranks_the_slowest_first() {
+    let desk = Desk::new();
+    desk.model("m", 1);
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "demo/run@5", "--ranks", "3"]);
+    let told = desk.ok(&["ckpt", "show", "demo/run@5", "--timeline"]);
+    assert!(told.starts_with("demo/run@5: 3 ranks, the slowest is rank "), "{told}");
+    for word in ["stage", "hash", "exists", "upload", "total", "join", "commit", "committer", "median", "#"] {
+        assert!(told.contains(word), "{word:?} is not in:\n{told}");
+    }
+    assert!(told.lines().all(|line| line.chars().count() <= 100), "{told}");
+    let document = desk.json(&["ckpt", "show", "demo/run", "--timeline"]);
+    let ranks = document["ranks"].as_array().unwrap();
+    let took: Vec<u64> = ranks.iter().map(|rank| rank["spans"][0]["wall_us"].as_u64().unwrap()).collect();
+    assert_eq!(took.len(), 3);
+    assert!(took.is_sorted_by(|a, b| a >= b), "{document:#}");
+    let slowest = document["phases"].as_array().unwrap().iter().find(|phase| phase["phase"] == "total").unwrap();
+    assert_eq!((&slowest["slowest_rank"], &slowest["max_us"]), (&ranks[0]["rank"], &json!(took[0])));
+    desk.fails(2, &["ckpt", "show", "demo/run", "--timeline", "--slices"], &["--slices"]);
+}

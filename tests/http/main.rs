@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
 mod access;
+mod cached;
 mod connections;
 mod feed;
 mod joins;
@@ -10,6 +11,8 @@ mod limits;
 mod names;
 mod packs;
 mod plans;
+mod proxy;
 mod racing;
 mod ranges;
 mod served;
+mod weather;

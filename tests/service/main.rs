@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
+mod cached;
 mod ending;
 mod failover;
 mod keeping;

@@ -144,8 +144,8 @@ impl Store {
         read_packs(&bytes).map_err(|source| OpenError::Manifest { target: target.to_string(), source })
     }
 
-    /// Reads what the phases of the save of the checkpoint that `target` means took; `None` where that was not recorded,
-    /// as of saves by older versions.
+    /// Reads what the phases of the save of the checkpoint that `target` means took; `None` where that was not
+    /// recorded, as of saves by older versions.
     pub async fn timeline(&self, target: &Target) -> Result<Option<Timeline>, OpenError> {
         let info = self.resolve(target).await?;
         if info.commit.sort != Sort::Checkpoint {

@@ -1,9 +1,9 @@
 //! Many pieces of memory into one buffer, as fast as memory takes them: on several cores, with stores that go past the
 //! caches.
 //!
-//! An ordinary store first reads the line that it overwrites, and drives out of the caches what the caller works on. The
-//! system's `memcpy` avoids both only above some tens of MiB, which few tensors have: below, it was measured at half the
-//! speed. Must never allocate for each piece.
+//! An ordinary store first reads the line that it overwrites, and drives out of the caches what the caller works on.
+//! The system's `memcpy` avoids both only above some tens of MiB, which few tensors have: below, it was measured at
+//! half the speed. Must never allocate for each piece.
 
 #![allow(unsafe_code, reason = "stores past the caches are intrinsics")]
 

@@ -16,6 +16,7 @@ struct Counters {
     total: AtomicU64,
     done: AtomicU64,
     moved: AtomicU64,
+    refetched: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub done: u64,
     /// Bytes sent to or read from the store.
     pub moved: u64,
+    /// Groups that did not match their hash and were read anew.
+    pub refetched: u64,
 }
 
 impl Progress {
@@ -34,7 +37,12 @@ impl Progress {
     pub fn snapshot(&self) -> Snapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
-        Snapshot { total: read(&counters.total), done: read(&counters.done), moved: read(&counters.moved) }
+        Snapshot {
+            total: read(&counters.total),
+            done: read(&counters.done),
+            moved: read(&counters.moved),
+            refetched: read(&counters.refetched),
+        }
     }
 
     pub(crate) fn plan(&self, bytes: u64) {
@@ -43,6 +51,10 @@ impl Progress {
 
     pub(crate) fn done(&self, bytes: u64) {
         self.counters.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refetched(&self) {
+        self.counters.refetched.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn moved(&self, bytes: u64) {

@@ -1,14 +1,14 @@
 //! Planned reads: stored groups, coalesced per pack, verified and decoded on all cores, into the callers' sinks.
 //!
 //! Each stored byte is fetched once, however many wanted boxes need it, and only the groups that some box needs. Must
-//! never write a byte into a sink that did not match the pack's header, which is proven by the pack's name.
+//! never take a group's value from anywhere but its row of the manifest, or the pack's header, which is proven by the
+//! pack's name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::stream::{StreamExt, TryStreamExt};
+use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -18,8 +18,10 @@ use gigastore_formats::tensor::boxes::CopyPlan;
 use gigastore_formats::tensor::slice::{Place, SliceRow};
 use gigastore_formats::wire::Fault;
 
+use super::delivery::{Delivery, Group, OpenPack, OpenSlice};
 use super::progress::Progress;
 use super::sink::Sink;
+use super::window::Window;
 use crate::store::Store;
 
 /// Longest read: 8 MiB, long enough that a request's latency is small beside its transfer.
@@ -28,9 +30,8 @@ const READ_BYTES: u64 = 8 << 20;
 /// Unwanted bytes that are read rather than asked around: a round trip of 1 ms at 64 MB/s a connection.
 const GAP_BYTES: u64 = 64 << 10;
 
-/// Packs and reads in flight at most; the budget bounds their bytes.
-const PACKS_IN_FLIGHT: usize = 8;
-const READS_IN_FLIGHT: usize = 8;
+/// Packs whose headers are read ahead of the reads of their groups.
+const PACKS_AHEAD: usize = 8;
 
 /// Why bytes could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -106,18 +107,12 @@ pub(crate) struct Copy {
     pub(crate) sink: Arc<dyn Sink>,
 }
 
-/// A group of a slice to be fetched.
-struct Group {
-    slice: usize,
-    index: u64,
-    stored: ByteRange,
-}
-
-/// A slice with what the pack's header says of it.
-struct Opened {
-    entry: PackEntry,
-    name: String,
-    copies: Vec<Copy>,
+/// Groups of a pack that are read at once.
+struct PackRead {
+    id: Stored,
+    pack: Arc<OpenPack>,
+    range: ByteRange,
+    groups: Vec<Group>,
 }
 
 /// Reads all slices into their sinks.
@@ -131,85 +126,116 @@ pub(crate) async fn read_slices(
     for slice in slices {
         packs.entry(slice.row.place.pack).or_default().push(slice);
     }
-    futures::stream::iter(packs)
-        .map(|(pack, slices)| read_pack(store, project, pack, slices, progress))
-        .buffer_unordered(PACKS_IN_FLIGHT)
-        .try_collect()
-        .await
-}
-
-async fn read_pack(
-    store: &Store,
-    project: &ProjectName,
-    pack: Stored,
-    slices: Vec<SliceRead>,
-    progress: &Progress,
-) -> Result<(), FetchError> {
-    let object = pack.key(ObjectKind::Pack);
-    let opened = Arc::new(open(store, project, pack, &object, slices).await?);
-    let groups = needed_groups(&opened);
-    let ranges: Vec<ByteRange> = groups.iter().map(|group| group.stored).collect();
-    let groups = &groups;
-    let opened = &opened;
-    let object = &object;
-    futures::stream::iter(coalesce(&ranges, GAP_BYTES, READ_BYTES))
-        .map(|read| async move {
-            let _taken = store.budget.take(read.range.len()).await;
-            let bytes = store.transport.read(project, ObjectKind::Pack, &pack, read.range).await?;
-            progress.moved(read.range.len());
-            let pieces: Vec<(usize, u64, ByteRange, Bytes)> = read
-                .wanted
-                .iter()
-                .map(|i| {
-                    let Group { slice, index, stored } = &groups[*i];
-                    let start = (stored.start() - read.range.start()) as usize;
-                    (*slice, *index, *stored, bytes.slice(start..start + stored.len() as usize))
-                })
-                .collect();
-            let (opened, object, progress) = (Arc::clone(opened), object.clone(), progress.clone());
-            store.ambient.computed(move || deliver(&opened, &object, pieces, &progress)).await
+    let opened = futures::stream::iter(packs)
+        .map(|(pack, slices)| async move {
+            let opened = open(store, project, pack, slices).await?;
+            Ok::<_, FetchError>(futures::stream::iter(
+                reads(pack, Arc::new(opened)).into_iter().map(Ok::<_, FetchError>),
+            ))
         })
-        .buffer_unordered(READS_IN_FLIGHT)
-        .try_collect()
-        .await
+        .buffered(PACKS_AHEAD)
+        .try_flatten();
+    let mut waiting = std::pin::pin!(opened.fuse());
+    let (mut window, mut running) = (Window::new(store.ambient.monotonic()), FuturesUnordered::new());
+    loop {
+        let room = running.len() < window.size() && !waiting.is_done();
+        tokio::select! {
+            next = waiting.next(), if room => {
+                if let Some(read) = next.transpose()? {
+                    running.push(deliver(store, project, read, progress));
+                }
+            }
+            Some(done) = running.next() => window.done(done?, store.ambient.monotonic()),
+            else => return Ok(()),
+        }
+    }
 }
 
-/// Reads and proves a pack's header, and finds each slice in it.
+/// Reads the groups of one read into their sinks; returns how many bytes it read.
+async fn deliver(store: &Store, project: &ProjectName, read: PackRead, progress: &Progress) -> Result<u64, FetchError> {
+    let PackRead { id, pack, range, groups } = read;
+    let _taken = store.budget.take(range.len()).await;
+    let delivery = Delivery::new(pack, groups, progress.clone());
+    let mut afresh = false;
+    loop {
+        let taker = Arc::<Delivery>::clone(&delivery);
+        store.pass_object(project, &id, taker, afresh).await?;
+        match delivery.failure() {
+            // What was damaged on its way here, or by whatever keeps bytes on that way, is right when it comes anew.
+            Some(FetchError::Damaged { .. }) if !afresh => {
+                afresh = true;
+                progress.refetched();
+            }
+            Some(error) => return Err(error),
+            None => break,
+        }
+    }
+    progress.moved(range.len());
+    Ok(range.len())
+}
+
+/// Learns the group values of slices: from their rows where these say all, else from the pack's header.
 async fn open(
     store: &Store,
     project: &ProjectName,
     pack: Stored,
-    object: &str,
     slices: Vec<SliceRead>,
-) -> Result<Vec<Opened>, FetchError> {
+) -> Result<OpenPack, FetchError> {
+    let object = pack.key(ObjectKind::Pack);
+    let mut entries: Vec<Option<PackEntry>> = slices.iter().map(|slice| PackEntry::of_row(&slice.row)).collect();
+    if entries.contains(&None) {
+        let header = header(store, project, pack, &object, &slices).await?;
+        let places: HashMap<(u64, Digest), &PackEntry> =
+            header.entries().iter().map(|entry| ((entry.stored.start(), entry.slice.tree.root()), entry)).collect();
+        for (entry, SliceRead { row, .. }) in entries.iter_mut().zip(&slices) {
+            let found = places.get(&(row.place.offset, row.blake3));
+            *entry = found.filter(|found| found.slice.tree.len() == row.slice.bytes()).map(|found| (*found).clone());
+        }
+    }
+    let mut opened: Vec<OpenSlice> = Vec::with_capacity(slices.len());
+    // Slices of equal content lie in one place, which is read once.
+    let mut at: HashMap<(u64, Digest), usize> = HashMap::new();
+    for (entry, SliceRead { row, copies }) in entries.into_iter().zip(slices) {
+        let (offset, blake3) = (row.place.offset, row.blake3);
+        let absent = || FetchError::Absent { slice: row.slice.to_string(), object: object.clone(), offset, blake3 };
+        let entry = entry.ok_or_else(absent)?;
+        match at.get(&(offset, blake3)) {
+            Some(same) => opened[*same].copies.extend(copies),
+            None => {
+                at.insert((offset, blake3), opened.len());
+                opened.push(OpenSlice { entry, name: row.slice.to_string(), copies });
+            }
+        }
+    }
+    Ok(OpenPack { object, slices: opened })
+}
+
+/// Reads and proves a pack's header.
+async fn header(
+    store: &Store,
+    project: &ProjectName,
+    pack: Stored,
+    object: &str,
+    slices: &[SliceRead],
+) -> Result<PackHeader, FetchError> {
     let header_len = slices.iter().map(|slice| slice.row.place.header_len).max().unwrap_or_default();
     let range = ByteRange::new(0, header_len).expect("0 is the smallest number");
     let _taken = store.budget.take(header_len).await;
-    let bytes = store.transport.read(project, ObjectKind::Pack, &pack, range).await?;
+    let bytes = store.read_object(project, ObjectKind::Pack, &pack, range).await?;
     let parsed = store.ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await;
-    let header = parsed.map_err(|source| FetchError::Header {
+    parsed.map_err(|source| FetchError::Header {
         object: object.to_owned(),
         header_len,
         slices: slices.len(),
         first: slices.first().map(|slice| slice.row.slice.to_string()).unwrap_or_default(),
         source,
-    })?;
-    let places: HashMap<(u64, Digest), &PackEntry> =
-        header.entries().iter().map(|entry| ((entry.stored.start(), entry.slice.tree.root()), entry)).collect();
-    let found = slices.into_iter().map(|SliceRead { row, copies }| {
-        let (offset, blake3) = (row.place.offset, row.blake3);
-        let entry = places.get(&(offset, blake3)).filter(|entry| entry.slice.tree.len() == row.slice.bytes());
-        let absent = || FetchError::Absent { slice: row.slice.to_string(), object: object.to_owned(), offset, blake3 };
-        let entry = PackEntry::clone(entry.ok_or_else(absent)?);
-        Ok(Opened { entry, name: row.slice.to_string(), copies })
-    });
-    found.collect()
+    })
 }
 
-/// Lists the groups that any copy needs.
-fn needed_groups(opened: &[Opened]) -> Vec<Group> {
+/// Cuts what is wanted of a pack into reads.
+fn reads(id: Stored, pack: Arc<OpenPack>) -> Vec<PackRead> {
     let mut groups = Vec::new();
-    for (slice, Opened { entry, copies, .. }) in opened.iter().enumerate() {
+    for (slice, OpenSlice { entry, copies, .. }) in pack.slices.iter().enumerate() {
         let tree = &entry.slice.tree;
         for index in 0..tree.groups() {
             let logical = tree.group_range(index);
@@ -218,29 +244,10 @@ fn needed_groups(opened: &[Opened]) -> Vec<Group> {
             }
         }
     }
-    groups
-}
-
-/// Verifies groups and copies what is wanted of them.
-fn deliver(
-    opened: &[Opened],
-    object: &str,
-    pieces: Vec<(usize, u64, ByteRange, Bytes)>,
-    progress: &Progress,
-) -> Result<(), FetchError> {
-    for (slice, index, range, stored) in pieces {
-        let Opened { entry, name, copies } = &opened[slice];
-        let damaged = |fault| FetchError::Damaged { slice: name.clone(), object: object.to_owned(), range, fault };
-        let logical = entry.open_group(index, &stored).map_err(damaged)?;
-        let window = entry.slice.tree.group_range(index);
-        for copy in copies {
-            for run in copy.plan.within(window) {
-                let start = (run.from - window.start()) as usize;
-                let sunk = copy.sink.write_at(run.to, &logical[start..start + run.len as usize]);
-                sunk.map_err(|source| FetchError::Sink { slice: name.clone(), source })?;
-                progress.done(run.len);
-            }
-        }
-    }
-    Ok(())
+    let ranges: Vec<ByteRange> = groups.iter().map(|group| group.stored).collect();
+    let reads = coalesce(&ranges, GAP_BYTES, READ_BYTES).into_iter().map(|read| {
+        let groups = read.wanted.iter().map(|i| groups[*i]).collect();
+        PackRead { id, pack: Arc::clone(&pack), range: read.range, groups }
+    });
+    reads.collect()
 }

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use gigastore_formats::wire::{Fault, FaultCode};
+
+use crate::transport::Source;
 
 /// The bytes of one slice.
 #[derive(Clone, Debug)]
@@ -170,6 +173,27 @@ impl FileRegion {
     /// Returns the path of its file.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+}
+
+/// A stored object that is a file of this machine.
+#[derive(Debug)]
+pub(crate) struct LocalFile(File);
+
+impl LocalFile {
+    pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
+        let failed = |error: io::Error| Fault::new(FaultCode::Unavailable, &error);
+        // Opening a pipe would wait for whoever writes to it.
+        match std::fs::metadata(path).map_err(failed)?.is_file() {
+            true => File::open(path).map(Self).map_err(failed),
+            false => Err(Fault::of(FaultCode::Unavailable, format!("{} is not a regular file", path.display()))),
+        }
+    }
+}
+
+impl Source for LocalFile {
+    fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.0.read_exact_at(into, position).map_err(|error| Fault::new(FaultCode::Unavailable, &error))
     }
 }
 

@@ -4,7 +4,10 @@
 //! A longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second time. Must
 //! never send a pack that is in the store.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::ProjectName;
@@ -135,8 +138,7 @@ impl Writer {
             return Ok(rows);
         }
         let sent_bytes = sent.iter().map(|(_, tree, _)| tree.len()).sum();
-        let coding =
-            futures::future::join_all(sent.into_iter().map(|(slice, tree, content)| self.coded(slice, tree, content)));
+        let coding = join_all(sent.into_iter().map(|(slice, tree, content)| self.coded(slice, tree, content)));
         let coded = match self.code {
             true => self.phases.timed(Phase::Code, sent_bytes, coding).await,
             false => coding.await,
@@ -185,34 +187,33 @@ impl Writer {
         read
     }
 
-    /// Codes a slice where that is wanted and worth it.
+    /// Codes a slice where that is wanted and worth it: the groups that decide first, then the others.
     async fn coded(&self, slice: SliceId, tree: GroupTree, content: Bytes) -> (PackSlice, Vec<Bytes>) {
-        let dtype = slice.dtype();
-        let copy = content.clone();
-        let group = move |index: u64| {
-            let start = index * GroupSize::Tensor.bytes();
-            copy.slice(start as usize..(start + GroupSize::Tensor.bytes()).min(copy.len() as u64) as usize)
+        let (dtype, ambient) = (slice.dtype(), &self.store.ambient);
+        let group = |index: u64| {
+            let range = tree.group_range(index);
+            content.slice(range.start() as usize..range.end() as usize)
         };
-        let sample: Vec<Bytes> = match self.code {
-            true => sampled_groups(tree.len()).into_iter().map(&group).collect(),
-            false => Vec::new(),
+        let encode = |index: u64| {
+            let bytes = group(index);
+            async move { (index, ambient.computed(move || Bytes::from(encode_group(dtype, &bytes))).await) }
         };
-        let worth = move || worth_coding(dtype, sample.iter().map(AsRef::as_ref));
-        if !self.code || !self.store.ambient.computed(worth).await {
+        let deciding = if self.code { sampled_groups(tree.len()) } else { Vec::new() };
+        let logical: u64 = deciding.iter().map(|index| tree.group_range(*index).len()).sum();
+        let mut frames: BTreeMap<u64, Bytes> = join_all(deciding.into_iter().map(encode)).await.into_iter().collect();
+        if !worth_coding(logical, frames.values().map(|frame| frame.len() as u64).sum()) {
             return (PackSlice { slice, tree, coding: Coding::Raw }, vec![content]);
         }
-        let frames = (0..tree.groups()).map(|index| {
-            let bytes = group(index);
-            self.store.ambient.computed(move || Bytes::from(encode_group(dtype, &bytes)))
-        });
-        let frames = futures::future::join_all(frames).await;
+        let others: Vec<u64> = (0..tree.groups()).filter(|index| !frames.contains_key(index)).collect();
+        frames.extend(join_all(others.into_iter().map(encode)).await);
+        let frames: Vec<Bytes> = frames.into_values().collect();
         let copy = frames.clone();
         let hashed = move || {
             let mut hasher = StreamHasher::new(GroupSize::Tensor);
             copy.iter().for_each(|frame| hasher.update(frame));
             hasher.finish().root()
         };
-        let stored = self.store.ambient.computed(hashed).await;
+        let stored = ambient.computed(hashed).await;
         let lens = frames.iter().map(|frame| frame.len() as u64).collect();
         (PackSlice { slice, tree, coding: Coding::ZstdPlanes { stored, frames: lens } }, frames)
     }

@@ -2,6 +2,7 @@
 //!
 //! Must never do more than convert: what a call means is the engine's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,7 +20,8 @@ use gigastore_formats::wire::{
     VerifyReport, VerifyRequest,
 };
 
-use super::{OnVerify, PackBytes, Pieces, Transport};
+use super::{Held, OnVerify, PackBytes, Pieces, Taker, Transport};
+use crate::transfer::source::LocalFile;
 
 /// Turns an error of the engine into what a client sees of it.
 fn fault<E>(error: E) -> Fault
@@ -64,6 +66,28 @@ impl Transport for Engine {
         range: ByteRange,
     ) -> Result<Bytes, Fault> {
         Engine::read(self, project, kind, object, range).await.map_err(fault)
+    }
+
+    async fn pass(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+        taker: Arc<dyn Taker>,
+        _afresh: bool,
+    ) -> Result<(), Fault> {
+        let ambient = self.ambient();
+        if let Some(path) = self.path(project, kind, object) {
+            let from_file = Arc::clone(&taker);
+            // What a file does not give, the store is asked for: it says what is wrong.
+            let _ = ambient.computed(move || from_file.take(&mut LocalFile::open(&path)?)).await;
+        }
+        let rest = taker.rest();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let bytes = Engine::read(self, project, kind, object, rest).await.map_err(fault)?;
+        ambient.computed(move || taker.take(&mut Held { start: rest.start(), bytes })).await
     }
 
     async fn put_pack(

@@ -4,13 +4,19 @@
 //! |---|---|
 //! | `remote.rs` | endpoints, retries, failover, deadlines on progress |
 //! | `pause.rs` | how long is waited between tries, and when a call is given up |
+//! | `places.rs` | where a service lets its clients read past it |
+//! | `reads.rs` | ranges of objects |
 //! | `sent.rs` | bodies that are sent, and what became of them |
+//! | `socket.rs` | bodies of objects, without a copy on the way |
 //!
 //! Must never return bytes of another length than asked for, nor send a call again that the service has answered.
 
 mod pause;
+mod places;
+mod reads;
 mod remote;
 mod sent;
+mod socket;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,17 +33,20 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, SaveBegin, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, ExistsRequest, Fault, FaultCode, FinishRequest, LogPage, Probe,
-    ProbeReceipt, ProjectInfo, SaveRequest, Session, VerifyLine, VerifyReport, VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, DirectPlace, ExistsRequest, Fault, FaultCode, FinishRequest, LogPage,
+    PlacesAnswer, Probe, ProbeReceipt, ProjectInfo, SaveRequest, Session, VerifyLine, VerifyReport, VerifyRequest,
 };
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{OnVerify, PackBytes, Pieces, Transport};
+use super::{OnVerify, PackBytes, Pieces, Taker, Transport};
 pub use pause::Deadlines;
+use places::Places;
 use remote::{Call, Remote};
 use sent::Sent;
+
+use crate::transfer::source::LocalFile;
 
 /// How long one call waits for other ranks or new records before it is asked again.
 const WAIT_AT_ONCE: Duration = Duration::from_secs(15);
@@ -52,6 +61,7 @@ const MAX_ANSWER_BYTES: usize = 1 << 30;
 pub struct Http {
     url: String,
     remote: Remote,
+    places: Places,
     ambient: Arc<dyn Ambient>,
 }
 
@@ -65,7 +75,7 @@ impl Http {
     /// Names a service by its endpoints, separated by commas, and the token that it asks for. Nothing is sent yet.
     pub fn new(endpoints: &str, token: Option<String>, ambient: Arc<dyn Ambient>) -> Result<Self, Fault> {
         let remote = Remote::new(endpoints, token, Arc::clone(&ambient))?;
-        Ok(Self { url: endpoints.to_owned(), remote, ambient })
+        Ok(Self { url: endpoints.to_owned(), remote, places: Places::default(), ambient })
     }
 
     /// Waits for the service as long as `deadlines` say.
@@ -102,6 +112,12 @@ fn object_path(project: &ProjectName, kind: ObjectKind, object: &Stored) -> Stri
         ObjectKind::Manifest => "manifests",
     };
     below(project, format_args!("/{folder}/{object}"))
+}
+
+fn naming(fault: Fault, kind: ObjectKind, object: &Stored, range: ByteRange) -> Fault {
+    let key = object.key(kind);
+    let message = format!("{range} of object {key} could not be read: {}", fault.message);
+    Fault { message, object: Some(fault.object.unwrap_or(key)), ..fault }
 }
 
 #[async_trait]
@@ -155,13 +171,23 @@ impl Transport for Http {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let mut read = BytesMut::with_capacity(range.len() as usize);
-        let path = object_path(project, kind, object);
-        self.remote
-            .range(&path, range, &mut read)
-            .await
-            .map_err(|fault| Fault { object: fault.object.or_else(|| Some(object.key(kind))), ..fault })?;
-        Ok(read.freeze())
+        let read = self.remote.range(&object_path(project, kind, object), range, false).await;
+        read.map_err(|fault| naming(fault, kind, object, range))
+    }
+
+    async fn pass(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+        taker: Arc<dyn Taker>,
+        afresh: bool,
+    ) -> Result<(), Fault> {
+        if !afresh {
+            self.pass_by(project, kind, object, &taker).await;
+        }
+        let passed = self.remote.pass(&object_path(project, kind, object), Arc::clone(&taker), afresh).await;
+        passed.map_err(|fault| naming(fault, kind, object, taker.rest()))
     }
 
     async fn put_pack(
@@ -311,6 +337,24 @@ impl Transport for Http {
 }
 
 impl Http {
+    /// Passes what `taker` wants to it from a place that the service tells, where it tells one: a file, or a signed
+    /// URL. What does not come from there is asked of the service itself.
+    async fn pass_by(&self, project: &ProjectName, kind: ObjectKind, object: &Stored, taker: &Arc<dyn Taker>) {
+        let ask = || async {
+            let request = ExistsRequest { kind, objects: vec![*object] };
+            self.ask::<PlacesAnswer>(Call::new(Method::POST, below(project, "/places"), body(&request)?)).await
+        };
+        match self.places.of((project.clone(), kind, *object), &*self.ambient, ask).await {
+            Some(DirectPlace::Path(path)) => {
+                let taker = Arc::clone(taker);
+                // The folder of the service is not this machine's, or it is cut off: the service has the bytes.
+                let _ = self.ambient.computed(move || taker.take(&mut LocalFile::open(&path)?)).await;
+            }
+            Some(DirectPlace::Url(url)) => self.remote.pass_signed(&url, taker).await,
+            None => {}
+        }
+    }
+
     /// Adds the projects that the caller may see to a fault about one that is not there, for suggestions.
     async fn with_known_projects<T: Send>(&self, asked: Result<T, Fault>) -> Result<T, Fault> {
         match asked {

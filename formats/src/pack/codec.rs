@@ -2,19 +2,19 @@
 //!
 //! The elements of a trained tensor differ in every bit of their low bytes and in few of their high ones. A group is
 //! therefore split into planes (all first bytes of the elements, then all second bytes, …), so that what repeats lies
-//! together, and compressed as one zstd frame that decodes without any other. Must never produce more bytes than the
-//! caller says the group has, whatever the frame says.
+//! together, and made one zstd frame that decodes without any other: the low planes that do not shrink as they are, the
+//! others compressed. Must never produce more bytes than the caller says the group has, whatever the frame says.
+
+mod frame;
+mod planes;
 
 use zstd::zstd_safe;
+
+use self::planes::join_planes;
 
 use crate::limits::TENSOR_GROUP_BYTES;
 use crate::tensor::dtype::Dtype;
 pub use crate::tensor::slice::Codec;
-
-/// Level of zstd: 1. Byte planes of weights have hardly any repeats, only uneven counts, which Huffman codes catch at
-/// every level. Measured on normally distributed BF16: level 1 leaves 68.4 % at 330 MB/s a core, level 3 70.9 % at 160,
-/// level 9 69.8 % at 37.
-const LEVEL: i32 = 1;
 
 /// Groups that decide on a slice's codec: the first, the middle and the last. Three see a slice whose parts differ, and
 /// cost at most 3 MiB of compression, some ten milliseconds, for a slice of up to 4 GiB.
@@ -81,15 +81,14 @@ pub const fn frame_bound(len: u64) -> u64 {
     len + (len >> 8) + margin
 }
 
-/// Returns the frame of one group of elements of `dtype`.
+/// Returns the frame of one group of elements of `dtype`; the same group always has the same frame. Memory that it works
+/// in is kept for the next group of the same thread.
 ///
 /// # Panics
-/// Where memory runs out inside of zstd.
+/// Where the group is longer than groups are, or memory runs out inside of zstd.
 pub fn encode_group(dtype: Dtype, group: &[u8]) -> Vec<u8> {
-    let planes = split_planes(width(dtype), group);
-    let mut frame = Vec::with_capacity(zstd_safe::compress_bound(planes.len()));
-    zstd_safe::compress(&mut frame, &planes, LEVEL).map_err(zstd_safe::get_error_name).expect("the frame has room");
-    frame
+    assert!(group.len() as u64 <= TENSOR_GROUP_BYTES, "a group has at most {TENSOR_GROUP_BYTES} bytes");
+    frame::write(group, width(dtype), is_float(dtype))
 }
 
 /// Returns the `logical_len` bytes of the group whose frame is given; fails where it has fewer or more.
@@ -106,21 +105,8 @@ pub fn decode_group(frame: &[u8], dtype: Dtype, logical_len: u64) -> Result<Vec<
     if first != actual {
         return Err(CodecError::NotOneFrame { expected: actual, actual: first });
     }
-    let mut planes = vec![0; logical_len as usize];
-    let produced = zstd_safe::decompress(planes.as_mut_slice(), frame).map_err(refuse)?;
-    if produced != planes.len() {
-        return Err(CodecError::Short { expected: logical_len, actual: produced as u64 });
-    }
-    Ok(join_planes(width(dtype), planes))
-}
-
-/// Chooses the codec of a slice from its whole content; the same content always has the same codec.
-pub fn choose(dtype: Dtype, content: &[u8]) -> Codec {
-    let groups = sampled_groups(content.len() as u64).into_iter().map(|index| {
-        let start = (index * TENSOR_GROUP_BYTES) as usize;
-        &content[start..content.len().min(start + TENSOR_GROUP_BYTES as usize)]
-    });
-    if worth_coding(dtype, groups) { Codec::ZstdPlanes } else { Codec::Raw }
+    let read = frame::read(frame, width(dtype), logical_len as usize).map_err(refuse)?;
+    read.map_err(|produced| CodecError::Short { expected: logical_len, actual: produced as u64 })
 }
 
 /// Returns which groups of a slice of `len` bytes decide on its codec; none for a slice that is raw in any case.
@@ -132,13 +118,9 @@ pub fn sampled_groups(len: u64) -> Vec<u64> {
     if groups <= SAMPLED_GROUPS { (0..groups).collect() } else { vec![0, groups / 2, groups - 1] }
 }
 
-/// Tells whether groups of `dtype` shrink enough to be stored coded. No groups are not worth it.
-pub fn worth_coding<'a>(dtype: Dtype, groups: impl IntoIterator<Item = &'a [u8]>) -> bool {
-    let (mut logical, mut stored) = (0, 0);
-    for group in groups {
-        logical += group.len() as u64;
-        stored += encode_group(dtype, group).len() as u64;
-    }
+/// Tells whether `logical` bytes of groups shrink enough, to `stored` bytes of frames, for their slice to be coded. No
+/// bytes are not worth it.
+pub fn worth_coding(logical: u64, stored: u64) -> bool {
     logical > 0 && stored * 100 <= logical * MAX_CODED_PERCENT
 }
 
@@ -148,50 +130,32 @@ const fn width(dtype: Dtype) -> usize {
     if bytes == 0 { 1 } else { bytes as usize }
 }
 
-/// Returns plane after plane, and after them the bytes that make no whole element.
-fn split_planes(width: usize, group: &[u8]) -> Vec<u8> {
-    match width {
-        2 => split::<2>(group),
-        4 => split::<4>(group),
-        8 => split::<8>(group),
-        _ => group.to_vec(),
+/// Tells whether the bytes of elements are uneven in their counts rather than in their order.
+const fn is_float(dtype: Dtype) -> bool {
+    match dtype {
+        Dtype::BOOL
+        | Dtype::U8
+        | Dtype::I8
+        | Dtype::I16
+        | Dtype::U16
+        | Dtype::I32
+        | Dtype::U32
+        | Dtype::I64
+        | Dtype::U64 => false,
+        Dtype::F4
+        | Dtype::F6_E2M3
+        | Dtype::F6_E3M2
+        | Dtype::F8_E5M2
+        | Dtype::F8_E4M3
+        | Dtype::F8_E8M0
+        | Dtype::F8_E4M3FNUZ
+        | Dtype::F8_E5M2FNUZ
+        | Dtype::F16
+        | Dtype::BF16
+        | Dtype::F32
+        | Dtype::C64
+        | Dtype::F64 => true,
     }
-}
-
-/// Undoes [`split_planes`].
-fn join_planes(width: usize, planes: Vec<u8>) -> Vec<u8> {
-    match width {
-        2 => join::<2>(&planes),
-        4 => join::<4>(&planes),
-        8 => join::<8>(&planes),
-        _ => planes,
-    }
-}
-
-fn split<const W: usize>(group: &[u8]) -> Vec<u8> {
-    let (elements, tail) = group.as_chunks::<W>();
-    let mut planes = Vec::with_capacity(group.len());
-    for plane in 0..W {
-        planes.extend(elements.iter().map(|element| element[plane]));
-    }
-    planes.extend_from_slice(tail);
-    planes
-}
-
-fn join<const W: usize>(planes: &[u8]) -> Vec<u8> {
-    let count = planes.len() / W;
-    let (whole, tail) = planes.split_at(count * W);
-    let mut group = vec![0; planes.len()];
-    let (elements, group_tail) = group.as_chunks_mut::<W>();
-    if count > 0 {
-        for (plane, bytes) in whole.chunks_exact(count).enumerate() {
-            for (element, byte) in elements.iter_mut().zip(bytes) {
-                element[plane] = *byte;
-            }
-        }
-    }
-    group_tail.copy_from_slice(tail);
-    group
 }
 
 #[cfg(test)]

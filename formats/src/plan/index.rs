@@ -122,20 +122,28 @@ impl Search<'_, '_, '_> {
         }
         let rows = self.tensor.rows;
         let offset = |row: &CheckpointRow| row.slice.area().offsets()[d];
-        let after = |range: Range<usize>, is_before: &dyn Fn(u64) -> bool| {
-            range.start + rows[range].partition_point(|row| is_before(offset(row)))
-        };
         // No row is longer than the longest: what starts that far before the box ends before it.
         let (start, longest) = (self.wanted.offsets()[d], self.tensor.longest[d]);
-        let mut at = after(among.clone(), &|offset| offset.saturating_add(longest) <= start);
-        let end = after(at..among.end, &|offset| offset < self.wanted.end(d));
+        let is_before = |row: &CheckpointRow| offset(row).saturating_add(longest) <= start;
+        let mut at = among.start + rows[among.clone()].partition_point(is_before);
+        let end = at + near_point(&rows[at..among.end], |row| offset(row) < self.wanted.end(d));
         while at < end {
             let here = offset(&rows[at]);
-            let next = after(at..end, &|offset| offset <= here);
+            let next = at + near_point(&rows[at..end], |row| offset(row) <= here);
             self.dimension(d + 1, at..next);
             at = next;
         }
     }
+}
+
+/// Returns what `partition_point` does, in few looks where that is near the start: rows lie far apart in memory.
+fn near_point(rows: &[CheckpointRow], is_before: impl Fn(&CheckpointRow) -> bool) -> usize {
+    let mut bound = 1;
+    while bound <= rows.len() && is_before(&rows[bound - 1]) {
+        bound *= 2;
+    }
+    let from = bound / 2;
+    from + rows[from..rows.len().min(bound)].partition_point(is_before)
 }
 
 #[cfg(test)]

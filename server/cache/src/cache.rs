@@ -69,13 +69,16 @@ impl Cache {
         }
     }
 
-    /// Returns the length of an object, which `ask` finds out where it is not known; `None` where it is not there.
+    /// Returns the length of an object, which `ask` finds out where it is not known; `None` where it is not there. Who
+    /// knows that it has `least` bytes is not told less because a store once said so: it is asked again.
     pub async fn len(
         &self,
         object: &Object,
+        least: u64,
         ask: impl Future<Output = Result<Option<u64>, Fault>>,
     ) -> Result<Option<u64>, Fault> {
-        if let Some(len) = self.lengths.lock().unwrap_or_else(PoisonError::into_inner).get(object).copied() {
+        let kept = self.lengths.lock().unwrap_or_else(PoisonError::into_inner).get(object).copied();
+        if let Some(len) = kept.filter(|len| *len >= least) {
             return Ok(Some(len));
         }
         let found = ask.await?;
@@ -144,25 +147,27 @@ impl Cache {
         let start = key.1 * BLOCK_BYTES;
         let range = ByteRange::new(start, (start + BLOCK_BYTES).min(len));
         let range = range.map_err(|error| Fault::new(FaultCode::Invalid, &error))?;
-        let asking = self.memory.asking(key);
         let counts = &self.memory.counts;
-        if let Some(bytes) = asking.cell.get() {
-            counts.hit();
-            return Ok(bytes.clone());
+        loop {
+            let asking = self.memory.asking(key.clone());
+            let mut read_here = false;
+            let read = asking.cell.get_or_try_init(|| {
+                read_here = true;
+                self.below(&asking.key, range, fetch)
+            });
+            let bytes = read.await?.clone();
+            if read_here {
+                counts.miss();
+                self.memory.complete(&asking.key, &asking.cell, bytes.len() as u64);
+            } else if bytes.len() as u64 == range.len() {
+                counts.hit();
+            } else {
+                // It was read when the object had another length: the store was damaged then, or is now.
+                self.memory.forget(&asking.key);
+                continue;
+            }
+            return Ok(bytes);
         }
-        let mut read_here = false;
-        let read = asking.cell.get_or_try_init(|| {
-            read_here = true;
-            self.below(&asking.key, range, fetch)
-        });
-        let bytes = read.await?.clone();
-        if read_here {
-            counts.miss();
-            self.memory.complete(&asking.key, &asking.cell, bytes.len() as u64);
-        } else {
-            counts.hit();
-        }
-        Ok(bytes)
     }
 
     /// Reads a block that is not in memory.

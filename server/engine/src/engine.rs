@@ -54,6 +54,11 @@ impl Engine {
         self.objects.url()
     }
 
+    /// Returns the time, chance and threads that it was given.
+    pub fn ambient(&self) -> Arc<dyn Ambient> {
+        Arc::clone(&self.ambient)
+    }
+
     /// Lists the projects.
     pub async fn projects(&self) -> Result<Vec<ProjectName>, StoreError> {
         let folders = self.objects.folders(keys::PROJECTS).await?;

@@ -2,7 +2,9 @@
 //!
 //! Must never guess: what is not live is not found, and a live object that is not there is damage, not absence.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
@@ -15,7 +17,7 @@ use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Commit, Index};
 use gigastore_formats::verified::{GroupMismatch, TreeError};
-use gigastore_formats::wire::{CommitInfo, NameInfo, ProjectInfo};
+use gigastore_formats::wire::{CommitInfo, DirectPlace, NameInfo, ProjectInfo};
 
 use crate::engine::Engine;
 use crate::log::{Live, LogError, Named, State};
@@ -146,6 +148,26 @@ impl Engine {
             StoreError::NotFound { key } => ReadError::Lost { key },
             error => error.into(),
         })
+    }
+
+    /// Returns the file of a stored object, where the store is a folder of this machine. It may not be there.
+    pub fn path(&self, project: &ProjectName, kind: ObjectKind, object: &Stored) -> Option<PathBuf> {
+        self.objects.path(&keys::object(project, kind, object))
+    }
+
+    /// Tells where an object can be read without this engine, for so long; `None` where it can't.
+    pub async fn place_of(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+        valid: Duration,
+    ) -> Result<Option<DirectPlace>, StoreError> {
+        if let Some(path) = self.path(project, kind, object) {
+            return Ok(Some(DirectPlace::Path(path)));
+        }
+        let signed = self.objects.signed_url(&keys::object(project, kind, object), valid).await.transpose()?;
+        Ok(signed.map(DirectPlace::Url))
     }
 
     /// Reads a whole manifest, or list of packs, and checks it.

@@ -28,7 +28,7 @@ pub(crate) const MAX_JSON_BYTES: u64 = 16 << 20;
 const AHEAD: usize = 2;
 
 /// Memory of one answer in pieces: those being read, and one on its way out.
-const ANSWER_BYTES: u64 = (AHEAD as u64 + 1) * BLOCK_BYTES;
+pub(crate) const ANSWER_BYTES: u64 = (AHEAD as u64 + 1) * BLOCK_BYTES;
 
 /// A body that brings fewer than these bytes in the time of [`Limits::pace`](crate::Limits::pace) is given up: 35 kB/s,
 /// below any link a trainer has, and enough that memory given to a body comes back.
@@ -163,11 +163,12 @@ pub(crate) async fn admitted(shared: &Shared, mut response: Response<Body>) -> R
     Ok(response)
 }
 
-/// What is answered with: its name for caches, its length, its kind.
+/// What is answered with: its name for caches, its length, its kind, and the memory that its pieces take.
 pub(crate) struct Head {
     pub(crate) etag: String,
     pub(crate) len: u64,
     pub(crate) kind: &'static str,
+    pub(crate) memory: u64,
 }
 
 /// Answers with an object or a part of it, read piece by piece by `read`. `HEAD` gets the same without the bytes.
@@ -189,7 +190,7 @@ where
         Wanted::Part(range) => (range, StatusCode::PARTIAL_CONTENT),
     };
     let body = match with_body && status != StatusCode::NOT_MODIFIED {
-        true => pieces(shared, range, read).await?,
+        true => pieces(shared, range, head.memory, read).await?,
         false => Body::empty(),
     };
     let mut response = Response::new(body);
@@ -212,12 +213,16 @@ where
 }
 
 /// Cuts a range at borders of blocks and reads the pieces, some ahead of the one that is being sent.
-async fn pieces<R, F>(shared: &Shared, range: ByteRange, read: R) -> Result<Body, Refused>
+async fn pieces<R, F>(shared: &Shared, range: ByteRange, memory: u64, read: R) -> Result<Body, Refused>
 where
     R: Fn(ByteRange) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Bytes, Fault>> + Send + 'static,
 {
-    let admitted = shared.admission.memory(range.len().min(ANSWER_BYTES)).await?;
+    // What takes none waits for none.
+    let admitted = match range.len().min(memory) {
+        0 => None,
+        bytes => Some(shared.admission.memory(bytes).await?),
+    };
     let (mut cuts, mut start) = (Vec::new(), range.start());
     while start < range.end() {
         let end = ((start / BLOCK_BYTES + 1) * BLOCK_BYTES).min(range.end());
@@ -236,7 +241,7 @@ where
     });
     let all = futures::stream::iter([Ok(first)]).chain(rest).map_ok(move |bytes: Bytes| {
         shared.metrics.sent.inc_by(bytes.len() as u64);
-        admitted.clone().held_by(bytes)
+        admitted.clone().map_or(bytes.clone(), |admitted| admitted.held_by(bytes))
     });
     Ok(Body::from_stream(all))
 }

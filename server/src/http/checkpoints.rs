@@ -14,7 +14,7 @@ use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode};
 
-use super::body::{Head, document, json, ranged};
+use super::body::{ANSWER_BYTES, Head, document, json, ranged};
 use super::error::{Refused, refused};
 use super::objects::project;
 use super::range::wanted;
@@ -79,7 +79,7 @@ pub(super) async fn send(
 ) -> Result<Response<Body>, Refused> {
     let (etag, len) = (content.digest().to_string(), content.len());
     let wanted = wanted(&method, &headers, &etag, len)?;
-    let head = Head { etag, len, kind: "application/octet-stream" };
+    let head = Head { etag, len, kind: "application/octet-stream", memory: ANSWER_BYTES };
     let read = move |range| {
         let content = content.clone();
         async move { content.read(range).await }

@@ -3,6 +3,7 @@
 //! Must never make an object visible before all of its bytes matched its name, nor overwrite one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -16,16 +17,26 @@ use gigastore_formats::limits::{MAX_BLOB_BYTES, MAX_PACK_HEADER_BYTES};
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::PackHeader;
-use gigastore_formats::wire::{ExistsRequest, Fault, FaultCode};
+use gigastore_formats::wire::{ExistsRequest, Fault, FaultCode, PlacesAnswer};
 
-use super::body::{self, Head, document, json, paced, ranged};
+use super::body::{self, ANSWER_BYTES, Head, document, json, paced, ranged};
 use super::error::{Refused, refused};
-use super::range::{afresh, wanted};
+use super::range::{afresh, least, wanted};
 use super::router::Shared;
 use crate::admission::{Admitted, Reserved};
+use crate::maps::Mapped;
 
 /// Objects that are asked for at once.
 const MAX_ASKED: usize = 100_000;
+
+const OBJECT: &str = "application/octet-stream";
+
+/// Objects whose places are asked for at once.
+const MAX_PLACES: usize = 1000;
+
+/// How long a signed URL is good: longer than any read of a pack takes, and short enough that one which leaks into a
+/// log is soon worth nothing.
+const PLACE_VALID: Duration = Duration::from_secs(900);
 
 type Which = Path<(String, String)>;
 
@@ -42,12 +53,23 @@ async fn get(
     kind: ObjectKind,
 ) -> Result<Response<Body>, Refused> {
     let (project, object) = parse(which)?;
+    if let Some(mapped) = mapped(&shared, &project, kind, object).await {
+        let (etag, len, ambient) = (object.to_string(), mapped.len(), Arc::clone(&shared.ambient));
+        let wanted = wanted(&method, &headers, &etag, len)?;
+        let read = move |range| {
+            let (mapped, ambient) = (mapped.clone(), Arc::clone(&ambient));
+            let failed = |error| Fault::new(FaultCode::Unavailable, &error);
+            async move { mapped.range(&ambient, range).await.map_err(failed) }
+        };
+        let head = Head { etag, len, kind: OBJECT, memory: 0 };
+        return ranged(&shared, head, wanted, method == Method::GET, read).await;
+    }
     // A client that found other bytes than promised asks for those of the store.
     let afresh = afresh(&headers);
     if afresh {
         shared.cache.forget_len(&project, kind, object);
     }
-    let Some(len) = shared.cache.len(&project, kind, object).await? else {
+    let Some(len) = shared.cache.len(&project, kind, object, least(&headers)).await? else {
         return Err(Refused::new(Fault {
             object: Some(object.key(kind)),
             ..Fault::of(FaultCode::Lost, format!("project {project} has no object {}", object.key(kind)))
@@ -66,8 +88,15 @@ async fn get(
             cached.cache.read(&project, kind, object, range, len).await
         }
     };
-    let head = Head { etag, len, kind: "application/octet-stream" };
+    let head = Head { etag, len, kind: OBJECT, memory: ANSWER_BYTES };
     ranged(&shared, head, wanted, method == Method::GET, read).await
+}
+
+/// Maps an object that is a file of this machine. What can't be mapped is read in the ordinary way, which says why.
+async fn mapped(shared: &Shared, project: &ProjectName, kind: ObjectKind, object: Stored) -> Option<Mapped> {
+    let path = shared.engine.path(project, kind, &object)?;
+    let maps = Arc::clone(shared.maps.as_ref()?);
+    tokio::task::spawn_blocking(move || maps.open(&path)).await.ok()?.ok()
 }
 
 pub(super) async fn put_pack(
@@ -164,6 +193,29 @@ pub(super) async fn exists(
         return Err(Refused::invalid(text));
     }
     document(&shared.engine.lengths(&project, asked.kind, &asked.objects).await.map_err(refused)?)
+}
+
+/// Tells where objects can be read without this service, where it may.
+pub(super) async fn places(
+    State(shared): State<Shared>,
+    Path(project): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Refused> {
+    let project = self::project(&project)?;
+    let (asked, _admitted): (ExistsRequest, _) = json(&shared, &headers, body).await?;
+    if !shared.direct {
+        return document(&PlacesAnswer::default());
+    }
+    if asked.objects.len() > MAX_PLACES {
+        let text = format!("{} objects in one question, over the limit of {MAX_PLACES}", asked.objects.len());
+        return Err(Refused::invalid(text));
+    }
+    let mut places = Vec::with_capacity(asked.objects.len());
+    for object in &asked.objects {
+        places.push(shared.engine.place_of(&project, asked.kind, object, PLACE_VALID).await.map_err(refused)?);
+    }
+    document(&PlacesAnswer { direct: true, places, valid_ms: PLACE_VALID.as_millis() as u64 })
 }
 
 /// Parses a project's name.

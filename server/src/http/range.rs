@@ -54,6 +54,16 @@ pub(crate) fn wanted(method: &Method, headers: &HeaderMap, etag: &str, len: u64)
     }
 }
 
+/// Returns how many bytes the client takes the object to have at least.
+pub(crate) fn least(headers: &HeaderMap) -> u64 {
+    let asked = headers.get(header::RANGE).and_then(|value| parse(value.to_str().ok()?));
+    match asked {
+        Some((Some(_), Some(last))) => last.saturating_add(1),
+        Some((Some(first), None)) => first.saturating_add(1),
+        _ => 0,
+    }
+}
+
 /// Tells whether the client wants nothing that was kept (RFC 9111, 5.2.1.4).
 pub(crate) fn afresh(headers: &HeaderMap) -> bool {
     let says = |value: &HeaderValue| {

@@ -27,6 +27,7 @@ use crate::admission::Admission;
 use crate::auth::{Access, Caller, Gate};
 use crate::cache::Cache;
 use crate::manifests::Manifests;
+use crate::maps::Maps;
 use crate::metrics::Metrics;
 
 /// What every handler has.
@@ -39,8 +40,12 @@ pub(crate) struct Service {
     pub(crate) metrics: Metrics,
     pub(crate) cache: Arc<Cache>,
     pub(crate) manifests: Manifests,
+    /// Maps of a store's files, where they may be sent as they are.
+    pub(crate) maps: Option<Arc<Maps>>,
     /// Connections that are open.
     pub(crate) connections: AtomicU64,
+    /// Whether clients are told where objects can be read without the service.
+    pub(crate) direct: bool,
     /// How long a client may take to send each MiB of a body.
     pub(crate) pace: std::time::Duration,
     /// How long one request waits for a commit.
@@ -74,6 +79,7 @@ pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("GET", "/v1/projects/{project}/manifests/{object}", Some(Access::Read)),
     ("HEAD", "/v1/projects/{project}/manifests/{object}", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/exists", Some(Access::Read)),
+    ("POST", "/v1/projects/{project}/places", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/saves", Some(Access::Write)),
     ("PUT", "/v1/projects/{project}/saves/{save}/parts/{rank}", Some(Access::Write)),
     ("POST", "/v1/projects/{project}/saves/{save}/commit", Some(Access::Write)),
@@ -108,6 +114,7 @@ pub(crate) fn router(service: Shared) -> Router {
         .route(&below("/blobs/{object}"), objects::read(ObjectKind::Blob).put(objects::put_blob))
         .route(&below("/manifests/{object}"), objects::read(ObjectKind::Manifest))
         .route(&below("/exists"), post(objects::exists))
+        .route(&below("/places"), post(objects::places))
         .route(&below("/saves"), post(saves::begin))
         .route(&below("/saves/{save}/parts/{rank}"), put(saves::part))
         .route(&below("/saves/{save}/commit"), post(saves::commit))

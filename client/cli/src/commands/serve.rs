@@ -64,6 +64,9 @@ pub(crate) struct Serve {
     /// Room that stays free on the disk of the store, in MiB: below it writes are refused
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..1 << 40))]
     keep_free: u64,
+    /// Let clients read objects past the service, by signed URLs or paths; they verify all the same
+    #[arg(long)]
+    direct_reads: bool,
     /// Connections at once
     #[arg(long, value_name = "N", default_value_t = 16_384)]
     connections: usize,
@@ -102,6 +105,7 @@ impl Serve {
         limits.memory = self.memory << 20;
         limits.manifests = self.manifests << 20;
         limits.keep_free = self.keep_free << 20;
+        limits.direct = self.direct_reads;
         limits.connections = self.connections.max(1);
         limits.drain = Duration::from_secs(self.drain);
         limits.cache = self.cache.map_or(limits.cache, |mib| mib << 20);

@@ -17,9 +17,11 @@ use reqwest::{Client, Method, Response, StatusCode, Url, header};
 
 use super::pause::{Deadlines, Failed, Pause};
 use super::sent::{Fate, Sent};
+use super::socket::Sockets;
+use crate::transfer::buffer::BufferPool;
 
 /// How long a connection is kept for the next call: less than services keep it, so that none is used as it closes.
-const IDLE: Duration = Duration::from_secs(20);
+pub(super) const IDLE: Duration = Duration::from_secs(20);
 
 /// The longest wait that a service may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
@@ -32,18 +34,23 @@ const TENTHS: u64 = 10;
 /// Bytes of a refusal.
 const MAX_FAULT_BYTES: usize = 1 << 20;
 
+/// The environment's names for a proxy that plain HTTP goes through.
+const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
+
 /// What is asked of the service.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
-    method: Method,
-    path: String,
-    sent: Sent,
-    range: Option<ByteRange>,
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) sent: Sent,
+    pub(super) range: Option<ByteRange>,
+    /// Past everything that keeps bytes on the way.
+    pub(super) afresh: bool,
 }
 
 impl Call {
     pub(super) fn new(method: Method, path: impl Into<String>, sent: Sent) -> Self {
-        Self { method, path: path.into(), sent, range: None }
+        Self { method, path: path.into(), sent, range: None, afresh: false }
     }
 
     pub(super) fn get(path: impl Into<String>) -> Self {
@@ -53,15 +60,19 @@ impl Call {
 
 /// A service's endpoints.
 pub(super) struct Remote {
-    endpoints: Vec<Url>,
-    client: Client,
-    token: Option<String>,
+    pub(super) endpoints: Vec<Url>,
+    pub(super) client: Client,
+    /// No proxy is in the way.
+    pub(super) plain: bool,
+    pub(super) sockets: Sockets,
+    pub(super) buffers: BufferPool,
+    pub(super) token: Option<String>,
     pub(super) ambient: Arc<dyn Ambient>,
     pub(super) deadlines: Deadlines,
     /// The endpoint that answered last.
-    good: AtomicUsize,
+    pub(super) good: AtomicUsize,
     /// Retries left, in tenths.
-    budget: AtomicU64,
+    pub(super) budget: AtomicU64,
     /// Requests sent again.
     retries: AtomicU64,
 }
@@ -89,12 +100,30 @@ impl Remote {
         // A proxy that the environment names is for the world outside.
         let here = parsed.iter().all(|url| url.host_str().is_some_and(is_loopback));
         let client = if here { client.no_proxy() } else { client };
+        let plain = here || PROXIES.iter().all(|name| std::env::var_os(name).is_none());
         let client = client.build().map_err(|error| invalid(format!("the HTTP client can't be set up: {error}")))?;
+        if token.as_ref().is_some_and(|token| header::HeaderValue::from_str(token).is_err()) {
+            return Err(invalid("the token has characters that no token has".to_owned()));
+        }
         let budget = AtomicU64::new(RETRY_BUDGET * TENTHS);
         // Processes start at different endpoints, so that each has its share of them.
         let good = AtomicUsize::new(ambient.random() as usize);
-        let (deadlines, retries) = (Deadlines::default(), AtomicU64::new(0));
-        Ok(Self { endpoints: parsed, client, token, ambient, deadlines, good, budget, retries })
+        let deadlines = Deadlines::default();
+        let (sockets, buffers) = Default::default();
+        let retries = AtomicU64::new(0);
+        Ok(Self {
+            endpoints: parsed,
+            client,
+            plain,
+            sockets,
+            buffers,
+            token,
+            ambient,
+            deadlines,
+            good,
+            budget,
+            retries,
+        })
     }
 
     /// Returns how many requests were sent again.
@@ -132,52 +161,10 @@ impl Remote {
         Ok(pieces.boxed())
     }
 
-    /// Reads exactly `range` of an object. What came before a break is kept, and only the rest is asked for again.
-    pub(super) async fn range(&self, path: &str, range: ByteRange, read: &mut BytesMut) -> Result<(), Fault> {
-        let mut pause = Pause::new(self);
-        loop {
-            let start = range.start() + read.len() as u64;
-            let rest = ByteRange::new(start, range.end()).map_err(|error| Fault::new(FaultCode::Invalid, &error))?;
-            if rest.is_empty() {
-                return Ok(());
-            }
-            let before = read.len();
-            let call = Call { range: Some(rest), ..Call::get(path) };
-            let failed = match self.send(&call).await {
-                Ok(response) => match self.fill(response, rest, read).await {
-                    Ok(()) => {
-                        self.earn();
-                        return Ok(());
-                    }
-                    Err(failed) => failed,
-                },
-                Err(failed) => failed,
-            };
-            let moved = (read.len() > before).then(|| self.ambient.monotonic());
-            if moved.is_some() && failed.retry {
-                // It answered and fell silent: whoever comes next tries the next endpoint.
-                self.good.fetch_add(1, Ordering::Relaxed);
-            }
-            pause.after(Failed { moved: moved.or(failed.moved), ..failed }).await?;
-        }
-    }
-
-    async fn fill(&self, response: Response, rest: ByteRange, read: &mut BytesMut) -> Result<(), Failed> {
-        let expected = format!("bytes {}-{}/", rest.start(), rest.end() - 1);
-        let actual = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-        if response.status() != StatusCode::PARTIAL_CONTENT || !actual.is_some_and(|text| text.starts_with(&expected)) {
-            return Err(shorter(rest, response.status(), actual));
-        }
-        let (mut pieces, mut left, stall) = (response.bytes_stream(), rest.len(), self.deadlines.stall);
-        while left > 0 {
-            let next = tokio::time::timeout(stall, pieces.next()).await.map_err(|_| stalled(stall))?;
-            let piece = next.ok_or_else(|| broken("the answer ended early"))?;
-            let piece = piece.map_err(|error| Failed::passing(network(&error)))?;
-            let take = (piece.len() as u64).min(left);
-            read.extend_from_slice(&piece[..take as usize]);
-            left -= take;
-        }
-        Ok(())
+    /// Returns the endpoint that is good, or next in line.
+    pub(super) fn endpoint(&self) -> (usize, &Url) {
+        let at = self.good.load(Ordering::Relaxed);
+        (at, &self.endpoints[at % self.endpoints.len()])
     }
 
     /// Makes tries until one has an answer, or none is worth another.
@@ -195,9 +182,8 @@ impl Remote {
     }
 
     /// Makes one try at the endpoint that is good, or next in line.
-    async fn send(&self, call: &Call) -> Result<Response, Failed> {
-        let at = self.good.load(Ordering::Relaxed);
-        let endpoint = &self.endpoints[at % self.endpoints.len()];
+    pub(super) async fn send(&self, call: &Call) -> Result<Response, Failed> {
+        let (at, endpoint) = self.endpoint();
         let refuse = |text: String| Failed::final_with(Fault::of(FaultCode::Invalid, text));
         let url = endpoint.join(&call.path).map_err(|error| refuse(format!("{}: {error}", call.path)))?;
         let mut request = self.client.request(call.method.clone(), url);
@@ -206,6 +192,9 @@ impl Remote {
         }
         if let Some(range) = call.range {
             request = request.header(header::RANGE, format!("bytes={}-{}", range.start(), range.end() - 1));
+        }
+        if call.afresh {
+            request = request.header(header::CACHE_CONTROL, "no-cache");
         }
         let (body, fate) = call.sent.body(&self.ambient);
         if let Some(len) = call.sent.len() {
@@ -294,7 +283,7 @@ impl Remote {
         }
     }
 
-    fn earn(&self) {
+    pub(super) fn earn(&self) {
         let more = |tenths: u64| (tenths < RETRY_BUDGET * TENTHS).then_some(tenths + 1);
         // Nothing to earn where the budget is full.
         let _ = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
@@ -341,23 +330,17 @@ fn untrusted(error: &reqwest::Error) -> Option<String> {
     None
 }
 
-fn network(error: &reqwest::Error) -> Fault {
+pub(super) fn network(error: &reqwest::Error) -> Fault {
     let mut fault = Fault::new(FaultCode::Unavailable, error);
     fault.message = format!("the service did not answer: {}", fault.message);
     fault.hint = Some("is it running, and is the URL right? `gigastore doctor` looks".to_owned());
     fault
 }
 
-fn broken(what: &str) -> Failed {
+pub(super) fn broken(what: &str) -> Failed {
     Failed::passing(Fault::of(FaultCode::Unavailable, what))
 }
 
-fn stalled(stall: Duration) -> Failed {
+pub(super) fn stalled(stall: Duration) -> Failed {
     broken(&format!("the service made no progress for {} s", stall.as_secs_f64()))
-}
-
-/// An answer of other bytes than asked for: the object ends before them, or this is no Gigastore service.
-fn shorter(rest: ByteRange, status: StatusCode, actual: Option<&str>) -> Failed {
-    let text = format!("asked for {rest}, the service answered {status} with {}", actual.unwrap_or("no range"));
-    Failed::final_with(Fault::of(FaultCode::Integrity, text))
 }

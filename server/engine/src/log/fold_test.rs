@@ -14,13 +14,14 @@ fn commit(sort: Sort, of: &str, number: u64) -> Action {
     let object = Stored { digest: Digest::of(b"m"), epoch: 0 };
     let manifest = Index { object, len: 1, groups: String::new() };
     let content = Digest::of(&number.to_le_bytes());
-    let (packs, bytes, items, world_size) = (None, 10, 1, 1);
+    let (packs, timeline, bytes, items, world_size) = (None, None, 10, 1, 1);
     Action::Commit(Box::new(Commit {
         sort,
         name: name(of),
         number,
         manifest,
         packs,
+        timeline,
         content,
         bytes,
         items,

@@ -146,7 +146,7 @@ impl Engine {
             let range = entry.stored_groups(index..index + 1);
             let bytes = self.objects.get_range(key, range).await?;
             let copy = entry.clone();
-            let opened = self.ambient.computed(move || copy.open_group(index, &bytes)).await;
+            let opened = self.ambient.computed(move || copy.open_group(index, &bytes).map(drop)).await;
             if let Err(fault) = opened {
                 findings.push(Finding {
                     object: key.to_owned(),

@@ -3,6 +3,7 @@
 //! *Architecture invariant:* nothing outside this module names `object_store`. Must never hold a rule of the log or of
 //! commits.
 
+mod connect;
 mod error;
 pub(crate) mod keys;
 mod objects;

@@ -4,17 +4,22 @@
 //! bytes than were asked for.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, FuturesUnordered, StreamExt, TryStreamExt};
 use gigastore_formats::range::ByteRange;
+use http::Method;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{
     Error, GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
 use super::StoreError;
+use super::connect::Connected;
 
 /// Bytes of one part of a multipart upload: 8 MiB, above S3's least of 5. With S3's 10,000 parts that reaches 78 GiB;
 /// larger objects get larger parts (see [`part_bytes`]).
@@ -34,6 +39,8 @@ const CREATE_TRIES: u32 = 5;
 #[derive(Clone)]
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
+    signer: Option<Arc<dyn Signer>>,
+    folder: Option<PathBuf>,
     url: String,
 }
 
@@ -69,8 +76,20 @@ impl fmt::Debug for Objects {
 }
 
 impl Objects {
-    pub(super) fn over(store: Arc<dyn ObjectStore>, url: String) -> Self {
-        Self { store, url }
+    pub(super) fn over(connected: Connected, url: String) -> Self {
+        let Connected { store, signer, folder } = connected;
+        Self { store, signer, folder, url }
+    }
+
+    /// Returns the file of an object, where objects are files of a folder.
+    pub(crate) fn path(&self, key: &str) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(key))
+    }
+
+    /// Signs a URL with which anyone may GET an object for so long; `None` where the store has no such URLs.
+    pub(crate) async fn signed_url(&self, key: &str, valid: Duration) -> Option<Result<String, StoreError>> {
+        let signed = self.signer.as_ref()?.signed_url(Method::GET, &Path::from(key), valid).await;
+        Some(signed.map(String::from).map_err(|source| StoreError::sort(key, source)))
     }
 
     /// Returns the URL that the store was opened with.

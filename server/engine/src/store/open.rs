@@ -11,28 +11,18 @@ use std::sync::Arc;
 use gigastore_formats::record::{FORMAT_VERSION, Marker};
 use gigastore_formats::sealed::{SealError, seal, unseal};
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
-use object_store::prefix::PrefixStore;
 use url::Url;
 
+use super::connect::{Connected, connect};
 use super::keys::MARKER;
 use super::{Objects, StoreError};
 
 /// Bytes of the marker: it has two fields; 4 KiB leave room for newer versions to say more.
 const MAX_MARKER_BYTES: u64 = 4096;
 
-/// How long one request to a cloud store may take, where the settings do not say otherwise; object_store's own 30
-/// seconds for a whole request, body included, would end sound but slow transfers.
-///
-/// `read_timeout` is the deadline on progress: it starts anew with every piece of an answer. Until an answer begins it
-/// also covers what is sent, at most one part: 8 MiB in 60 seconds, with three parts in flight, is 400 KiB a second.
-/// `timeout` is for what makes progress too slowly to be of use: at that speed the longest answer read as one, a
-/// manifest of 4 GiB, takes three hours.
-const DEADLINES: [(&str, &str); 2] = [("read_timeout", "60s"), ("timeout", "3h")];
-
 /// The address of a store.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StoreUrl(Url);
+pub struct StoreUrl(pub(super) Url);
 
 /// Whether a store that is not there yet is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,13 +152,14 @@ impl Objects {
         mode: OpenMode,
         settings: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, OpenError> {
-        let store = connect(url, mode, settings)?;
-        Self::with_store(store, url.to_string(), mode).await
+        let objects = Self::over(connect(url, mode, settings)?, url.to_string());
+        objects.check_marker(mode).await?;
+        Ok(objects)
     }
 
     /// Takes an object store that is already set up (a test's double, a wrapper with limits) and checks its marker.
     pub async fn with_store(store: Arc<dyn ObjectStore>, url: String, mode: OpenMode) -> Result<Self, OpenError> {
-        let objects = Self::over(store, url);
+        let objects = Self::over(Connected { store, signer: None, folder: None }, url);
         objects.check_marker(mode).await?;
         Ok(objects)
     }
@@ -200,34 +191,6 @@ impl Objects {
         }
         Ok(())
     }
-}
-
-fn connect(
-    url: &StoreUrl,
-    mode: OpenMode,
-    settings: impl IntoIterator<Item = (String, String)>,
-) -> Result<Arc<dyn ObjectStore>, OpenError> {
-    let setup = |source| OpenError::Setup { url: url.to_string(), source };
-    if let Ok(path) = url.0.to_file_path() {
-        return local(url, &path, mode);
-    }
-    // Cloud settings are case-insensitive keys; what is not one of theirs is passed over by the builder.
-    let settings = settings.into_iter().map(|(key, value)| (key.to_ascii_lowercase(), value));
-    let deadlines = DEADLINES.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let (store, prefix) = object_store::parse_url_opts(&url.0, deadlines.into_iter().chain(settings)).map_err(setup)?;
-    Ok(Arc::new(PrefixStore::new(store, prefix)))
-}
-
-fn local(url: &StoreUrl, path: &Path, mode: OpenMode) -> Result<Arc<dyn ObjectStore>, OpenError> {
-    if mode == OpenMode::Create {
-        std::fs::create_dir_all(path).map_err(|source| OpenError::Folder { url: url.to_string(), source })?;
-    } else if !path.is_dir() {
-        return Err(OpenError::Absent { url: url.to_string() });
-    }
-    let store = LocalFileSystem::new_with_prefix(path);
-    let store = store.map_err(|source| OpenError::Setup { url: url.to_string(), source })?;
-    // An acknowledged object must survive a power cut.
-    Ok(Arc::new(store.with_fsync(true)))
 }
 
 #[cfg(test)]

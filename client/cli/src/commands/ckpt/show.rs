@@ -2,6 +2,8 @@
 //!
 //! Must never read tensor data: the manifest says it all.
 
+mod timeline;
+
 use clap::Args;
 use gigastore_client::checkpoint::Checkpoint;
 use gigastore_formats::name::Target;
@@ -17,9 +19,10 @@ use crate::output::{moment, say, say_json, size, table};
 /// A digest is what b3sum prints for the same bytes: of the whole tensor where it is one slice,
 /// else see --slices.
 ///
-/// Example:
+/// Examples:
 ///
 ///   gigastore ckpt show demo/minilm@100 --slices
+///   gigastore ckpt show demo/minilm@100 --timeline
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Show {
@@ -28,11 +31,19 @@ pub(crate) struct Show {
     /// List each slice with its box, pack and digest
     #[arg(long)]
     slices: bool,
+
+    /// Show what each phase of the save took, for which ranks, and why it was slow
+    #[arg(long, conflicts_with = "slices")]
+    timeline: bool,
 }
 
 impl Show {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let checkpoint = globals.open().await?.checkpoint(&self.target).await?;
+        let store = globals.open().await?;
+        if self.timeline {
+            return timeline::show(&store, &self.target, globals).await;
+        }
+        let checkpoint = store.checkpoint(&self.target).await?;
         if globals.json() {
             say_json(&document(&checkpoint));
             return Ok(());

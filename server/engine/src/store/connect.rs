@@ -1,0 +1,93 @@
+//! From the URL of a store to whatever talks to it: a folder, or a cloud store with its settings.
+//!
+//! Must never talk to the store itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::ObjectStoreScheme as Scheme;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::prefix::PrefixStore;
+use object_store::signer::Signer;
+
+use super::open::{OpenError, OpenMode, StoreUrl};
+
+/// How long one request to a cloud store may take, where the settings do not say otherwise; object_store's own 30
+/// seconds for a whole request, body included, would end sound but slow transfers.
+///
+/// `read_timeout` is the deadline on progress: it starts anew with every piece of an answer. Until an answer begins it
+/// also covers what is sent, at most one part: 8 MiB in 60 seconds, with three parts in flight, is 400 KiB a second.
+/// `timeout` is for what makes progress too slowly to be of use: at that speed the longest answer read as one, a
+/// manifest of 4 GiB, takes three hours.
+const DEADLINES: [(&str, &str); 2] = [("read_timeout", "60s"), ("timeout", "3h")];
+
+/// What talks to a store.
+pub(super) struct Connected {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// Signs URLs of objects, where the store has such.
+    pub(super) signer: Option<Arc<dyn Signer>>,
+    /// The folder that the objects are files of, where there is one.
+    pub(super) folder: Option<PathBuf>,
+}
+
+/// Builds the client of one cloud store. Settings are case-insensitive keys; what is not one of its own is passed over.
+macro_rules! built {
+    ($builder:ty, $url:expr, $settings:expr) => {
+        $settings
+            .fold(<$builder>::new().with_url($url), |builder, (key, value): (String, String)| match key.parse() {
+                Ok(key) => builder.with_config(key, value),
+                Err(_) => builder,
+            })
+            .build()
+    };
+}
+
+pub(super) fn connect(
+    url: &StoreUrl,
+    mode: OpenMode,
+    settings: impl IntoIterator<Item = (String, String)>,
+) -> Result<Connected, OpenError> {
+    let setup = |source| OpenError::Setup { url: url.to_string(), source };
+    if let Ok(path) = url.0.to_file_path() {
+        return local(url, &path, mode);
+    }
+    let settings = settings.into_iter().map(|(key, value)| (key.to_ascii_lowercase(), value));
+    let settings = DEADLINES.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().chain(settings);
+    let (scheme, prefix) = Scheme::parse(&url.0).map_err(|error| setup(error.into()))?;
+    match scheme {
+        Scheme::AmazonS3 => built!(AmazonS3Builder, url.to_string(), settings).map(|store| cloud(store, prefix)),
+        Scheme::GoogleCloudStorage => {
+            built!(GoogleCloudStorageBuilder, url.to_string(), settings).map(|store| cloud(store, prefix))
+        }
+        Scheme::MicrosoftAzure => {
+            built!(MicrosoftAzureBuilder, url.to_string(), settings).map(|store| cloud(store, prefix))
+        }
+        _ => object_store::parse_url_opts(&url.0, settings).map(|(store, prefix)| {
+            let store = Arc::new(PrefixStore::new(store, prefix));
+            Connected { store, signer: None, folder: None }
+        }),
+    }
+    .map_err(setup)
+}
+
+fn cloud<T: ObjectStore + Signer>(store: T, prefix: Key) -> Connected {
+    let store = Arc::new(PrefixStore::new(store, prefix));
+    Connected { store: Arc::<PrefixStore<T>>::clone(&store), signer: Some(store), folder: None }
+}
+
+fn local(url: &StoreUrl, path: &Path, mode: OpenMode) -> Result<Connected, OpenError> {
+    if mode == OpenMode::Create {
+        std::fs::create_dir_all(path).map_err(|source| OpenError::Folder { url: url.to_string(), source })?;
+    } else if !path.is_dir() {
+        return Err(OpenError::Absent { url: url.to_string() });
+    }
+    let store = LocalFileSystem::new_with_prefix(path);
+    let store = store.map_err(|source| OpenError::Setup { url: url.to_string(), source })?;
+    // An acknowledged object must survive a power cut.
+    Ok(Connected { store: Arc::new(store.with_fsync(true)), signer: None, folder: Some(path.to_owned()) })
+}
