@@ -1,8 +1,8 @@
 //! Every figure of Gigastore beside the limit of the same run: `cargo xtask bench [NAME…] [--quick] [--list]`.
 //!
-//! Each group of rows is measured by a process of its own, which prints a line of JSON for each row; this program passes
-//! them on, and prints the table on stderr. It fails where a target is missed or a row is absent. Must never measure a
-//! save that found its bytes in the store, and never believe a restore whose bytes it did not compare.
+//! Each group of rows is measured by a process of its own, which prints a line of JSON for each row; this program
+//! prints them on, then the table on stderr. It fails where a target is missed or a row is absent. Must never measure
+//! a save that found its bytes in the store, and never believe a restore whose bytes it did not compare.
 
 mod clock;
 mod coded;
@@ -64,8 +64,8 @@ impl Plan {
         ROWS.iter().any(|row| row.name.starts_with(begin) && self.wants(row.name))
     }
 
-    /// Prints the figure of a row, where it is asked for; `figure` makes it with a note that begins with how it was
-    /// measured.
+    /// Prints the figure of a row, where it is asked for, made by `figure` with a note that begins as this plan
+    /// demands.
     pub(crate) fn report(&self, name: &str, note: &str, figure: impl FnOnce(&Row, String) -> Figure) -> Res<()> {
         if !self.wants(name) {
             return Ok(());

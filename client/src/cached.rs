@@ -34,8 +34,8 @@ pub(crate) struct Cached {
 impl Store {
     /// Keeps what is read in `folder`, which other processes of this machine may use too, and reads it from there: at
     /// most `bytes` bytes, which several processes stay below together where it is 256 MiB or more. A folder that
-    /// can't be used is used for nothing; [`cache_trouble`](Self::cache_trouble) says why. Stores in a folder or in
-    /// memory are read without a cache.
+    /// can't be used is used for nothing; [`cache_trouble`](Self::cache_trouble) says why. Blocks on
+    /// their way there take at most 128 MiB of memory. Stores in a folder or in memory are read without a cache.
     pub fn with_cache(mut self, folder: &Path, bytes: u64) -> Self {
         if ["file:", "memory:"].iter().any(|scheme| self.url().starts_with(scheme)) {
             return self;
@@ -80,7 +80,7 @@ impl Store {
         stored: &Stored,
         range: ByteRange,
     ) -> Result<Bytes, Fault> {
-        let read = |range| self.transport.read(project, kind, stored, range);
+        let read = |range| self.transport.read(project, kind, stored, range, false);
         let Some(Cached { cache, .. }) = &self.cached else { return read(range).await };
         let object = Object { project: project.clone(), kind, stored: *stored };
         let ask = async { Ok(self.transport.lengths(project, kind, &[*stored]).await?.first().copied().flatten()) };
@@ -89,6 +89,26 @@ impl Store {
             // The store says in its own words that it is not there.
             None => read(range).await,
         }
+    }
+
+    /// Reads a range of an object and has it checked on a thread for that. What does not match is read once more, past
+    /// all that keeps bytes: what was damaged on its way here is right then.
+    pub(crate) async fn read_checked<T: Send + 'static, E: Send + 'static>(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        stored: &Stored,
+        range: ByteRange,
+        check: impl Fn(Bytes) -> Result<T, E> + Clone + Send + 'static,
+    ) -> Result<Result<T, E>, Fault> {
+        let (bytes, again) = (self.read_object(project, kind, stored, range).await?, check.clone());
+        let checked = self.ambient.computed(move || check(bytes)).await;
+        if checked.is_ok() {
+            return Ok(checked);
+        }
+        self.forget_object(project, kind, stored, range).await;
+        let bytes = self.transport.read(project, kind, stored, range, true).await?;
+        Ok(self.ambient.computed(move || again(bytes)).await)
     }
 
     /// Passes the bytes of an object that `taker` wants to it. `afresh`: from the store, past all that keeps bytes.

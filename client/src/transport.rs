@@ -127,16 +127,17 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
         objects: &[Stored],
     ) -> Result<Vec<Option<u64>>, Fault>;
 
-    /// Reads a range of an object, exactly.
+    /// Reads a range of an object, exactly. `afresh`: past everything that keeps bytes on the way.
     async fn read(
         &self,
         project: &ProjectName,
         kind: ObjectKind,
         object: &Stored,
         range: ByteRange,
+        afresh: bool,
     ) -> Result<Bytes, Fault>;
 
-    /// Passes the bytes of an object that `taker` wants to it. `afresh`: past everything that keeps bytes on the way.
+    /// Passes the bytes of an object that `taker` wants to it. `afresh`: as for `read`.
     async fn pass(
         &self,
         project: &ProjectName,

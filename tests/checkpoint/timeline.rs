@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gigastore_client::checkpoint::asynchronous::{AsyncSaver, Busy, Staging, StateLayout};
-use gigastore_client::checkpoint::{SaveSpec, Slice};
+use gigastore_client::checkpoint::{CheckpointSave, SaveSpec, Slice};
 use gigastore_client::store::Store;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::source::{SliceData, SourceFile};
@@ -120,7 +120,7 @@ async fn two_committers_of_one_save_write_one_manifest_and_the_record_names_one_
     for rank in 0..2 {
         saves[rank as usize].rank(rank, slices(&tensors, rank, 2)).await.unwrap();
     }
-    let done = futures::future::try_join_all(saves.iter().map(|save| save.finish())).await.unwrap();
+    let done = futures::future::try_join_all(saves.iter().map(CheckpointSave::finish)).await.unwrap();
     let commit = commit(&others[0], "p/run@1").await;
     assert!(done.iter().all(|done| done.info.commit == commit && !done.existed), "{done:?}");
     let stored: BTreeSet<String> = objects(&below, "manifests").await;

@@ -78,17 +78,18 @@ async fn a_pack_is_stored_once_and_read_exactly(place: &dyn Place) {
     assert_eq!(length(&*place.transport().await, ObjectKind::Pack, name).await, Some(len));
     for (start, end) in [(0, len), (0, 1), (len - 1, len), (4095, 4097), (1 << 20, (1 << 20) + 77)] {
         let range = ByteRange::new(start, end).unwrap();
-        let read = store.read(&project(), ObjectKind::Pack, &name, range).await.unwrap();
+        let read = store.read(&project(), ObjectKind::Pack, &name, range, false).await.unwrap();
         assert_eq!(read, whole[start as usize..end as usize], "{range}");
     }
     for (start, end) in [(len - 1, len + 1), (len + 5, len + 6), (0, len + 1)] {
         let range = ByteRange::new(start, end).unwrap();
-        let error = store.read(&project(), ObjectKind::Pack, &name, range).await.unwrap_err();
+        let error = store.read(&project(), ObjectKind::Pack, &name, range, false).await.unwrap_err();
         assert!(matches!(error.code, FaultCode::Integrity | FaultCode::Invalid), "{range}: {error}");
         assert!(error.message.contains(&len.to_string()), "{error} does not say that there are {len} bytes");
     }
     let other = Stored { epoch: 1, ..name };
-    let error = store.read(&project(), ObjectKind::Pack, &other, ByteRange::new(0, 1).unwrap()).await.unwrap_err();
+    let error =
+        store.read(&project(), ObjectKind::Pack, &other, ByteRange::new(0, 1).unwrap(), false).await.unwrap_err();
     assert_eq!(error.code, FaultCode::Lost, "{error}");
     assert!(error.object.is_some_and(|object| object.contains(&name.digest.to_string())));
 }
@@ -140,7 +141,7 @@ async fn a_file_that_does_not_match_leaves_nothing(place: &dyn Place) {
         assert_eq!(stored, name);
     }
     let range = ByteRange::new(262_143, 524_289).unwrap();
-    let read = store.read(&project(), ObjectKind::Blob, &name, range).await.unwrap();
+    let read = store.read(&project(), ObjectKind::Blob, &name, range, false).await.unwrap();
     assert_eq!(read, content[262_143..524_289]);
 }
 
@@ -157,7 +158,9 @@ async fn racing_writers_of_one_object_all_succeed(place: &dyn Place) {
     assert!(done.iter().all(Result::is_ok), "{done:?}");
     let whole = ByteRange::new(0, (header.len() + body.len()) as u64).unwrap();
     let read = join_all(
-        writers.iter().map(|store| async { store.read(&project(), ObjectKind::Pack, &name, whole).await.unwrap() }),
+        writers
+            .iter()
+            .map(|store| async { store.read(&project(), ObjectKind::Pack, &name, whole, false).await.unwrap() }),
     );
     let read: BTreeSet<Bytes> = read.await.into_iter().collect();
     assert_eq!(read.into_iter().collect::<Vec<_>>(), [[&header[..], &body].concat()]);

@@ -192,7 +192,7 @@ async fn a_refusal_reaches_a_client_in_the_middle_of_a_long_body() {
         writer.put_pack(&project, name, header.clone(), body).await.unwrap();
     }
     let range = ByteRange::new(header.len() as u64, header.len() as u64 + 5).unwrap();
-    let read = writer.read(&project, ObjectKind::Pack, &name, range).await.unwrap();
+    let read = writer.read(&project, ObjectKind::Pack, &name, range, false).await.unwrap();
     assert_eq!(read, data[..5]);
 }
 

@@ -111,11 +111,8 @@ async fn what_passes_by_costs_time_and_nothing_else() {
     let road = Road::new(Limits::default()).await;
     road.restore().await.unwrap();
     for misdeed in PASSING {
-        for times in [1, 3] {
-            road.proxy.spoil(times, misdeed);
-            let ended = road.restore().await;
-            assert_eq!(ended, Ok(()), "{misdeed:?}, {times} times");
-        }
+        road.proxy.spoil(2, misdeed);
+        assert_eq!(road.restore().await, Ok(()), "{misdeed:?}");
     }
     road.served.check_alive().await;
 }

@@ -11,7 +11,7 @@ use gigastore_formats::manifest::checkpoint::{CheckpointMeta, CheckpointReader, 
 use gigastore_formats::manifest::packs::{PackRow, read_packs};
 use gigastore_formats::manifest::timeline::{Timeline, read_timeline};
 use gigastore_formats::manifest::{ManifestError, Step};
-use gigastore_formats::name::{ProjectName, Target};
+use gigastore_formats::name::Target;
 use gigastore_formats::object::ObjectKind;
 use gigastore_formats::plan::{PlanAnswer, PlannedSlice};
 use gigastore_formats::range::{ByteRange, coalesce};
@@ -173,12 +173,13 @@ impl Store {
         let widened: Vec<ByteRange> = ranges.iter().map(|range| tree.widened(*range)).collect();
         let reads = coalesce(&widened, GAP_BYTES, READ_BYTES).into_iter().map(|read| async move {
             let range = tree.widened(read.range);
-            let bytes = match self.read_manifest(&target.project, index, range).await {
-                Ok(bytes) => bytes,
+            let tree = Arc::clone(tree);
+            let check = move |bytes: Bytes| tree.check_range(range.start(), &bytes).map(|()| bytes);
+            let read_here = self.read_checked(&target.project, ObjectKind::Manifest, &index.object, range, check).await;
+            let checked = match read_here {
+                Ok(checked) => checked,
                 Err(fault) => return Err(self.lost_or_gone(target, info, fault).await.into()),
             };
-            let tree = Arc::clone(tree);
-            let checked = self.ambient.computed(move || tree.check_range(range.start(), &bytes).map(|()| bytes)).await;
             let object = || index.object.key(ObjectKind::Manifest);
             let damaged = |source| OpenError::Damaged { target: target.to_string(), object: object(), source };
             Ok::<_, OpenError>((read.wanted, range, checked.map_err(damaged)?))
@@ -192,10 +193,6 @@ impl Store {
             }
         }
         Ok(given)
-    }
-
-    async fn read_manifest(&self, project: &ProjectName, index: &Index, range: ByteRange) -> Result<Bytes, Fault> {
-        self.transport.read(project, ObjectKind::Manifest, &index.object, range).await
     }
 }
 

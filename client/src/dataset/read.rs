@@ -208,15 +208,14 @@ impl Dataset {
     async fn piece(&self, row: &FileRow, cut: ByteRange, progress: &Progress) -> Result<Piece, DatasetError> {
         let range = row.tree.widened(cut);
         let taken = self.store.budget.take(range.len()).await;
-        let read = self.store.transport.read(&self.target.project, ObjectKind::Blob, &row.blob, range).await;
-        let bytes = match read {
-            Ok(bytes) => bytes,
+        let tree = row.tree.clone();
+        let check = move |bytes: Bytes| tree.check_range(range.start(), &bytes).map(|()| bytes);
+        let (project, kind) = (&self.target.project, ObjectKind::Blob);
+        let checked = match self.store.read_checked(project, kind, &row.blob, range, check).await {
+            Ok(checked) => checked,
             Err(fault) => return Err(self.store.lost_or_gone(&self.target, &self.info, fault).await.into()),
         };
         progress.moved(range.len());
-        let tree = row.tree.clone();
-        let checked =
-            self.store.ambient.computed(move || tree.check_range(range.start(), &bytes).map(|()| bytes)).await;
         let object = row.blob.key(ObjectKind::Blob);
         let bytes = checked.map_err(|source| DatasetError::Damaged { path: row.path.clone(), object, source })?;
         progress.done(cut.len());

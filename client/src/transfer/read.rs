@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::ProjectName;
@@ -221,8 +222,8 @@ async fn header(
     let header_len = slices.iter().map(|slice| slice.row.place.header_len).max().unwrap_or_default();
     let range = ByteRange::new(0, header_len).expect("0 is the smallest number");
     let _taken = store.budget.take(header_len).await;
-    let bytes = store.read_object(project, ObjectKind::Pack, &pack, range).await?;
-    let parsed = store.ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await;
+    let parse = move |bytes: Bytes| PackHeader::parse(pack.digest, &bytes);
+    let parsed = store.read_checked(project, ObjectKind::Pack, &pack, range, parse).await?;
     parsed.map_err(|source| FetchError::Header {
         object: object.to_owned(),
         header_len,

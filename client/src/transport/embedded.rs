@@ -64,6 +64,7 @@ impl Transport for Engine {
         kind: ObjectKind,
         object: &Stored,
         range: ByteRange,
+        _afresh: bool,
     ) -> Result<Bytes, Fault> {
         Engine::read(self, project, kind, object, range).await.map_err(fault)
     }

@@ -167,11 +167,12 @@ impl Transport for Http {
         kind: ObjectKind,
         object: &Stored,
         range: ByteRange,
+        afresh: bool,
     ) -> Result<Bytes, Fault> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let read = self.remote.range(&object_path(project, kind, object), range, false).await;
+        let read = self.remote.range(&object_path(project, kind, object), range, afresh).await;
         read.map_err(|fault| naming(fault, kind, object, range))
     }
 

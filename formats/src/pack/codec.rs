@@ -81,8 +81,8 @@ pub const fn frame_bound(len: u64) -> u64 {
     len + (len >> 8) + margin
 }
 
-/// Returns the frame of one group of elements of `dtype`; the same group always has the same frame. Memory that it works
-/// in is kept for the next group of the same thread.
+/// Returns the frame of one group of elements of `dtype`; the same group always has the same frame. Memory that it
+/// works in is kept for the next group of the same thread.
 ///
 /// # Panics
 /// Where the group is longer than groups are, or memory runs out inside of zstd.

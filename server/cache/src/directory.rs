@@ -112,7 +112,8 @@ impl Directory {
         lock(&self.trouble).clone()
     }
 
-    /// Finds a block of `len` bytes, on the disk or on its way there. Nothing where it is not there, or anything is wrong with it.
+    /// Finds a block of `len` bytes, on the disk or on its way there. Nothing where it is not there, or
+    /// anything is wrong with it.
     pub(crate) async fn read(self: &Arc<Self>, name: Name, len: u64) -> Option<Bytes> {
         let waiting = lock(&self.queue).wanted.get(&name).map(|fill| fill.bytes.clone());
         let found = match waiting.filter(|bytes| bytes.len() as u64 == len) {
