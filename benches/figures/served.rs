@@ -1,10 +1,11 @@
 //! Processes beside the bench: services, the server of the limit, and the groups of rows.
 //!
-//! Each is this program again, told its role; it prints its address and ends when its standard input does, so that none
-//! outlives a bench that is killed. Must never do anything that the real service would not do.
+//! Each is this program again, told its role, and is killed by the system when the process that started it ends, so that
+//! none outlives a bench that is killed. Must never do anything that the real service would not do.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use gigastore_client::store::Store;
 use gigastore_engine::Engine;
 use gigastore_engine::store::{OpenMode, StoreUrl};
 use gigastore_server::{Config, Limits, Server};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::Res;
 use crate::clock::processor_seconds;
@@ -66,7 +68,7 @@ impl Served {
     fn start(role: &[&str], settings: Vec<(String, String)>) -> Res<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.envs(settings);
-        command.arg("--role").args(role).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("--role").args(role).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let mut at = String::new();
         BufReader::new(child.stdout.take().ok_or("a pipe was asked for")?).read_line(&mut at)?;
@@ -87,6 +89,8 @@ impl Drop for Served {
 
 /// Plays a role in this process; `measure` measures a group of rows.
 pub(crate) fn play(role: &str, rest: &[String], measure: impl FnOnce(&str, &[String]) -> Res<()>) -> Res<()> {
+    // Of a role's main thread only: what it starts in its turn ends with it.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     match (role, rest) {
         ("measure", [group, names @ ..]) => measure(group, names),
         ("service", [url, cache, folder]) => serve(async { service(url, cache.parse()?, folder).await }),
@@ -98,16 +102,23 @@ pub(crate) fn play(role: &str, rest: &[String], measure: impl FnOnce(&str, &[Str
             tokio::spawn(served);
             Ok(address.to_string())
         }),
+        ("program", [program, arguments @ ..]) => Err(Command::new(program).args(arguments).exec().into()),
         _ => Err(format!("there is no role {role} with {rest:?}").into()),
     }
 }
 
-/// Starts something, prints its address, and waits until nobody holds standard input any more.
+/// Returns the command that becomes another program, which is killed when this process ends.
+pub(crate) fn program(path: &Path) -> Res<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--role", "program"]).arg(path);
+    Ok(command)
+}
+
+/// Starts something, prints its address, and lets it serve until it is killed.
 fn serve(start: impl Future<Output = Res<String>>) -> Res<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     println!("{}", runtime.block_on(start)?);
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+    runtime.block_on(std::future::pending())
 }
 
 /// Serves the store at `url` as `gigastore serve` does; returns the service's URL.

@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gigastore_benches::puts;
 
+use crate::served::program;
 use crate::{Plan, Res};
 
 /// The bucket that is there from the start.
@@ -56,14 +57,14 @@ impl Ports {
 impl Weed {
     /// Starts a server in a new folder, and waits until it has made the bucket.
     pub(crate) async fn start(plan: &Plan, Ports(ports): &Ports) -> Res<Self> {
-        let program = std::env::var_os("GIGASTORE_BENCH_WEED").map(PathBuf::from);
-        let program = program.ok_or("GIGASTORE_BENCH_WEED names no server: `cargo xtask bench` sets it")?;
+        let server = std::env::var_os("GIGASTORE_BENCH_WEED").map(PathBuf::from);
+        let server = server.ok_or("GIGASTORE_BENCH_WEED names no server: `cargo xtask bench` sets it")?;
         let folder = plan.folder()?;
         let (data, identities, log) =
             (folder.path().join("data"), folder.path().join("s3.json"), folder.path().join("log"));
         std::fs::create_dir(&data)?;
         std::fs::write(&identities, IDENTITIES)?;
-        let mut command = Command::new(program);
+        let mut command = program(&server)?;
         command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-volume.max=0"]);
         // Neither tell its makers, nor take ports for services that nobody needs.
         command.args(["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]);
