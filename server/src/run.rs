@@ -212,6 +212,9 @@ impl Server {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let disk = config.disk.map(|folder| (folder, config.limits.keep_free));
+        // What is encrypted here passes through memory of this process, and a store with a cache is on another machine.
+        let cached = config.limits.cache > 0 || config.limits.cache_folder.is_some();
+        let maps = (tls.is_none() && !cached).then(Arc::default);
         let cache = Arc::new(Cache::new(config.engine.clone(), &config.ambient, &config.limits));
         let service = Arc::new(Service {
             engine: config.engine,
@@ -221,8 +224,7 @@ impl Server {
             gate: Arc::new(gate),
             cache,
             manifests: Manifests::new(config.limits.manifests),
-            // What is encrypted here passes through memory of this process.
-            maps: tls.is_none().then(Arc::default),
+            maps,
             connections: AtomicU64::new(0),
             direct: config.limits.direct,
             pace: config.limits.pace,

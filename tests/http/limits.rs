@@ -21,9 +21,10 @@ use serde_json::json;
 
 use crate::served::{Served, Setup, pack_of, token};
 
-/// 8 MiB for long bodies, and an eighth of all for short ones.
+/// 8 MiB for long bodies, and an eighth of all for short ones; with a cache, as for a store on another machine: what
+/// is sent of a folder passes through no memory.
 fn small() -> Limits {
-    Limits { memory: 146 << 16, admission: Duration::from_millis(300), ..Limits::default() }
+    Limits { cache: 16 << 20, memory: 146 << 16, admission: Duration::from_millis(300), ..Limits::default() }
 }
 
 /// Begins an upload that takes all memory, and does not go on with it.

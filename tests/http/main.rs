@@ -5,6 +5,7 @@
 mod access;
 mod cached;
 mod connections;
+mod direct;
 mod feed;
 mod joins;
 mod limits;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gigastore_formats::wire::{DirectPlace, ExistsRequest, PlacesAnswer};
 use gigastore_tests::raw::{Answer, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +35,8 @@ pub(crate) enum Misdeed {
     Shorter(usize),
     /// The lowest bit of this byte of the body is flipped.
     Flip(usize),
+    /// The answer says that the objects asked for can be read at this address, with a signature.
+    Places(SocketAddr),
 }
 
 /// A request, as it came.
@@ -98,6 +101,13 @@ impl Proxy {
         });
     }
 
+    /// Tells who asks where packs of project p lie that another server has them.
+    pub(crate) fn tell_of(&self, other: SocketAddr) {
+        let asked_for_places = |asked: &Asked| asked.target.ends_with("/places");
+        *self.shared.plan.lock().unwrap() =
+            Box::new(move |asked, _| asked_for_places(asked).then_some(Misdeed::Places(other)));
+    }
+
     /// Returns the requests so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.shared.asked.lock().unwrap().clone()
@@ -116,12 +126,23 @@ async fn pass(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let headers = asked.headers.iter().filter(|(name, _)| kept(name));
         let headers: Vec<(&str, &str)> = headers.map(|(name, value)| (name.as_str(), value.as_str())).collect();
         upstream.request(&asked.method, &asked.target, &headers, &body).await?;
-        let Some(answer) = upstream.answer(&asked.method).await? else { return Ok(()) };
+        let Some(mut answer) = upstream.answer(&asked.method).await? else { return Ok(()) };
         let misdeed = (shared.plan.lock().unwrap())(&asked, &answer);
+        if let Some(Misdeed::Places(other)) = misdeed {
+            answer.body = places(other, &body);
+        }
         if !reply(&mut stream, answer, misdeed, asked.method == "HEAD").await? {
             return Ok(());
         }
     }
+}
+
+/// What a service answers that lets its clients read at `other`.
+fn places(other: SocketAddr, asked: &[u8]) -> Vec<u8> {
+    let asked: ExistsRequest = serde_json::from_slice(asked).unwrap();
+    let url = |object| DirectPlace::Url(format!("http://{other}/v1/projects/p/packs/{object}?signature=x"));
+    let places = asked.objects.iter().map(|object| Some(url(object))).collect();
+    serde_json::to_vec(&PlacesAnswer { direct: true, places, valid_ms: 60_000 }).unwrap()
 }
 
 /// Reads a request; nothing where the connection ended.
@@ -173,7 +194,7 @@ async fn reply(stream: &mut TcpStream, mut answer: Answer, misdeed: Option<Misde
         Some(Misdeed::Silence) => {
             std::future::pending::<()>().await;
         }
-        Some(Misdeed::Slow(_)) | None => {}
+        Some(Misdeed::Slow(_) | Misdeed::Places(_)) | None => {}
     }
     let mut head = format!("HTTP/1.1 {} Spoiled\r\n", answer.status);
     let framing = ["content-length", "transfer-encoding", "connection"];

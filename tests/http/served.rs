@@ -17,7 +17,7 @@ use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::source::SliceData;
 use gigastore_client::transport::http::Http;
 use gigastore_engine::Engine;
-use gigastore_engine::store::OpenMode;
+use gigastore_engine::store::{OpenMode, StoreUrl};
 use gigastore_formats::object::Stored;
 use gigastore_formats::pack::{Coding, PackHeader, PackSlice};
 use gigastore_formats::tensor::boxes::TensorBox;
@@ -27,9 +27,8 @@ use gigastore_formats::verified::{GroupSize, GroupTree};
 use gigastore_server::tokens::{Scope, Token, TokenFile};
 use gigastore_server::{Access, Config, Limits, Server};
 use gigastore_tests::model::{Size, Tensor, XorShift, transformer};
-use gigastore_tests::opened::{engine, slices};
+use gigastore_tests::opened::slices;
 use gigastore_tests::raw::{Answer, ask};
-use object_store::local::LocalFileSystem;
 
 /// A dataset file: three groups and a bit.
 pub(crate) const TABLE: &[u8] = include_bytes!("../../formats/fixtures/packs-1.parquet");
@@ -75,8 +74,8 @@ impl Served {
         limits: Limits,
         disk: bool,
     ) -> (SocketAddr, Engine) {
-        let objects = Arc::new(LocalFileSystem::new_with_prefix(store).unwrap());
-        let engine = engine(objects, OpenMode::Create).await.unwrap();
+        let url = StoreUrl::of_folder(store).unwrap();
+        let engine = Engine::open(&url, OpenMode::Create, [], SystemAmbient::shared()).await.unwrap();
         let config = Config {
             engine: engine.clone(),
             ambient: SystemAmbient::shared(),

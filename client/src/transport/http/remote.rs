@@ -266,6 +266,9 @@ impl Remote {
             let code = if busy { FaultCode::Unavailable } else { FaultCode::Invalid };
             Fault::of(code, format!("the service answered {status}, not as Gigastore does: {text}"))
         });
+        // Only ranges of objects are asked for, by what was committed of them: one that ends before is damaged.
+        let short = status == StatusCode::RANGE_NOT_SATISFIABLE;
+        let fault = if short { Fault { code: FaultCode::Integrity, ..fault } } else { fault };
         Failed { after, retry: busy, busy, ..Failed::final_with(fault) }
     }
 
