@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use crate::transport::Source;
@@ -181,15 +182,37 @@ impl FileRegion {
 pub(crate) struct LocalFile(File);
 
 impl LocalFile {
-    pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
+    /// Opens a file of which `soon` will be read, and has the system begin to read that: a thread that hashes has no time
+    /// to wait for a disk.
+    pub(crate) fn open(path: &Path, soon: ByteRange) -> Result<Self, Fault> {
         let failed = |error: io::Error| Fault::new(FaultCode::Unavailable, &error);
         // Opening a pipe would wait for whoever writes to it.
-        match std::fs::metadata(path).map_err(failed)?.is_file() {
-            true => File::open(path).map(Self).map_err(failed),
-            false => Err(Fault::of(FaultCode::Unavailable, format!("{} is not a regular file", path.display()))),
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(Fault::of(FaultCode::Unavailable, format!("{} is not a regular file", path.display())));
         }
+        let file = File::open(path).map_err(failed)?;
+        read_ahead(&file, soon);
+        Ok(Self(file))
     }
 }
+
+/// Bytes that the system is asked to read ahead at once; of a longer call Linux reads no more than one request of the
+/// disk, often 1 MiB.
+#[cfg(target_os = "linux")]
+const AHEAD_BYTES: u64 = 512 << 10;
+
+#[cfg(target_os = "linux")]
+fn read_ahead(file: &File, soon: ByteRange) {
+    for start in (soon.start()..soon.end()).step_by(AHEAD_BYTES as usize) {
+        let len = std::num::NonZero::new(AHEAD_BYTES.min(soon.end() - start));
+        // Only advice: what can't be read ahead is read when it is needed, and that says why not.
+        let _ = rustix::fs::fadvise(file, start, len, rustix::fs::Advice::WillNeed);
+    }
+}
+
+/// Elsewhere the system reads ahead as it likes.
+#[cfg(not(target_os = "linux"))]
+fn read_ahead(_: &File, _: ByteRange) {}
 
 impl Source for LocalFile {
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {

@@ -20,8 +20,7 @@ use gigastore_formats::wire::{
     VerifyReport, VerifyRequest,
 };
 
-use super::{Held, OnVerify, PackBytes, Pieces, Taker, Transport};
-use crate::transfer::source::LocalFile;
+use super::{Held, OnVerify, PackBytes, Pieces, Taker, Transport, pass_file};
 
 /// Turns an error of the engine into what a client sees of it.
 fn fault<E>(error: E) -> Fault
@@ -79,9 +78,7 @@ impl Transport for Engine {
     ) -> Result<(), Fault> {
         let ambient = self.ambient();
         if let Some(path) = self.path(project, kind, object) {
-            let from_file = Arc::clone(&taker);
-            // What a file does not give, the store is asked for: it says what is wrong.
-            let _ = ambient.computed(move || from_file.take(&mut LocalFile::open(&path)?)).await;
+            pass_file(&*ambient, path, &taker).await;
         }
         let rest = taker.rest();
         if rest.is_empty() {

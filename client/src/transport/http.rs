@@ -40,13 +40,11 @@ use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{OnVerify, PackBytes, Pieces, Taker, Transport};
+use super::{OnVerify, PackBytes, Pieces, Taker, Transport, pass_file};
 pub use pause::Deadlines;
 use places::Places;
 use remote::{Call, Remote};
 use sent::Sent;
-
-use crate::transfer::source::LocalFile;
 
 /// How long one call waits for other ranks or new records before it is asked again.
 const WAIT_AT_ONCE: Duration = Duration::from_secs(15);
@@ -346,11 +344,8 @@ impl Http {
             self.ask::<PlacesAnswer>(Call::new(Method::POST, below(project, "/places"), body(&request)?)).await
         };
         match self.places.of((project.clone(), kind, *object), &*self.ambient, ask).await {
-            Some(DirectPlace::Path(path)) => {
-                let taker = Arc::clone(taker);
-                // The folder of the service is not this machine's, or it is cut off: the service has the bytes.
-                let _ = self.ambient.computed(move || taker.take(&mut LocalFile::open(&path)?)).await;
-            }
+            // The folder of the service may not be this machine's.
+            Some(DirectPlace::Path(path)) => pass_file(&*self.ambient, path, taker).await,
             Some(DirectPlace::Url(url)) => self.remote.pass_signed(&url, taker).await,
             None => {}
         }
