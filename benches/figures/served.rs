@@ -1,7 +1,7 @@
 //! Processes beside the bench: services, the server of the limit, and the groups of rows.
 //!
-//! Each is this program again, told its role, and is killed by the system when the process that started it ends, so that
-//! none outlives a bench that is killed. Must never do anything that the real service would not do.
+//! Each is this program again, told its role, and is killed by the system when the process that started it ends, so
+//! that none outlives a bench that is killed. Must never do anything that the real service would not do.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;

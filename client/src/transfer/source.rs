@@ -182,8 +182,8 @@ impl FileRegion {
 pub(crate) struct LocalFile(File);
 
 impl LocalFile {
-    /// Opens a file of which `soon` will be read, and has the system begin to read that: a thread that hashes has no time
-    /// to wait for a disk.
+    /// Opens a file of which `soon` will be read, and has the system begin to read that: a thread that hashes has no
+    /// time to wait for a disk.
     pub(crate) fn open(path: &Path, soon: ByteRange) -> Result<Self, Fault> {
         let failed = |error: io::Error| Fault::new(FaultCode::Unavailable, &error);
         // Opening a pipe would wait for whoever writes to it.
