@@ -65,7 +65,7 @@ impl Weed {
         std::fs::create_dir(&data)?;
         std::fs::write(&identities, IDENTITIES)?;
         let mut command = program(&server)?;
-        command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-volume.max=0"]);
+        command.args(["-logtostderr", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-volume.max=0"]);
         // Neither tell its makers, nor take ports for services that nobody needs.
         command.args(["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]);
         command.arg(format!("-dir={}", data.display())).arg(format!("-s3.config={}", identities.display()));
