@@ -24,6 +24,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
+use gigastore_formats::wire::with_causes;
 use row::{Figure, ROWS, Row};
 
 type Res<T> = Result<T, Box<dyn Error>>;
@@ -110,20 +111,10 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bench: {}", chain(error.as_ref()));
+            eprintln!("bench: {}", with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }
-}
-
-/// Returns an error with its causes.
-fn chain(error: &dyn Error) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Runs the groups of the rows that are wanted, each in a process of its own; tells whether all is as it should be.

@@ -120,11 +120,10 @@ impl Store {
         afresh: bool,
     ) -> Result<(), Fault> {
         let (kind, rest) = (ObjectKind::Pack, taker.rest());
-        if self.cached.is_none() || rest.is_empty() {
-            return self.transport.pass(project, kind, stored, taker, afresh).await;
-        }
         if afresh {
             self.forget_object(project, kind, stored, rest).await;
+        }
+        if afresh || self.cached.is_none() {
             return self.transport.pass(project, kind, stored, taker, afresh).await;
         }
         let bytes = self.read_object(project, kind, stored, rest).await?;

@@ -263,20 +263,24 @@ pub struct Fault {
     pub request_id: Option<String>,
 }
 
+/// Returns the text of `error` and of all its causes.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let (mut message, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // A transparent wrapper prints its cause: said once is enough.
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        cause = error.source();
+    }
+    message
+}
+
 impl Fault {
     /// Returns a fault with the text of `error` and of all its causes.
     pub fn new(code: FaultCode, error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // A transparent wrapper prints its cause: said once is enough.
-            if !message.contains(&text) {
-                message = format!("{message}: {text}");
-            }
-            cause = error.source();
-        }
-        Self::of(code, message)
+        Self::of(code, with_causes(error))
     }
 
     /// Returns a fault with this text alone.

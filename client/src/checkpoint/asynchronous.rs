@@ -56,7 +56,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gigastore_formats::timeline::Phase;
-use gigastore_formats::wire::Committed;
+use gigastore_formats::wire::{Committed, with_causes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::save::{SaveError, SaveSpec, Slice};
@@ -190,7 +190,7 @@ impl AsyncSaver {
     /// Returns a saver for one rank. Takes no memory yet.
     pub fn new(store: Store, rank: u32, staging: Staging) -> Self {
         let staging = Staging { states: staging.states.max(1), ..staging };
-        let on_lost: OnLost = Arc::new(|error| eprintln!("gigastore: {}", chain(error)));
+        let on_lost: OnLost = Arc::new(|error| eprintln!("gigastore: {}", with_causes(error)));
         let ledger = Arc::new(Ledger::new(on_lost));
         let slots = Arc::new(Semaphore::new(staging.states as usize));
         Self { store, rank, staging, pool: BufferPool::keeping(staging.states as usize), slots, ledger }
@@ -323,9 +323,4 @@ impl AsRef<[u8]> for Staged {
     fn as_ref(&self) -> &[u8] {
         self.buffer.as_ref()
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -15,7 +15,7 @@ use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_RECORD_BYTES;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::Record;
-use gigastore_formats::wire::{Depth, Finding, VerifyProgress, VerifyReport, VerifyRequest};
+use gigastore_formats::wire::{Depth, Finding, VerifyProgress, VerifyReport, VerifyRequest, with_causes};
 
 use crate::engine::Engine;
 use crate::log::{LogError, State, read_record};
@@ -63,7 +63,7 @@ impl Engine {
         loop {
             let key = keys::record(project, seq + 1);
             let found = match self.objects.get(&key, MAX_RECORD_BYTES).await {
-                Ok(bytes) => read_record(project, &bytes, seq + 1, head).map_err(|error| chain_text(&error)),
+                Ok(bytes) => read_record(project, &bytes, seq + 1, head).map_err(|error| with_causes(&error)),
                 Err(StoreError::NotFound { .. }) => break,
                 Err(error @ (StoreError::TooLong { .. } | StoreError::Short { .. })) => Err(error.to_string()),
                 Err(error) => {
@@ -186,7 +186,7 @@ impl Engine {
         if !self.objects.answers().await {
             return Err(error.into());
         }
-        let (object, text) = (error.key().to_owned(), chain_text(&error));
+        let (object, text) = (error.key().to_owned(), with_causes(&error));
         Ok(match error {
             // Taken away or cut while it was looked at.
             StoreError::NotFound { .. } | StoreError::Short { .. } | StoreError::TooLong { .. } => {
@@ -222,11 +222,6 @@ fn after_record(object: String, seq: u64, problem: String) -> Finding {
         range: None,
         problem,
     }
-}
-
-/// The text of an error and of all its causes.
-fn chain_text(error: &dyn std::error::Error) -> String {
-    gigastore_formats::wire::Fault::new(gigastore_formats::wire::FaultCode::Integrity, error).message
 }
 
 impl State {

@@ -186,11 +186,7 @@ pub(super) async fn exists(
     body: Body,
 ) -> Result<Response<Body>, Refused> {
     let project = self::project(&project)?;
-    let (asked, _admitted): (ExistsRequest, _) = json(&shared, &headers, body).await?;
-    if asked.objects.len() > MAX_ASKED {
-        let text = format!("{} objects in one question, over the limit of {MAX_ASKED}", asked.objects.len());
-        return Err(Refused::invalid(text));
-    }
+    let (asked, _admitted) = asked(&shared, &headers, body, MAX_ASKED).await?;
     document(&shared.engine.lengths(&project, asked.kind, &asked.objects).await.map_err(refused)?)
 }
 
@@ -202,19 +198,30 @@ pub(super) async fn places(
     body: Body,
 ) -> Result<Response<Body>, Refused> {
     let project = self::project(&project)?;
-    let (asked, _admitted): (ExistsRequest, _) = json(&shared, &headers, body).await?;
+    let (asked, _admitted) = asked(&shared, &headers, body, MAX_PLACES).await?;
     if !shared.direct {
         return document(&PlacesAnswer::default());
-    }
-    if asked.objects.len() > MAX_PLACES {
-        let text = format!("{} objects in one question, over the limit of {MAX_PLACES}", asked.objects.len());
-        return Err(Refused::invalid(text));
     }
     let mut places = Vec::with_capacity(asked.objects.len());
     for object in &asked.objects {
         places.push(shared.engine.place_of(&project, asked.kind, object, PLACE_VALID).await.map_err(refused)?);
     }
     document(&PlacesAnswer { direct: true, places, valid_ms: PLACE_VALID.as_millis() as u64 })
+}
+
+/// Reads a question about at most `most` objects.
+async fn asked(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+) -> Result<(ExistsRequest, Admitted), Refused> {
+    let (asked, admitted): (ExistsRequest, _) = json(shared, headers, body).await?;
+    if asked.objects.len() > most {
+        let text = format!("{} objects in one question, over the limit of {most}", asked.objects.len());
+        return Err(Refused::invalid(text));
+    }
+    Ok((asked, admitted))
 }
 
 /// Parses a project's name.

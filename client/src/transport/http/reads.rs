@@ -37,12 +37,15 @@ impl Remote {
     /// does not come is left.
     pub(super) async fn pass_signed(&self, url: &str, taker: &Arc<dyn Taker>) {
         let (Ok(url), rest) = (Url::parse(url), taker.rest()) else { return };
-        if url.scheme() == "http" && self.plain && !rest.is_empty() {
+        if rest.is_empty() {
+            return;
+        }
+        if url.scheme() == "http" && self.plain {
             let get = Get { url, token: None, range: rest, afresh: false };
             let patience = Patience { stall: self.deadlines.stall, idle: IDLE };
             return self.sockets.pass(get, Arc::clone(taker), self.ambient.monotonic(), patience).await;
         }
-        let range = format!("bytes={}-{}", rest.start(), rest.end().saturating_sub(1));
+        let range = format!("bytes={}-{}", rest.start(), rest.end() - 1);
         let Ok(mut buffer) = self.buffers.take(rest.len() as usize) else { return };
         let mut filled = 0;
         let asked = self.client.get(url).header(header::RANGE, range).send();

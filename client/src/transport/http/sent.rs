@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::ambient::Ambient;
+use gigastore_formats::wire::with_causes;
 use reqwest::Body;
 
 use crate::transport::{PieceStream, Pieces, UploadError};
@@ -121,16 +122,4 @@ fn exactly(pieces: PieceStream, len: u64) -> PieceStream {
         Ok(Some((piece, (pieces, passed))))
     })
     .boxed()
-}
-
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if !text.contains(&error.to_string()) {
-            text = format!("{text}: {error}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -12,7 +12,7 @@ use gigastore_formats::pack::{PackCheck, PackDamage};
 use gigastore_formats::pack::{PackEntry, PackHeader};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::verified::GroupTree;
-use gigastore_formats::wire::Finding;
+use gigastore_formats::wire::{Finding, with_causes};
 
 use super::plan::{Expected, Holds, Item, rows_of};
 use crate::engine::Engine;
@@ -87,7 +87,7 @@ impl Engine {
         let header = match parsed {
             Ok(header) => header,
             Err(error) => {
-                let problem = super::chain_text(&error);
+                let problem = with_causes(&error);
                 let range = Some((0, header_len));
                 return Ok(Err(vec![Finding { object: key.to_owned(), affects: item.affects(), range, problem }]));
             }
@@ -134,7 +134,7 @@ impl Engine {
                 object: key.to_owned(),
                 affects: at.map(|entry| affected(item, entry)).unwrap_or_default(),
                 range: Some((first.range.start(), first.range.end())),
-                problem: super::chain_text(&*first.fault),
+                problem: with_causes(&*first.fault),
             });
         }
         Ok(findings)
@@ -152,7 +152,7 @@ impl Engine {
                     object: key.to_owned(),
                     affects: affected(item, entry),
                     range: Some((range.start(), range.end())),
-                    problem: super::chain_text(&fault),
+                    problem: with_causes(&fault),
                 });
             }
         }

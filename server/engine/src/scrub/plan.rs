@@ -14,7 +14,7 @@ use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::tensor::slice::Codec;
 use gigastore_formats::verified::GroupTree;
-use gigastore_formats::wire::{Finding, VerifyReport, VerifyRequest};
+use gigastore_formats::wire::{Finding, VerifyReport, VerifyRequest, with_causes};
 
 use crate::engine::Engine;
 use crate::log::State;
@@ -206,7 +206,7 @@ impl Engine {
         affects: Vec<String>,
         error: ReadError,
     ) -> Result<Finding, ReadError> {
-        let problem = super::chain_text(&error);
+        let problem = with_causes(&error);
         let (object, range) = match error {
             ReadError::Lost { key } | ReadError::Length { key, .. } | ReadError::Manifest { key, .. } => (key, None),
             ReadError::Damaged { key, source } => (key, Some((source.range.start(), source.range.end()))),
