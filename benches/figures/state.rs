@@ -30,6 +30,8 @@ const PART_BYTES: usize = 64 << 20;
 /// Rows of every tensor of the state: one page each.
 const ROW_BYTES: u64 = 4096;
 
+const PAGE_BYTES: usize = 4096;
+
 /// One tensor.
 pub(crate) struct Tensor {
     pub(crate) id: SliceId,
@@ -43,7 +45,28 @@ pub(crate) struct State {
 }
 
 /// Memory that restores go into, as long as the tensors; used again and never given back to the system.
-pub(crate) struct Buffers(Vec<Vec<u8>>);
+pub(crate) struct Buffers(Vec<Buffer>);
+
+/// Memory of a tensor from a page border on, as pinned memory has it.
+pub(crate) struct Buffer {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    fn new(len: usize) -> Self {
+        // Each page is there already.
+        let memory = vec![1; len + PAGE_BYTES];
+        Self { start: memory.as_ptr().align_offset(PAGE_BYTES), memory }
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        let len = self.memory.len() - PAGE_BYTES;
+        &mut self.memory[self.start..self.start + len]
+    }
+}
 
 /// What a restore took of this process.
 pub(crate) struct Spent {
@@ -97,11 +120,9 @@ impl State {
         self.memory.chunks(PART_BYTES).collect()
     }
 
-    /// Returns buffers as long as the tensors, each page of them there already.
+    /// Returns buffers as long as the tensors.
     pub(crate) fn buffers(&self) -> Buffers {
-        let mut buffers: Vec<Vec<u8>> = self.tensors.iter().map(|tensor| vec![0; tensor.data.len()]).collect();
-        buffers.iter_mut().for_each(|buffer| buffer.fill(1));
-        Buffers(buffers)
+        Buffers(self.tensors.iter().map(|tensor| Buffer::new(tensor.data.len())).collect())
     }
 
     /// Saves the state to [`TARGET`] as `stores.len()` ranks at once, each with a store of its own, as processes would;
@@ -138,11 +159,12 @@ impl State {
         let core_seconds = processor_seconds(std::process::id())? - worked;
         for (sink, tensor) in sinks.into_iter().zip(&self.tensors) {
             let mut buffer = sink.into_inner().ok_or("a restore that is done holds a sink")?;
-            if buffer != tensor.data {
+            let bytes = buffer.as_mut();
+            if *bytes != tensor.data {
                 return Err(format!("{} came back with other bytes", tensor.id).into());
             }
             // What the next restore does not write must not look right.
-            buffer.fill(0);
+            bytes.fill(0);
             buffers.0.push(buffer);
         }
         Ok(Spent { seconds, core_seconds })

@@ -85,6 +85,12 @@ impl Ambient for SystemAmbient {
         self.pool.send(job).expect("the pool's threads live as long as this");
     }
 
+    /// On tokio's threads for that, of which there are 512 at most.
+    fn wait(&self, job: Job) {
+        // Who waits for the job's value sees it gone where it panics; the message was printed by the hook.
+        drop(Handle::current().spawn_blocking(job));
+    }
+
     /// Starts threads of its own, some 30 µs each: those of the pool may be in the middle of hashing, and nobody who
     /// stands still should wait for that.
     fn together(&self, threads: usize, work: &(dyn Fn() + Sync)) {

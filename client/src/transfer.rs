@@ -10,6 +10,7 @@
 //! | `sink.rs` | where the bytes of a restore go |
 //! | `read.rs` | planned ranges of packs, as many at once as is best |
 //! | `delivery.rs` | the groups of one read, verified, into sinks |
+//! | `local.rs` | stored objects that are files of this machine |
 //! | `window.rs` | how many reads are best |
 //! | `write.rs` | packs out |
 //! | `phases.rs` | what the phases of a save took |
@@ -22,6 +23,7 @@ pub mod buffer;
 pub(crate) mod copy;
 mod delivery;
 pub(crate) mod hash;
+pub(crate) mod local;
 pub(crate) mod phases;
 pub mod progress;
 pub(crate) mod read;

@@ -8,14 +8,12 @@ pub mod embedded;
 pub mod http;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use gigastore_formats::ambient::Ambient;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::plan::{PlanAnswer, PlanRequest};
@@ -26,8 +24,6 @@ use gigastore_formats::wire::{
     CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, SaveRequest, Session,
     VerifyProgress, VerifyReport, VerifyRequest,
 };
-
-use crate::transfer::source::LocalFile;
 
 /// Why the bytes of an upload did not come.
 pub type UploadError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -97,16 +93,6 @@ impl Source for Held {
         into.copy_from_slice(held.ok_or_else(absent)?);
         Ok(())
     }
-}
-
-/// Passes what `taker` wants from a file of this machine to it. What the file does not give is left: whoever else has
-/// the bytes is asked, and says what is wrong.
-pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<dyn Taker>) {
-    let rest = taker.rest();
-    // In two steps, so that the disk works for the reads that wait for a thread.
-    let Ok(mut file) = ambient.computed(move || LocalFile::open(&path, rest)).await else { return };
-    let taker = Arc::clone(taker);
-    let _ = ambient.computed(move || taker.take(&mut file)).await;
 }
 
 /// Takes the progress of a verification.

@@ -34,6 +34,12 @@ pub trait Ambient: fmt::Debug + Send + Sync + 'static {
     /// Runs a computation on the pool of threads kept for them, as soon as one is free.
     fn compute(&self, job: Job);
 
+    /// Runs a job that spends its time waiting, for a disk or a socket, on a thread that nobody else waits for. Here that
+    /// is one of those kept for computations.
+    fn wait(&self, job: Job) {
+        self.compute(job);
+    }
+
     /// Runs `work` on up to `threads` threads at once, the caller's among them, and returns when all have returned: for
     /// work that a caller stands still for, and that threads share by taking pieces of it from one list. Here the
     /// caller does all of it.
@@ -49,12 +55,19 @@ impl dyn Ambient {
     /// # Panics
     /// Where `job` panics: the panic is the caller's then.
     pub async fn computed<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (sender, receiver) = futures_channel::oneshot::channel();
-        self.compute(Box::new(move || {
-            // A receiver that is gone belongs to a caller that was cancelled: nobody wants the value.
-            let _ = sender.send(job());
-        }));
-        receiver.await.expect("a computation panicked; its message stands above")
+        let (job, returned) = returning(job);
+        self.compute(job);
+        returned.await
+    }
+
+    /// Runs `job`, which waits for a disk or a socket, and waits for what it returns.
+    ///
+    /// # Panics
+    /// As [`computed`](Self::computed).
+    pub async fn waited<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (job, returned) = returning(job);
+        self.wait(job);
+        returned.await
     }
 
     /// Draws 32 random bytes.
@@ -65,4 +78,14 @@ impl dyn Ambient {
         }
         bytes
     }
+}
+
+/// Makes a job of a function, and a future of what it returns.
+fn returning<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> (Job, impl Future<Output = T>) {
+    let (sender, receiver) = futures_channel::oneshot::channel();
+    let job = Box::new(move || {
+        // A receiver that is gone belongs to a caller that was cancelled: nobody wants the value.
+        let _ = sender.send(job());
+    });
+    (job, async { receiver.await.expect("a job panicked; its message stands above") })
 }

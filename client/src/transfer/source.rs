@@ -12,10 +12,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use gigastore_formats::range::ByteRange;
-use gigastore_formats::wire::{Fault, FaultCode};
-
-use crate::transport::Source;
 
 /// The bytes of one slice.
 #[derive(Clone, Debug)]
@@ -174,49 +170,6 @@ impl FileRegion {
     /// Returns the path of its file.
     pub fn path(&self) -> &Path {
         self.file.path()
-    }
-}
-
-/// A stored object that is a file of this machine.
-#[derive(Debug)]
-pub(crate) struct LocalFile(File);
-
-impl LocalFile {
-    /// Opens a file of which `soon` will be read, and has the system begin to read that: a thread that hashes has no
-    /// time to wait for a disk.
-    pub(crate) fn open(path: &Path, soon: ByteRange) -> Result<Self, Fault> {
-        let failed = |error: io::Error| Fault::new(FaultCode::Unavailable, &error);
-        // Opening a pipe would wait for whoever writes to it.
-        if !std::fs::metadata(path).map_err(failed)?.is_file() {
-            return Err(Fault::of(FaultCode::Unavailable, format!("{} is not a regular file", path.display())));
-        }
-        let file = File::open(path).map_err(failed)?;
-        read_ahead(&file, soon);
-        Ok(Self(file))
-    }
-}
-
-/// Bytes that the system is asked to read ahead at once; of a longer call Linux reads no more than one request of the
-/// disk, often 1 MiB.
-#[cfg(target_os = "linux")]
-const AHEAD_BYTES: u64 = 512 << 10;
-
-#[cfg(target_os = "linux")]
-fn read_ahead(file: &File, soon: ByteRange) {
-    for start in (soon.start()..soon.end()).step_by(AHEAD_BYTES as usize) {
-        let len = std::num::NonZero::new(AHEAD_BYTES.min(soon.end() - start));
-        // Only advice: what can't be read ahead is read when it is needed, and that says why not.
-        let _ = rustix::fs::fadvise(file, start, len, rustix::fs::Advice::WillNeed);
-    }
-}
-
-/// Elsewhere the system reads ahead as it likes.
-#[cfg(not(target_os = "linux"))]
-fn read_ahead(_: &File, _: ByteRange) {}
-
-impl Source for LocalFile {
-    fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
-        self.0.read_exact_at(into, position).map_err(|error| Fault::new(FaultCode::Unavailable, &error))
     }
 }
 

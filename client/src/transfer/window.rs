@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-/// Reads in flight at first: enough for a disk, and for both sides of a connection to be busy.
-const FIRST: usize = 4;
+/// Reads in flight at first: enough that a disk is never idle while what it brought is hashed.
+const FIRST: usize = 8;
 
 /// Most reads in flight: 128 of 8 MiB are twice the default budget.
 const MOST: usize = 128;

@@ -20,7 +20,8 @@ use gigastore_formats::wire::{
     VerifyReport, VerifyRequest,
 };
 
-use super::{Held, OnVerify, PackBytes, Pieces, Taker, Transport, pass_file};
+use super::{Held, OnVerify, PackBytes, Pieces, Taker, Transport};
+use crate::transfer::local::pass_file;
 
 /// Turns an error of the engine into what a client sees of it.
 fn fault<E>(error: E) -> Fault

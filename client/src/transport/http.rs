@@ -40,7 +40,8 @@ use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{OnVerify, PackBytes, Pieces, Taker, Transport, pass_file};
+use super::{OnVerify, PackBytes, Pieces, Taker, Transport};
+use crate::transfer::local::pass_file;
 pub use pause::Deadlines;
 use places::Places;
 use remote::{Call, Remote};

@@ -152,7 +152,7 @@ impl Engine {
     }
 
     pub(crate) async fn store_object(&self, key: String, expected: u64, body: Body) -> Result<(), UploadError> {
-        match self.objects.store(&key, body).await? {
+        match self.objects.store(&*self.ambient, &key, body).await? {
             Created::Exists(actual) if actual != expected => Err(UploadError::Damaged { key, expected, actual }),
             Created::New | Created::Exists(_) => Ok(()),
         }

@@ -22,7 +22,7 @@ impl Remote {
     pub(super) async fn pass(&self, path: &str, taker: Arc<dyn Taker>, afresh: bool) -> Result<(), Fault> {
         if let Some(get) = self.plain_get(path, taker.rest(), afresh) {
             let patience = Patience { stall: self.deadlines.stall, idle: IDLE };
-            self.sockets.pass(get, Arc::clone(&taker), self.ambient.monotonic(), patience).await;
+            self.sockets.pass(get, Arc::clone(&taker), &*self.ambient, patience).await;
         }
         let rest = taker.rest();
         if rest.is_empty() {
@@ -43,7 +43,7 @@ impl Remote {
         if url.scheme() == "http" && self.plain {
             let get = Get { url, token: None, range: rest, afresh: false };
             let patience = Patience { stall: self.deadlines.stall, idle: IDLE };
-            return self.sockets.pass(get, Arc::clone(taker), self.ambient.monotonic(), patience).await;
+            return self.sockets.pass(get, Arc::clone(taker), &*self.ambient, patience).await;
         }
         let range = format!("bytes={}-{}", rest.start(), rest.end() - 1);
         let Ok(mut buffer) = self.buffers.take(rest.len() as usize) else { return };

@@ -10,6 +10,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use gigastore_formats::ambient::Ambient;
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 use url::{Position, Url};
@@ -63,10 +64,9 @@ pub(super) struct Patience {
 }
 
 impl Sockets {
-    /// Passes the body to `taker`. `now` is the time of the ambient's clock. Whatever the taker still wants afterwards
-    /// has to be asked for in another way.
-    pub(super) async fn pass(&self, get: Get, taker: Arc<dyn Taker>, now: Duration, patience: Patience) {
-        let Some(endpoint) = endpoint(&get.url) else { return };
+    /// Passes the body to `taker`. Whatever that still wants afterwards has to be asked for in another way.
+    pub(super) async fn pass(&self, get: Get, taker: Arc<dyn Taker>, ambient: &dyn Ambient, patience: Patience) {
+        let (Some(endpoint), now) = (endpoint(&get.url), ambient.monotonic()) else { return };
         // A kept connection may have been closed by the other side meanwhile: then a new one is made.
         for kept in [true, false] {
             let socket = match kept {
@@ -76,8 +76,7 @@ impl Sockets {
             let Some(socket) = socket else { continue };
             let cut = CutOnDrop(Some(Arc::clone(&socket)));
             let (get, taker) = (get.clone(), Arc::clone(&taker));
-            let asked = tokio::task::spawn_blocking(move || (ask(&socket, &get, &*taker), socket));
-            let Ok((asked, socket)) = asked.await else { return };
+            let (asked, socket) = ambient.waited(move || (ask(&socket, &get, &*taker), socket)).await;
             cut.disarm();
             match asked {
                 Ok(true) => return self.keep(Idle { socket, endpoint, since: now }),

@@ -5,6 +5,7 @@
 
 mod connect;
 mod error;
+mod folder;
 pub(crate) mod keys;
 mod objects;
 mod open;

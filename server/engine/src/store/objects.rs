@@ -4,12 +4,14 @@
 //! bytes than were asked for.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, FuturesUnordered, StreamExt, TryStreamExt};
+use gigastore_formats::ambient::Ambient;
 use gigastore_formats::range::ByteRange;
 use http::Method;
 use object_store::path::Path;
@@ -20,6 +22,7 @@ use object_store::{
 
 use super::StoreError;
 use super::connect::Connected;
+use super::folder::Incoming;
 
 /// Bytes of one part of a multipart upload: 8 MiB, above S3's least of 5. With S3's 10,000 parts that reaches 78 GiB;
 /// larger objects get larger parts (see [`part_bytes`]).
@@ -28,9 +31,12 @@ const PART_BYTES: u64 = 8 << 20;
 /// Most parts of one upload, S3's limit.
 const MAX_PARTS: u64 = 10_000;
 
-/// Bytes of one part of an upload to a folder, which only has to be long enough that a write costs more than the call:
-/// 2 MiB, so that many uploads fit into little memory and the disk always has the next one.
-const LOCAL_PART_BYTES: u64 = 2 << 20;
+/// Bytes that are written to a file at once, where they come in pieces: 2 MiB, long enough that the write costs more
+/// than handing it to a thread, and short enough that many uploads fit into little memory.
+const BATCH_BYTES: u64 = 2 << 20;
+
+/// Batches of one upload in memory: one that is written, one that is gathered, and room for the piece on its way.
+const BATCHES: u64 = 3;
 
 /// Parts of one upload in flight: three hide a store's latency, and with the one being filled hold 32 MiB.
 const PARTS_IN_FLIGHT: usize = 3;
@@ -205,40 +211,84 @@ impl Objects {
     /// its own. Completing has no create mode (at S3 it overwrites, and a local file is renamed over another), so the
     /// looks before the first part and before completing are what keeps an existing object. A race of two writers that
     /// both saw none ends with an equal object over an equal one: its name is the digest of its content.
-    pub(crate) async fn store(&self, key: &str, body: Body) -> Result<Created, StoreError> {
-        match body {
-            Body::Whole(pieces) => {
-                let len = pieces.iter().map(|piece| piece.len() as u64).sum();
-                if len <= PART_BYTES || self.takes_whole() {
-                    return self.create(key, pieces).await;
-                }
-                match self.len(key).await? {
-                    Some(len) => Ok(Created::Exists(len)),
-                    None => self.upload(key, len, futures::stream::iter(pieces).map(Ok).boxed()).await,
-                }
-            }
-            Body::Stream { len, pieces } => match self.len(key).await? {
+    pub(crate) async fn store(&self, ambient: &dyn Ambient, key: &str, body: Body) -> Result<Created, StoreError> {
+        let len = match &body {
+            Body::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            Body::Stream { len, .. } => *len,
+        };
+        match (self.path(key), body) {
+            // One request says whether it is there and puts it there if not.
+            (None, Body::Whole(pieces)) if len <= PART_BYTES => return self.create(key, pieces).await,
+            (path, body) => match self.len(key).await? {
                 Some(len) => Ok(Created::Exists(len)),
-                None if len <= PART_BYTES => {
-                    let gathered = pieces.try_collect().await;
-                    let pieces = gathered.map_err(|source| StoreError::Body { key: key.to_owned(), source })?;
-                    self.create(key, pieces).await
-                }
-                None => self.upload(key, len, pieces).await,
+                None => match path {
+                    Some(path) => self.write_file(ambient, key, path, body).await,
+                    None => self.upload(key, len, body).await,
+                },
             },
         }
     }
 
-    async fn upload(
+    /// Stores an object as a file of the store's folder.
+    async fn write_file(
         &self,
+        ambient: &dyn Ambient,
         key: &str,
-        len: u64,
-        pieces: BoxStream<'static, Result<Bytes, BodyError>>,
+        path: PathBuf,
+        body: Body,
     ) -> Result<Created, StoreError> {
+        let failed = |error: io::Error| {
+            StoreError::sort(key, Error::Generic { store: "folder", source: Box::new(error) })
+        };
+        let mut file = ambient.waited(move || Incoming::new(path)).await.map_err(failed)?;
+        let published = match body {
+            Body::Whole(pieces) => {
+                let write = move || {
+                    pieces.iter().try_for_each(|piece| file.write(piece))?;
+                    file.publish()
+                };
+                ambient.waited(write).await
+            }
+            Body::Stream { mut pieces, .. } => {
+                let broken = |source| StoreError::Body { key: key.to_owned(), source };
+                let mut batch = batch(&mut pieces).await.map_err(broken)?;
+                while !batch.is_empty() {
+                    let write = ambient.waited(move || {
+                        let wrote = batch.iter().try_for_each(|piece| file.write(piece));
+                        (file, wrote)
+                    });
+                    let (next, (back, wrote)) = futures::join!(self::batch(&mut pieces), write);
+                    wrote.map_err(failed)?;
+                    (file, batch) = (back, next.map_err(broken)?);
+                }
+                ambient.waited(move || file.publish()).await
+            }
+        };
+        match published {
+            Ok(()) => Ok(Created::New),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let gone = || StoreError::NotFound { key: key.to_owned() };
+                self.len(key).await?.map(Created::Exists).ok_or_else(gone)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Stores an object in parts, or whole where it is no longer than one.
+    async fn upload(&self, key: &str, len: u64, body: Body) -> Result<Created, StoreError> {
         let sort = |source| StoreError::sort(key, source);
+        let pieces = match body {
+            Body::Whole(pieces) => futures::stream::iter(pieces).map(Ok).boxed(),
+            Body::Stream { pieces, .. } => pieces,
+        };
+        if len <= PART_BYTES {
+            let gathered = pieces.try_collect().await;
+            let pieces = gathered.map_err(|source| StoreError::Body { key: key.to_owned(), source })?;
+            return self.create(key, pieces).await;
+        }
         let mut upload = self.store.put_multipart(&Path::from(key)).await.map_err(sort)?;
         let sent = async {
-            send_parts(key, upload.as_mut(), self.part_bytes(len), pieces).await?;
+            send_parts(key, upload.as_mut(), part_bytes(len), pieces).await?;
             match self.len(key).await? {
                 Some(len) => Ok(Created::Exists(len)),
                 None => upload.complete().await.map(|_| Created::New).map_err(sort),
@@ -254,21 +304,11 @@ impl Objects {
 
     /// Returns the bytes that an upload of an object of `len` bytes holds in memory.
     pub(crate) fn upload_memory(&self, len: u64) -> u64 {
-        len.min((PARTS_IN_FLIGHT as u64 + 1) * self.part_bytes(len))
-    }
-
-    /// Part size for an object of `len` bytes: at most [`MAX_PARTS`] of them, whole MiB.
-    fn part_bytes(&self, len: u64) -> u64 {
-        match self.takes_whole() {
-            true => LOCAL_PART_BYTES,
-            false => PART_BYTES.max(len.div_ceil(MAX_PARTS).next_multiple_of(1 << 20)),
-        }
-    }
-
-    /// Tells whether an object of any length is best created in one piece: a folder has no deadline for a request, and
-    /// its create never overwrites, which saves both looks and leaves no room for a race.
-    fn takes_whole(&self) -> bool {
-        self.url.starts_with("file:")
+        let most = match self.folder {
+            Some(_) => BATCHES * BATCH_BYTES,
+            None => (PARTS_IN_FLIGHT as u64 + 1) * part_bytes(len),
+        };
+        len.min(most)
     }
 
     /// Lists the keys below `folder` with their lengths, in no order.
@@ -305,6 +345,23 @@ impl Objects {
         }
         Err(StoreError::Short { key: key.to_owned(), wanted, actual: wanted.start() + bytes.len() as u64 })
     }
+}
+
+/// Part size for an object of `len` bytes: at most [`MAX_PARTS`] of them, whole MiB.
+fn part_bytes(len: u64) -> u64 {
+    PART_BYTES.max(len.div_ceil(MAX_PARTS).next_multiple_of(1 << 20))
+}
+
+/// Gathers pieces until they are a batch; none when there are no more.
+async fn batch(pieces: &mut BoxStream<'static, Result<Bytes, BodyError>>) -> Result<Vec<Bytes>, BodyError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH_BYTES
+        && let Some(piece) = pieces.next().await.transpose()?
+    {
+        bytes += piece.len() as u64;
+        batch.push(piece);
+    }
+    Ok(batch)
 }
 
 async fn send_parts(
@@ -347,7 +404,7 @@ mod tests {
         let store = Arc::new(object_store::memory::InMemory::new());
         let objects = Objects::over(Connected { store, signer: None, folder: None }, "memory:///".to_owned());
         for len in [0, 1, PART_BYTES * MAX_PARTS, PART_BYTES * MAX_PARTS + 1, 5 << 40] {
-            assert!(len.div_ceil(objects.part_bytes(len)) <= MAX_PARTS);
+            assert!(len.div_ceil(part_bytes(len)) <= MAX_PARTS);
         }
     }
 }

@@ -1,0 +1,212 @@
+//! Stored objects that are files of this machine: what is in memory from there, the rest past the page cache.
+//!
+//! A read through the page cache costs a cold file more than its hash: pages to be found, and a copy. Read directly, a
+//! disk brings its bytes to where they belong while the processors hash, at the price that the next reader finds
+//! nothing kept. Must never wait for a disk on a thread that hashes.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::wire::{Fault, FaultCode};
+
+use crate::transport::{Source, Taker};
+
+/// What direct reads start and end on, in the file and in memory: the largest sector of common disks.
+const SECTOR_BYTES: usize = 4096;
+
+/// Bytes of one direct read that does not go straight to where it belongs.
+const SCRATCH_BYTES: usize = 1 << 20;
+
+thread_local! {
+    /// Where such a read goes.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Passes what `taker` wants from a file of this machine to it. What the file does not give is left: whoever else has
+/// the bytes is asked, and says what is wrong.
+pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<dyn Taker>) {
+    let (path, start) = (Arc::new(path), taker.rest().start());
+    let (warm, at) = (Arc::clone(taker), Arc::clone(&path));
+    let kept = move || {
+        let mut file = Kept::open(&at)?;
+        // A look first: a group that turns out not to be there was prepared for nothing.
+        file.fill_at(start, &mut [0])?;
+        warm.take(&mut file)
+    };
+    if ambient.computed(kept).await.is_ok() {
+        return;
+    }
+    let cold = Arc::clone(taker);
+    // What goes wrong here, whoever is asked next says.
+    let _ = ambient.waited(move || cold.take(&mut OnDisk::open(&path)?)).await;
+}
+
+fn failed(error: io::Error) -> Fault {
+    Fault::new(FaultCode::Unavailable, &error)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // Opening a pipe would wait for whoever writes to it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display())));
+    }
+    File::open(path)
+}
+
+/// What the system keeps of a file in memory.
+struct Kept(File);
+
+impl Kept {
+    fn open(path: &Path) -> Result<Self, Fault> {
+        open(path).map(Self).map_err(failed)
+    }
+}
+
+impl Source for Kept {
+    #[cfg(target_os = "linux")]
+    fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let mut filled = 0;
+        while filled < into.len() {
+            let rest = &mut [io::IoSliceMut::new(&mut into[filled..])];
+            match preadv2(&self.0, rest, position + filled as u64, ReadWriteFlags::NOWAIT) {
+                Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => filled += read,
+                Err(rustix::io::Errno::INTR) => {}
+                // Not in memory, or a file system that can't tell.
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Elsewhere the system does not tell; all is read as if it had to be waited for.
+    #[cfg(not(target_os = "linux"))]
+    fn fill_at(&mut self, _: u64, _: &mut [u8]) -> Result<(), Fault> {
+        Err(failed(io::ErrorKind::Unsupported.into()))
+    }
+}
+
+/// A file that has to be waited for.
+struct OnDisk {
+    file: File,
+    /// The same past the page cache, where the file system has that.
+    direct: Option<File>,
+}
+
+impl OnDisk {
+    fn open(path: &Path) -> Result<Self, Fault> {
+        let file = open(path).map_err(failed)?;
+        Ok(Self { file, direct: open_direct(path).ok() })
+    }
+
+    /// Fills `into` past the page cache; tells how much of it.
+    fn direct(&self, position: u64, into: &mut [u8]) -> io::Result<usize> {
+        let Some(file) = &self.direct else { return Ok(0) };
+        let aligned = |at: usize| at.is_multiple_of(SECTOR_BYTES);
+        let straight = aligned(position as usize) && aligned(into.as_ptr().addr()) && aligned(into.len());
+        let mut filled = 0;
+        while filled < into.len() {
+            let (at, rest) = (position + filled as u64, &mut into[filled..]);
+            let read = match straight {
+                true => file.read_at(rest, at)?,
+                false => through_scratch(file, at, rest)?,
+            };
+            filled += read;
+            // A file ends, and so does what can be read of it in whole sectors.
+            if read == 0 || (straight && !aligned(read)) {
+                break;
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl Source for OnDisk {
+    fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let filled = self.direct(position, into).unwrap_or_else(|_| {
+            // Some file systems open a file for direct reads and then refuse these.
+            self.direct = None;
+            0
+        });
+        self.file.read_exact_at(&mut into[filled..], position + filled as u64).map_err(failed)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+/// Elsewhere files are read through the system's cache.
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_: &Path) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Reads whole sectors around what is wanted and copies the start of `into` from them; tells how much that is.
+fn through_scratch(file: &File, position: u64, into: &mut [u8]) -> io::Result<usize> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(SCRATCH_BYTES + SECTOR_BYTES, 0);
+        let border = scratch.as_ptr().align_offset(SECTOR_BYTES);
+        let before = position as usize % SECTOR_BYTES;
+        let len = (before + into.len()).next_multiple_of(SECTOR_BYTES).min(SCRATCH_BYTES);
+        let sectors = &mut scratch[border..border + len];
+        let read = file.read_at(sectors, position - before as u64)?;
+        let wanted = sectors[..read].get(before..).unwrap_or_default();
+        let wanted = &wanted[..wanted.len().min(into.len())];
+        into[..wanted.len()].copy_from_slice(wanted);
+        Ok(wanted.len())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_piece_of_a_file_is_read_wherever_it_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let bytes: Vec<u8> = (0..3 * SCRATCH_BYTES + 1000).map(|i| (i * 7 + i / 255) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let mut memory = vec![0; bytes.len() + 2 * SECTOR_BYTES];
+        let border = memory.as_ptr().align_offset(SECTOR_BYTES);
+        for (at, len, off) in [
+            (0, bytes.len(), 0),
+            (0, bytes.len(), 16),
+            (SECTOR_BYTES, 2 * SCRATCH_BYTES, 0),
+            (4097, 2 * SCRATCH_BYTES + 5, 0),
+            (bytes.len() - 1, 1, 0),
+            (3 * SCRATCH_BYTES, 1000, 3),
+            (77, 0, 0),
+        ] {
+            let mut on_disk = OnDisk::open(&path).unwrap();
+            let into = &mut memory[border + off..][..len];
+            on_disk.fill_at(at as u64, into).unwrap();
+            assert!(into == &bytes[at..at + len], "{len} bytes at {at} to {off}");
+        }
+        let past = OnDisk::open(&path).unwrap().fill_at(bytes.len() as u64 - 10, &mut [0; 20]);
+        assert!(past.unwrap_err().message.contains("fill"), "a file that ends early is no file of zeros");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_was_just_written_is_kept_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, [7; 10_000]).unwrap();
+        let mut into = [0; 5000];
+        Kept::open(&path).unwrap().fill_at(5000, &mut into).unwrap();
+        assert_eq!(into, [7; 5000]);
+        assert!(Kept::open(&path).unwrap().fill_at(5001, &mut into).is_err(), "past the end");
+        assert!(Kept::open(folder.path()).is_err(), "a folder");
+    }
+}
