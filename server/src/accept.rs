@@ -26,9 +26,12 @@ use crate::run::Limits;
 /// Pause after a failed accept: out of file descriptors, most likely; they come back as connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Bytes of a request's head, and of each buffer of a connection: 16,384 connections hold 512 MiB at most, where all of
-/// them are in the middle of a head and of an answer.
+/// Bytes of a request's head: 16,384 connections hold 256 MiB at most, where all of them are in the middle of one.
 const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Most bytes that are read from a connection at once. They grow to this only while a body comes in faster than it is
+/// read; a quarter of it costs a fast upload twice the system's work.
+const MAX_READ_BYTES: usize = 256 << 10;
 
 /// Serves connections until `stop`, then lets those in flight finish.
 pub(crate) async fn serve(
@@ -121,7 +124,8 @@ async fn http<S: AsyncRead + AsyncWrite + Send + 'static>(
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
-        .max_buf_size(MAX_HEAD_BYTES)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_READ_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     watcher.watch(served).await?;
     Ok(())

@@ -16,10 +16,13 @@ use gigastore_formats::pack::{PackError, PackHeader};
 use gigastore_formats::verified::{GroupSize, GroupTree, StreamCheck, StreamHasher};
 
 use crate::engine::Engine;
-use crate::store::{Body, BodyError, Created, StoreError, keys};
+use crate::store::{Body, BodyError, Created, StoreError, batch, keys};
 
 /// Questions about objects in flight at once: lookups cost latency, not bandwidth.
 const LOOKUPS_IN_FLIGHT: usize = 64;
+
+/// Bytes that are hashed at once: far more work than handing them to a thread.
+const CHECK_BYTES: u64 = 512 << 10;
 
 /// The bytes of a pack after its header.
 pub enum PackBody {
@@ -228,21 +231,24 @@ impl Check for NameCheck {
 }
 
 /// Passes pieces on once `check` has taken them; ends with an error at the first that does not match, or where the
-/// stream ends too early. The hashing runs on the pool of the ambient.
+/// stream ends too early. The hashing runs on the pool of the ambient, for some pieces at once.
 fn checked<C: Check>(
     check: C,
     pieces: BoxStream<'static, Result<Bytes, BodyError>>,
     ambient: Arc<dyn Ambient>,
 ) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
-    futures::stream::try_unfold((check, pieces), move |(mut check, mut pieces)| {
+    let checked = futures::stream::try_unfold((check, pieces), move |(mut check, mut pieces)| {
         let ambient = Arc::clone(&ambient);
         async move {
-            let Some(piece) = pieces.next().await.transpose()? else {
+            let batch = batch(&mut pieces, CHECK_BYTES).await?;
+            if batch.is_empty() {
                 check.finish()?;
-                return Ok(None);
-            };
-            let (checked, check) = ambient.computed(move || (check.update(&piece).map(|()| piece), check)).await;
-            Ok(Some((checked?, (check, pieces))))
+                return Ok::<_, BodyError>(None);
+            }
+            let hash = move || (batch.iter().try_for_each(|piece| check.update(piece)).map(|()| batch), check);
+            let (checked, check) = ambient.computed(hash).await;
+            Ok(Some((futures::stream::iter(checked?).map(Ok), (check, pieces))))
         }
-    })
+    });
+    checked.try_flatten()
 }

@@ -34,7 +34,10 @@ pub(crate) const ANSWER_BYTES: u64 = (AHEAD as u64 + 1) * BLOCK_BYTES;
 /// below any link a trainer has, and enough that memory given to a body comes back.
 const PACE_BYTES: u64 = 1 << 20;
 
-/// Bytes that are passed on at once: what a client sends a byte at a time would take 32 times its memory in pieces.
+/// Bytes of a read that is passed on as it is: most of the memory it came in.
+const LONG_BYTES: usize = 64 << 10;
+
+/// Bytes that are passed on at once where they come in short reads: what a client sends a byte at a time would take 32 times its memory in pieces.
 const PIECE_BYTES: u64 = 512 << 10;
 
 /// What is wrong with a body that comes in.
@@ -80,11 +83,14 @@ impl Coming {
         Ok(piece)
     }
 
-    /// Waits for a piece of [`PIECE_BYTES`], or the last one.
+    /// Waits for a piece of [`PIECE_BYTES`], or what comes in one long read, or the last one.
     async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
         let mut gathered = BytesMut::new();
         while (gathered.len() as u64) < PIECE_BYTES {
             let Some(next) = self.next().await? else { break };
+            if gathered.is_empty() && next.len() >= LONG_BYTES {
+                return Ok(Some(next));
+            }
             if gathered.is_empty() {
                 // All at once: memory that grows is copied each time.
                 gathered.reserve(next.len() + PIECE_BYTES.min(self.left) as usize);

@@ -14,4 +14,4 @@ pub use error::StoreError;
 pub use objects::{Body, BodyError, Objects};
 pub use open::{OpenError, OpenMode, StoreUrl};
 
-pub(crate) use objects::Created;
+pub(crate) use objects::{Created, batch};

@@ -251,13 +251,13 @@ impl Objects {
             }
             Body::Stream { mut pieces, .. } => {
                 let broken = |source| StoreError::Body { key: key.to_owned(), source };
-                let mut batch = batch(&mut pieces).await.map_err(broken)?;
+                let mut batch = batch(&mut pieces, BATCH_BYTES).await.map_err(broken)?;
                 while !batch.is_empty() {
                     let write = ambient.waited(move || {
                         let wrote = batch.iter().try_for_each(|piece| file.write(piece));
                         (file, wrote)
                     });
-                    let (next, (back, wrote)) = futures::join!(self::batch(&mut pieces), write);
+                    let (next, (back, wrote)) = futures::join!(self::batch(&mut pieces, BATCH_BYTES), write);
                     wrote.map_err(failed)?;
                     (file, batch) = (back, next.map_err(broken)?);
                 }
@@ -352,10 +352,13 @@ fn part_bytes(len: u64) -> u64 {
     PART_BYTES.max(len.div_ceil(MAX_PARTS).next_multiple_of(1 << 20))
 }
 
-/// Gathers pieces until they are a batch; none when there are no more.
-async fn batch(pieces: &mut BoxStream<'static, Result<Bytes, BodyError>>) -> Result<Vec<Bytes>, BodyError> {
+/// Gathers pieces until they are `least` bytes; none when there are no more.
+pub(crate) async fn batch(
+    pieces: &mut BoxStream<'static, Result<Bytes, BodyError>>,
+    least: u64,
+) -> Result<Vec<Bytes>, BodyError> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
-    while bytes < BATCH_BYTES
+    while bytes < least
         && let Some(piece) = pieces.next().await.transpose()?
     {
         bytes += piece.len() as u64;
