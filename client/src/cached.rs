@@ -127,7 +127,7 @@ impl Store {
             return self.transport.pass(project, kind, stored, taker, afresh).await;
         }
         let bytes = self.read_object(project, kind, stored, rest).await?;
-        self.ambient.computed(move || taker.take(&mut Held { start: rest.start(), bytes })).await
+        self.ambient.computed(move || taker.take(&mut Held::new(rest.start(), [bytes]))).await
     }
 
     /// Has a range of an object forgotten that was found to be wrong, so that it is read from the store next. Tells

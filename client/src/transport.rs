@@ -7,6 +7,7 @@
 pub mod embedded;
 pub mod http;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,16 +82,51 @@ pub trait Taker: fmt::Debug + Send + Sync + 'static {
 /// Bytes in memory, from a position of their object on.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) start: u64,
-    pub(crate) bytes: Bytes,
+    position: u64,
+    pieces: VecDeque<Bytes>,
+}
+
+impl Held {
+    pub(crate) fn new(start: u64, pieces: impl Into<VecDeque<Bytes>>) -> Self {
+        Self { position: start, pieces: pieces.into() }
+    }
+
+    /// Takes the next bytes, at most `most`; none when there are no more.
+    fn next(&mut self, most: u64) -> Bytes {
+        while let Some(piece) = self.pieces.front_mut() {
+            let len = usize::try_from(most).unwrap_or(usize::MAX).min(piece.len());
+            let taken = piece.split_to(len);
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+            if !taken.is_empty() || most == 0 {
+                self.position += taken.len() as u64;
+                return taken;
+            }
+        }
+        Bytes::new()
+    }
 }
 
 impl Source for Held {
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
-        let start = position.checked_sub(self.start).and_then(|start| usize::try_from(start).ok());
-        let held = start.and_then(|start| self.bytes.get(start..start.checked_add(into.len())?));
-        let absent = || Fault::of(FaultCode::Integrity, format!("{} bytes at {position} were not read", into.len()));
-        into.copy_from_slice(held.ok_or_else(absent)?);
+        let absent = || Fault::of(FaultCode::Integrity, format!("bytes at {position} were not read"));
+        let mut skip = position.checked_sub(self.position).ok_or_else(absent)?;
+        while skip > 0 {
+            match self.next(skip).len() as u64 {
+                0 => return Err(absent()),
+                skipped => skip -= skipped,
+            }
+        }
+        let mut filled = 0;
+        while filled < into.len() {
+            let taken = self.next((into.len() - filled) as u64);
+            if taken.is_empty() {
+                return Err(absent());
+            }
+            into[filled..filled + taken.len()].copy_from_slice(&taken);
+            filled += taken.len();
+        }
         Ok(())
     }
 }
@@ -197,4 +233,25 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// Verifies what a project stores.
     async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_had_across_pieces_and_never_made_up() {
+        let pieces = ["", "abc", "", "d", "efgh"].map(|text| Bytes::from_static(text.as_bytes()));
+        let held = || Held::new(10, pieces.to_vec());
+        let mut read = held();
+        let mut into = [0; 3];
+        read.fill_at(11, &mut into).unwrap();
+        assert_eq!(&into, b"bcd");
+        read.fill_at(14, &mut []).unwrap();
+        read.fill_at(15, &mut into).unwrap();
+        assert_eq!(&into, b"fgh");
+        assert!(read.fill_at(18, &mut [0]).is_err() && read.fill_at(17, &mut [0]).is_err());
+        assert!(held().fill_at(9, &mut into).is_err() && held().fill_at(16, &mut into).is_err());
+        assert!(held().fill_at(u64::MAX, &mut []).is_err());
+    }
 }

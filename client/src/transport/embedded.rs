@@ -85,8 +85,8 @@ impl Transport for Engine {
         if rest.is_empty() {
             return Ok(());
         }
-        let bytes = Engine::read(self, project, kind, object, rest).await.map_err(fault)?;
-        ambient.computed(move || taker.take(&mut Held { start: rest.start(), bytes })).await
+        let pieces = self.read_pieces(project, kind, object, rest).await.map_err(fault)?;
+        ambient.computed(move || taker.take(&mut Held::new(rest.start(), pieces))).await
     }
 
     async fn put_pack(

@@ -143,11 +143,18 @@ impl Engine {
         object: &Stored,
         range: ByteRange,
     ) -> Result<Bytes, ReadError> {
-        let key = keys::object(project, kind, object);
-        self.objects.get_range(&key, range).await.map_err(|error| match error {
-            StoreError::NotFound { key } => ReadError::Lost { key },
-            error => error.into(),
-        })
+        self.objects.get_range(&keys::object(project, kind, object), range).await.map_err(lost)
+    }
+
+    /// Reads a range of a stored object as [`read`](Self::read) does, in the pieces that it comes in.
+    pub async fn read_pieces(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+        range: ByteRange,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        self.objects.get_pieces(&keys::object(project, kind, object), range).await.map_err(lost)
     }
 
     /// Returns the file of a stored object, where the store is a folder of this machine. It may not be there.
@@ -277,4 +284,12 @@ fn describe(named: &Named, live: &Live) -> CommitInfo {
 fn not_found(what: &'static str, name: &str, of: String, mut known: Vec<String>) -> ReadError {
     known.truncate(NAMES_LISTED);
     ReadError::NotFound { what, name: name.to_owned(), of, known }
+}
+
+/// An object that is asked for by the name in a commit is there, or was lost.
+fn lost(error: StoreError) -> ReadError {
+    match error {
+        StoreError::NotFound { key } => ReadError::Lost { key },
+        error => error.into(),
+    }
 }

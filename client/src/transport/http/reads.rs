@@ -30,7 +30,7 @@ impl Remote {
             return Ok(());
         }
         let bytes = self.range(path, rest, afresh).await?;
-        self.ambient.computed(move || taker.take(&mut Held { start: rest.start(), bytes })).await
+        self.ambient.computed(move || taker.take(&mut Held::new(rest.start(), [bytes]))).await
     }
 
     /// Passes what `taker` wants to it from a signed URL of another server, which gets no token of ours. One try: what
@@ -53,7 +53,7 @@ impl Remote {
         if self.fill(response, rest, buffer.as_mut(), &mut filled).await.is_ok() {
             let (bytes, taker) = (buffer.freeze(), Arc::clone(taker));
             // What these bytes do not give, the service is asked for.
-            let _ = self.ambient.computed(move || taker.take(&mut Held { start: rest.start(), bytes })).await;
+            let _ = self.ambient.computed(move || taker.take(&mut Held::new(rest.start(), [bytes]))).await;
         }
     }
 

@@ -17,7 +17,7 @@ use http::Method;
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{
-    Error, GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    Error, GetOptions, GetRange, GetResult, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
 use super::StoreError;
@@ -116,7 +116,9 @@ impl Objects {
             return Err(StoreError::TooLong { key: key.to_owned(), limit, actual });
         }
         let bytes = found.bytes().await.map_err(sort)?;
-        self.exact(key, ByteRange::with_len(0, actual).expect("an object ends before 2^64"), bytes)
+        let all = ByteRange::with_len(0, actual).expect("an object ends before 2^64");
+        self.check_len(key, all, actual, bytes.len() as u64)?;
+        Ok(bytes)
     }
 
     /// Reads `range` of an object; fails where the object ends before it.
@@ -130,18 +132,35 @@ impl Objects {
             let len = self.len(key).await?.ok_or_else(|| StoreError::NotFound { key: key.to_owned() })?;
             return Ok((Bytes::new(), len));
         }
-        let bounded = GetRange::Bounded(range.start()..range.end());
-        let options = GetOptions { range: Some(bounded), ..GetOptions::default() };
-        let found = match self.store.get_opts(&Path::from(key), options).await {
-            Ok(found) => found,
-            Err(source) => return Err(self.past_the_end(key, range, source).await),
-        };
+        let found = self.ask(key, range).await?;
         let len = found.meta.size;
         let bytes = found.bytes().await.map_err(|source| StoreError::sort(key, source))?;
-        if len < range.end() {
-            return Err(StoreError::Short { key: key.to_owned(), wanted: range, actual: len });
+        self.check_len(key, range, len, bytes.len() as u64)?;
+        Ok((bytes, len))
+    }
+
+    /// Reads `range` of an object as [`get_range`](Self::get_range) does, in the pieces that it comes in: to put them
+    /// together costs more than the copy to where they belong.
+    pub(crate) async fn get_pieces(&self, key: &str, range: ByteRange) -> Result<Vec<Bytes>, StoreError> {
+        // A file comes in pieces of some KiB.
+        if range.is_empty() || self.folder.is_some() {
+            return Ok(vec![self.get_range(key, range).await?]);
         }
-        Ok((self.exact(key, range, bytes)?, len))
+        let found = self.ask(key, range).await?;
+        let len = found.meta.size;
+        let pieces: Result<Vec<Bytes>, Error> = found.into_stream().try_collect().await;
+        let pieces = pieces.map_err(|source| StoreError::sort(key, source))?;
+        self.check_len(key, range, len, pieces.iter().map(|piece| piece.len() as u64).sum())?;
+        Ok(pieces)
+    }
+
+    async fn ask(&self, key: &str, range: ByteRange) -> Result<GetResult, StoreError> {
+        let bounded = GetRange::Bounded(range.start()..range.end());
+        let options = GetOptions { range: Some(bounded), ..GetOptions::default() };
+        match self.store.get_opts(&Path::from(key), options).await {
+            Ok(found) => Ok(found),
+            Err(source) => Err(self.past_the_end(key, range, source).await),
+        }
     }
 
     /// Returns an object's length; `None` where there is none.
@@ -339,11 +358,13 @@ impl Objects {
         }
     }
 
-    fn exact(&self, key: &str, wanted: ByteRange, bytes: Bytes) -> Result<Bytes, StoreError> {
-        if bytes.len() as u64 == wanted.len() {
-            return Ok(bytes);
+    /// Checks that an object of `len` bytes gave all of `wanted`.
+    fn check_len(&self, key: &str, wanted: ByteRange, len: u64, given: u64) -> Result<(), StoreError> {
+        let actual = len.min(wanted.start() + given);
+        match len >= wanted.end() && given == wanted.len() {
+            true => Ok(()),
+            false => Err(StoreError::Short { key: key.to_owned(), wanted, actual }),
         }
-        Err(StoreError::Short { key: key.to_owned(), wanted, actual: wanted.start() + bytes.len() as u64 })
     }
 }
 
