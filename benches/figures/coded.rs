@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use gigastore_client::checkpoint::Compression;
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::checkpoint::model::LocalModel;
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, OpenMode, Store};
@@ -25,7 +26,7 @@ pub(crate) async fn coded(plan: &Plan) -> Res<()> {
         let mut pairs = Pairs::default();
         for run in 0..plan.runs() {
             eprintln!("bench: coded.save, run {}", run + 1);
-            pairs.push(to_slow(&weights, false).await?, to_slow(&weights, true).await?);
+            pairs.push(to_slow(&weights, Compression::Off).await?, to_slow(&weights, Compression::Auto).await?);
         }
         let note = "MiniLM's weights cut to bf16, again and again under other names; a store that takes 0.2 GB/s";
         pairs.report(plan, "coded.save", weights.bytes(), note)?;
@@ -36,7 +37,7 @@ pub(crate) async fn coded(plan: &Plan) -> Res<()> {
         for run in 0..plan.runs() {
             eprintln!("bench: coded.elsewhere, run {}", run + 1);
             for (state, pairs) in [(&weights, &mut of_weights), (&noise, &mut of_noise)] {
-                pairs.push(to_files(plan, state, false).await?, to_files(plan, state, true).await?);
+                pairs.push(to_files(plan, state, Compression::Off).await?, to_files(plan, state, Compression::Auto).await?);
             }
         }
         let (worse, state) =
@@ -48,13 +49,13 @@ pub(crate) async fn coded(plan: &Plan) -> Res<()> {
     Ok(())
 }
 
-async fn to_slow(state: &State, compress: bool) -> Res<f64> {
+async fn to_slow(state: &State, compress: Compression) -> Res<f64> {
     let objects = Limited::memory(Pace { writes: Some(STORE_SPEED), ..Pace::default() });
     let store = Store::over(Arc::new(objects.engine().await?), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES);
     state.save(&[store], compress).await
 }
 
-async fn to_files(plan: &Plan, state: &State, compress: bool) -> Res<f64> {
+async fn to_files(plan: &Plan, state: &State, compress: Compression) -> Res<f64> {
     let folder = plan.folder()?;
     let store = Store::open(&format!("file://{}", folder.path().display()), OpenMode::Create).await?;
     let seconds = state.save(&[store], compress).await?;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use gigastore_benches::{
     CONNECTIONS, DIRECT_THREADS, PIECE_BYTES, direct_reads, durable_writes, forget, gets, hashed_reads,
 };
+use gigastore_client::checkpoint::Compression;
 use gigastore_client::store::{OpenMode, Store};
 
 use crate::clock::{Pairs, median, timed};
@@ -33,11 +34,11 @@ pub(crate) async fn save(plan: &Plan) -> Res<()> {
             let folder = plan.folder()?;
             let url = format!("file://{}", folder.path().display());
             let ours = match ranks {
-                0 => state.save(&[Store::open(&url, OpenMode::Create).await?], false).await?,
+                0 => state.save(&[Store::open(&url, OpenMode::Create).await?], Compression::Off).await?,
                 _ => {
                     let service = Served::service(&url, 0, None)?;
                     let stores = (0..*ranks).map(|_| service.store()).collect::<Res<Vec<_>>>()?;
-                    state.save(&stores, false).await?
+                    state.save(&stores, Compression::Off).await?
                 }
             };
             folder.close()?;
@@ -54,7 +55,7 @@ pub(crate) async fn restore(plan: &Plan) -> Res<()> {
     let folder = plan.folder()?;
     let url = format!("file://{}", folder.path().display());
     let store = Store::open(&url, OpenMode::Create).await?;
-    state.save(std::slice::from_ref(&store), false).await?;
+    state.save(std::slice::from_ref(&store), Compression::Off).await?;
     if plan.wants("restore.file.warm") || plan.wants("restore.file.cold") {
         from_files(plan, &state, &store, folder.path(), &mut buffers).await?;
     }

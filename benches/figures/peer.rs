@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use gigastore_client::checkpoint::Compression;
 use gigastore_client::store::{OpenMode, Store};
 use serde::Deserialize;
 
@@ -105,7 +106,7 @@ pub(crate) async fn peers(plan: &Plan) -> Res<()> {
             eprintln!("bench: peers.{name}, run {}", run + 1);
             let ours = plan.folder()?;
             let store = Store::open(&format!("file://{}", ours.path().display()), OpenMode::Create).await?;
-            let saved = state.save(std::slice::from_ref(&store), false).await?;
+            let saved = state.save(std::slice::from_ref(&store), Compression::Off).await?;
             pairs.entry("save").or_default().push(saved, peer.seconds("save")?);
             for verb in loads {
                 let restored = state.restore(&store, &mut buffers).await?.seconds;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use gigastore_benches::{CONNECTIONS, gets, puts};
+use gigastore_client::checkpoint::Compression;
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_engine::Engine;
@@ -91,7 +92,7 @@ async fn one_run(
     puts(weed.address, &raw).await.map_err(|error| error.to_string())?;
     let raw_put = started.elapsed().as_secs_f64();
     let store = embedded(weed).await?;
-    measured.save.push(raw_put, state.save(std::slice::from_ref(&store), false).await?);
+    measured.save.push(raw_put, state.save(std::slice::from_ref(&store), Compression::Off).await?);
     let mut settings = weed.settings();
     settings.push(("AWS_ENDPOINT_URL".to_owned(), format!("http://{}", weed.address)));
     let mut peer = Peer::start("dcp_s3", files, &format!("s3://{BUCKET}/peer"), &settings)?;

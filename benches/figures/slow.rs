@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use gigastore_client::ambient::SystemAmbient;
-use gigastore_client::checkpoint::Wanted;
+use gigastore_client::checkpoint::{Compression, Wanted};
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::Sink;
@@ -43,7 +43,7 @@ const END: Duration = Duration::from_secs(10);
 pub(crate) async fn fanout(plan: &Plan) -> Res<()> {
     let state = State::transformer(plan.bytes())?;
     let store = Limited::memory(Pace { reads: Some(STORE_SPEED), ..Pace::default() });
-    state.save(&[over(&store).await?], false).await?;
+    state.save(&[over(&store).await?], Compression::Off).await?;
     let mut read = Vec::new();
     for run in 0..plan.runs() {
         eprintln!("bench: fanout.16clients, run {}", run + 1);
@@ -122,7 +122,7 @@ impl Sink for Expected {
 pub(crate) async fn adaptive(plan: &Plan) -> Res<()> {
     let state = State::transformer(plan.bytes())?;
     let objects = Limited::memory(Pace { request: Some(REQUEST_SPEED), ..Pace::default() });
-    state.save(&[over(&objects).await?], false).await?;
+    state.save(&[over(&objects).await?], Compression::Off).await?;
     let (mut buffers, mut pairs) = (state.buffers(), Pairs::default());
     let limit = state.bytes() as f64 / REACHABLE_SPEED;
     for run in 0..plan.runs() {

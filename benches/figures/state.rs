@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use gigastore_client::checkpoint::shard::shard;
-use gigastore_client::checkpoint::{SaveSpec, Slice, Wanted};
+use gigastore_client::checkpoint::{Compression, SaveSpec, Slice, Wanted};
 use gigastore_client::store::Store;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
@@ -127,7 +127,7 @@ impl State {
 
     /// Saves the state to [`TARGET`] as `stores.len()` ranks at once, each with a store of its own, as processes would;
     /// returns the seconds.
-    pub(crate) async fn save(&self, stores: &[Store], compress: bool) -> Res<f64> {
+    pub(crate) async fn save(&self, stores: &[Store], compress: Compression) -> Res<f64> {
         let world_size = u32::try_from(stores.len())?;
         let ranks = (0..world_size).map(|rank| self.slices(rank, world_size)).collect::<Res<Vec<_>>>()?;
         let mut spec = SaveSpec::new("bench".parse()?, "run".parse()?, 1, world_size);

@@ -26,4 +26,5 @@ pub mod shard;
 
 pub use open::Checkpoint;
 pub use restore::{RestoreError, Wanted};
+pub use crate::transfer::coding::Compression;
 pub use save::{CheckpointSave, SaveError, SaveSpec, Slice};

@@ -5,6 +5,7 @@
 //! | `budget.rs` | how many bytes may be in flight |
 //! | `buffer.rs` | large page-aligned buffers, used again |
 //! | `copy.rs` | many pieces into one buffer, on all cores, past the caches |
+//! | `coding.rs` | whether packs are coded before they are sent |
 //! | `hash.rs` | group trees of many slices on all cores |
 //! | `source.rs` | where the bytes of a save come from |
 //! | `sink.rs` | where the bytes of a restore go |
@@ -20,6 +21,7 @@
 
 pub mod budget;
 pub mod buffer;
+pub(crate) mod coding;
 pub(crate) mod copy;
 mod delivery;
 pub(crate) mod hash;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use gigastore_client::Coded;
-use gigastore_client::checkpoint::SaveSpec;
+use gigastore_client::checkpoint::{Compression, SaveSpec};
 use gigastore_client::dataset::PushSpec;
 use gigastore_client::store::Store;
 use gigastore_client::transfer::progress::Progress;
@@ -53,7 +53,7 @@ impl Victim {
         let spec = |run: &str, ranks| SaveSpec::new("p".parse().unwrap(), run.parse().unwrap(), 1, ranks);
         save(&store, spec("run", 2), &tensors).await.unwrap();
         let coded = [Tensor { dtype: Dtype::F32, data: vec![7; 8192].into(), shape: vec![2048], ..tensors[0].clone() }];
-        save(&store, SaveSpec { compress: true, ..spec("zip", 1) }, &coded).await.unwrap();
+        save(&store, SaveSpec { compress: Compression::Always, ..spec("zip", 1) }, &coded).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("t.parquet");
         let table = include_bytes!("../../formats/fixtures/packs-1.parquet");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gigastore_client::checkpoint::{Slice, Wanted};
+use gigastore_client::checkpoint::{Compression, Slice, Wanted};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
 use gigastore_formats::tensor::boxes::TensorBox;
@@ -96,7 +96,7 @@ fn deal(tensors: &[(Tensor, Cut)], ranks: u32) -> Vec<Vec<Slice>> {
     dealt
 }
 
-async fn round_trip(cuts: Vec<Cut>, saving: u32, restoring: u32, compress: bool, pack_bytes: u64) {
+async fn round_trip(cuts: Vec<Cut>, saving: u32, restoring: u32, compress: Compression, pack_bytes: u64) {
     let named = cuts.into_iter().enumerate().map(|(i, cut)| (tensor(&format!("t{i}"), cut.dtype, &cut.shape), cut));
     let tensors: Vec<(Tensor, Cut)> = named.collect();
     let store = fresh().await;
@@ -138,7 +138,7 @@ proptest! {
         cuts in prop::collection::vec(cuts(), 1..8),
         saving in 1..6u32,
         restoring in 1..6u32,
-        compress: bool,
+        compress in prop::sample::select(vec![Compression::Off, Compression::Auto, Compression::Always]),
         pack_bytes in prop::sample::select(vec![1u64, 300, 64 << 20]),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -149,7 +149,7 @@ proptest! {
 #[tokio::test]
 async fn every_element_type_comes_back_raw_and_compressed() {
     // Two groups and a bit of compressible bytes, and a scalar where the type allows one.
-    for compress in [false, true] {
+    for compress in [Compression::Off, Compression::Auto, Compression::Always] {
         let mut tensors = Vec::new();
         for dtype in Dtype::ALL {
             let mut large = tensor(&format!("{dtype}.large"), *dtype, &[2056, 4096 / dtype.bits()]);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gigastore_client::checkpoint::asynchronous::{AsyncSaver, Busy, Staging, StateLayout};
-use gigastore_client::checkpoint::{CheckpointSave, SaveSpec, Slice};
+use gigastore_client::checkpoint::{CheckpointSave, Compression, SaveSpec, Slice};
 use gigastore_client::store::Store;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::source::{SliceData, SourceFile};
@@ -75,7 +75,7 @@ async fn every_rank_tells_its_phases_and_the_committer_its_own() {
     }
     assert_eq!(hashed, tensors.iter().map(|tensor| tensor.data.len() as u64).sum::<u64>());
     let mut coded = spec(2, 1);
-    (coded.compress, coded.dedup) = (true, false);
+    (coded.compress, coded.dedup) = (Compression::Always, false);
     save(&store, coded, &tensors).await.unwrap();
     let second = self::timeline(&store, "p/run@2").await;
     assert!(phases(&spans(&second, 0)).contains(&Phase::Code));

@@ -27,6 +27,7 @@ use super::known::Known;
 use super::open::OpenError;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
+use crate::transfer::coding::{Coding, Compression};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::{SliceData, SourceError};
@@ -67,7 +68,7 @@ pub struct SaveSpec {
     /// A tag to set in the same record.
     pub tag: Option<Name>,
     /// Whether slices are stored compressed where that makes them at least 5 % smaller.
-    pub compress: bool,
+    pub compress: Compression,
     /// Pack size to aim at, in bytes.
     pub pack_bytes: u64,
     /// Whether content of the run's latest checkpoint is referred to instead of sent again.
@@ -87,7 +88,7 @@ impl SaveSpec {
             attempt: None,
             metadata: BTreeMap::new(),
             tag: None,
-            compress: false,
+            compress: Compression::Off,
             pack_bytes: PACK_TARGET_BYTES,
             dedup: true,
             deadline: Duration::from_secs(600),
@@ -331,7 +332,7 @@ impl CheckpointSave {
             store: self.store.clone(),
             project: self.request.project.clone(),
             epoch: self.session.epoch,
-            code: self.spec.compress,
+            coding: Coding::new(self.spec.compress, &self.store.ambient),
             pool: self.pool.clone(),
             progress: self.progress.clone(),
             phases,

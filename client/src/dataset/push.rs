@@ -21,6 +21,7 @@ use gigastore_formats::wire::{Committed, DatasetRequest, Fault, FaultCode};
 use super::read::DatasetError;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
+use crate::transfer::coding::{Coding, Compression};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::{SliceData, SourceError, SourceFile, SourceLook};
@@ -154,7 +155,7 @@ impl Store {
             store: self.clone(),
             project: spec.project.clone(),
             epoch,
-            code: false,
+            coding: Coding::new(Compression::Off, &self.ambient),
             pool: BufferPool::default(),
             progress: progress.clone(),
         };

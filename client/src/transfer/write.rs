@@ -13,13 +13,14 @@ use gigastore_formats::digest::Digest;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::codec::{encode_group, sampled_groups, worth_coding};
-use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
-use gigastore_formats::tensor::slice::{Place, SliceId, SliceRow};
+use gigastore_formats::pack::{self, PackError, PackHeader, PackSlice};
+use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceRow};
 use gigastore_formats::timeline::Phase;
 use gigastore_formats::verified::{GroupSize, GroupTree, StreamHasher};
 use gigastore_formats::wire::Fault;
 
 use super::buffer::BufferPool;
+use super::coding::{Coding, Decided};
 use super::hash::trees;
 use super::phases::Phases;
 use super::progress::Progress;
@@ -65,8 +66,7 @@ pub(crate) struct Writer {
     pub(crate) store: Store,
     pub(crate) project: ProjectName,
     pub(crate) epoch: u64,
-    /// Whether slices are coded where that makes them smaller.
-    pub(crate) code: bool,
+    pub(crate) coding: Coding,
     pub(crate) pool: BufferPool,
     pub(crate) progress: Progress,
     pub(crate) phases: Phases,
@@ -137,19 +137,23 @@ impl Writer {
         if sent.is_empty() {
             return Ok(rows);
         }
-        let sent_bytes = sent.iter().map(|(_, tree, _)| tree.len()).sum();
-        let coding = join_all(sent.into_iter().map(|(slice, tree, content)| self.coded(slice, tree, content)));
-        let coded = match self.code {
-            true => self.phases.timed(Phase::Code, sent_bytes, coding).await,
-            false => coding.await,
+        let mut decided = self.coding.decide().await;
+        let (packed, stored): (Vec<PackSlice>, Vec<Vec<Bytes>>) = match decided.code {
+            true => {
+                let bytes = sent.iter().map(|(_, tree, _)| tree.len()).sum();
+                let coding = join_all(sent.into_iter().map(|(slice, tree, content)| self.coded(slice, tree, content)));
+                self.phases.timed(Phase::Code, bytes, coding).await.into_iter().unzip()
+            }
+            false => sent.into_iter().map(|(slice, tree, content)| raw(slice, tree, content)).unzip(),
         };
-        let (packed, stored): (Vec<PackSlice>, Vec<Vec<Bytes>>) = coded.into_iter().unzip();
+        let is_coded = |one: &&PackSlice| one.coding.codec() != Codec::Raw;
+        decided.coded(packed.iter().filter(is_coded).map(|one| one.tree.len()).sum());
         // The header has its slices in its own order; so must the bytes.
         let mut order: Vec<usize> = (0..packed.len()).collect();
         order.sort_by(|a, b| packed[*a].slice.order().cmp(&packed[*b].slice.order()));
         let (header, head) = PackHeader::build(packed)?;
         let body = order.iter().map(|i| stored[*i].clone()).collect();
-        self.put(&header, head, PackBytes::Hashed(with_pads(&header, body))).await?;
+        self.put(&header, head, PackBytes::Hashed(with_pads(&header, body)), &decided).await?;
         rows.extend(rows_of(&header));
         Ok(rows)
     }
@@ -187,7 +191,7 @@ impl Writer {
         read
     }
 
-    /// Codes a slice where that is wanted and worth it: the groups that decide first, then the others.
+    /// Codes a slice where that is worth it: the groups that decide first, then the others.
     async fn coded(&self, slice: SliceId, tree: GroupTree, content: Bytes) -> (PackSlice, Vec<Bytes>) {
         let (dtype, ambient) = (slice.dtype(), &self.store.ambient);
         let group = |index: u64| {
@@ -198,11 +202,11 @@ impl Writer {
             let bytes = group(index);
             async move { (index, ambient.computed(move || Bytes::from(encode_group(dtype, &bytes))).await) }
         };
-        let deciding = if self.code { sampled_groups(tree.len()) } else { Vec::new() };
+        let deciding = sampled_groups(tree.len());
         let logical: u64 = deciding.iter().map(|index| tree.group_range(*index).len()).sum();
         let mut frames: BTreeMap<u64, Bytes> = join_all(deciding.into_iter().map(encode)).await.into_iter().collect();
         if !worth_coding(logical, frames.values().map(|frame| frame.len() as u64).sum()) {
-            return (PackSlice { slice, tree, coding: Coding::Raw }, vec![content]);
+            return raw(slice, tree, content);
         }
         let others: Vec<u64> = (0..tree.groups()).filter(|index| !frames.contains_key(index)).collect();
         frames.extend(join_all(others.into_iter().map(encode)).await);
@@ -215,7 +219,7 @@ impl Writer {
         };
         let stored = ambient.computed(hashed).await;
         let lens = frames.iter().map(|frame| frame.len() as u64).collect();
-        (PackSlice { slice, tree, coding: Coding::ZstdPlanes { stored, frames: lens } }, frames)
+        (PackSlice { slice, tree, coding: pack::Coding::ZstdPlanes { stored, frames: lens } }, frames)
     }
 
     /// Stores a slice too long for memory as a pack of its own, raw: it is read once to be hashed, once to be sent.
@@ -229,12 +233,13 @@ impl Writer {
         if let Some(place) = known(tree.root(), tree.len()) {
             return Ok(SliceRow { slice, blake3: tree.root(), place: Some(place) });
         }
-        let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }])?;
+        let decided = self.coding.raw();
+        let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: pack::Coding::Raw }])?;
         let bytes = match data {
             SliceData::Memory(bytes) => PackBytes::Hashed(with_pads(&header, vec![vec![bytes]])),
             SliceData::File(_) => PackBytes::Reread(self.pieces(data)),
         };
-        self.put(&header, head, bytes).await?;
+        self.put(&header, head, bytes, &decided).await?;
         Ok(rows_of(&header).pop().expect("a pack of one slice has one row"))
     }
 
@@ -286,7 +291,13 @@ impl Writer {
     }
 
     /// Sends a pack, unless it is there under an epoch that keeps it.
-    async fn put(&self, header: &PackHeader, head: Bytes, bytes: PackBytes) -> Result<(), WriteError> {
+    async fn put(
+        &self,
+        header: &PackHeader,
+        head: Bytes,
+        bytes: PackBytes,
+        decided: &Decided,
+    ) -> Result<(), WriteError> {
         let named = |epoch| Stored { digest: header.name(), epoch };
         let mut candidates = vec![named(self.epoch)];
         candidates.extend(self.epoch.checked_sub(1).map(named));
@@ -298,6 +309,7 @@ impl Writer {
         }
         let sent = transport.put_pack(&self.project, named(self.epoch), head, bytes);
         self.phases.timed(Phase::Upload, header.object_len(), sent).await?;
+        decided.sent(header.object_len());
         self.progress.moved(header.object_len());
         Ok(())
     }
@@ -310,6 +322,11 @@ impl Writer {
         self.progress.moved(len);
         Ok(stored)
     }
+}
+
+/// Leaves a slice as it is.
+fn raw(slice: SliceId, tree: GroupTree, content: Bytes) -> (PackSlice, Vec<Bytes>) {
+    (PackSlice { slice, tree, coding: pack::Coding::Raw }, vec![content])
 }
 
 /// Puts the stored bytes of each slice and the pads between them in the order of the object.

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Args;
-use gigastore_client::checkpoint::SaveSpec;
+use clap::{Args, ValueEnum};
+use gigastore_client::checkpoint::{Compression, SaveSpec};
 use gigastore_client::checkpoint::model::LocalModel;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::limits::MAX_WORLD_SIZE;
@@ -53,9 +53,10 @@ pub(crate) struct Save {
     /// Metadata to keep with the checkpoint
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = key_value)]
     metadata: Vec<(String, String)>,
-    /// Store slices compressed where that makes them at least 5 % smaller
-    #[arg(long)]
-    compress: bool,
+    /// Store slices compressed where that makes them at least 5 % smaller; =auto: only while the store takes bytes more
+    /// slowly than they are compressed, so that the save is not slower for it
+    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    compress: Option<When>,
     /// Refer to nothing of the run's latest checkpoint; packs that are in the store under the same name are not sent
     /// again (verify finds damaged ones)
     #[arg(long)]
@@ -68,6 +69,24 @@ pub(crate) struct Save {
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// When slices are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum When {
+    /// While that makes the save no slower
+    Auto,
+    /// However long it takes
+    Always,
+}
+
+impl From<When> for Compression {
+    fn from(when: When) -> Self {
+        match when {
+            When::Auto => Self::Auto,
+            When::Always => Self::Always,
+        }
+    }
 }
 
 impl Save {
@@ -89,7 +108,7 @@ impl Save {
         let mut spec = SaveSpec::new(self.to.project.clone(), self.to.name.clone(), step, self.ranks);
         spec.attempt = self.attempt;
         spec.tag = self.tag;
-        spec.compress = self.compress;
+        spec.compress = self.compress.map_or(Compression::Off, Compression::from);
         spec.dedup = !self.no_dedup;
         spec.deadline = Duration::from_secs(self.deadline);
         spec.metadata = model.metadata().clone();
