@@ -4,8 +4,8 @@
 
 use std::path::PathBuf;
 
-use gigastore_client::checkpoint::Compression;
 use gigastore_client::ambient::SystemAmbient;
+use gigastore_client::checkpoint::Compression;
 use gigastore_client::checkpoint::model::LocalModel;
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, OpenMode, Store};
 use gigastore_formats::tensor::dtype::Dtype;
@@ -37,7 +37,10 @@ pub(crate) async fn coded(plan: &Plan) -> Res<()> {
         for run in 0..plan.runs() {
             eprintln!("bench: coded.elsewhere, run {}", run + 1);
             for (state, pairs) in [(&weights, &mut of_weights), (&noise, &mut of_noise)] {
-                pairs.push(to_files(plan, state, Compression::Off).await?, to_files(plan, state, Compression::Auto).await?);
+                pairs.push(
+                    to_files(plan, state, Compression::Off).await?,
+                    to_files(plan, state, Compression::Auto).await?,
+                );
             }
         }
         let (worse, state) =

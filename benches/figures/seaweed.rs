@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use gigastore_benches::{CONNECTIONS, gets, puts};
-use gigastore_client::checkpoint::Compression;
 use gigastore_client::ambient::SystemAmbient;
+use gigastore_client::checkpoint::Compression;
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;

@@ -24,7 +24,7 @@ pub mod restore;
 pub mod save;
 pub mod shard;
 
+pub use crate::transfer::coding::Compression;
 pub use open::Checkpoint;
 pub use restore::{RestoreError, Wanted};
-pub use crate::transfer::coding::Compression;
 pub use save::{CheckpointSave, SaveError, SaveSpec, Slice};

@@ -17,7 +17,8 @@ use http::Method;
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{
-    Error, GetOptions, GetRange, GetResult, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    Error, GetOptions, GetRange, GetResult, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload,
 };
 
 use super::StoreError;
@@ -256,9 +257,8 @@ impl Objects {
         path: PathBuf,
         body: Body,
     ) -> Result<Created, StoreError> {
-        let failed = |error: io::Error| {
-            StoreError::sort(key, Error::Generic { store: "folder", source: Box::new(error) })
-        };
+        let failed =
+            |error: io::Error| StoreError::sort(key, Error::Generic { store: "folder", source: Box::new(error) });
         let mut file = ambient.waited(move || Incoming::new(path)).await.map_err(failed)?;
         let published = match body {
             Body::Whole(pieces) => {
@@ -425,8 +425,6 @@ mod tests {
 
     #[test]
     fn every_object_fits_its_parts() {
-        let store = Arc::new(object_store::memory::InMemory::new());
-        let objects = Objects::over(Connected { store, signer: None, folder: None }, "memory:///".to_owned());
         for len in [0, 1, PART_BYTES * MAX_PARTS, PART_BYTES * MAX_PARTS + 1, 5 << 40] {
             assert!(len.div_ceil(part_bytes(len)) <= MAX_PARTS);
         }

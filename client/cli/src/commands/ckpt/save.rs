@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use gigastore_client::checkpoint::{Compression, SaveSpec};
 use gigastore_client::checkpoint::model::LocalModel;
+use gigastore_client::checkpoint::{Compression, SaveSpec};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::limits::MAX_WORLD_SIZE;
 use gigastore_formats::name::{Name, Selector, Target};
