@@ -63,7 +63,7 @@ impl dyn Ambient {
     /// Runs `job`, which waits for a disk or a socket, and waits for what it returns.
     ///
     /// # Panics
-    /// As [`computed`](Self::computed).
+    /// Where `job` panics: the panic is the caller's then.
     pub async fn waited<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (job, returned) = returning(job);
         self.wait(job);

@@ -33,17 +33,17 @@ pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<
     let (path, start) = (Arc::new(path), taker.rest().start());
     let (warm, at) = (Arc::clone(taker), Arc::clone(&path));
     let kept = move || {
-        let mut file = Kept::open(&at)?;
+        let mut file = Kept(open(&at)?);
         // A look first: a group that turns out not to be there was prepared for nothing.
-        file.fill_at(start, &mut [0])?;
-        warm.take(&mut file)
+        file.read(start, &mut [0])?;
+        warm.take(&mut file).map_err(|fault| io::Error::other(fault.message))
     };
-    if ambient.computed(kept).await.is_ok() {
-        return;
-    }
+    let Err(error) = ambient.computed(kept).await else { return };
+    // A file system that can't tell what it keeps may keep all of it.
+    let direct = error.kind() != io::ErrorKind::Unsupported;
     let cold = Arc::clone(taker);
     // What goes wrong here, whoever is asked next says.
-    let _ = ambient.waited(move || cold.take(&mut OnDisk::open(&path)?)).await;
+    let _ = ambient.waited(move || cold.take(&mut OnDisk::open(&path, direct)?)).await;
 }
 
 fn failed(error: io::Error) -> Fault {
@@ -62,33 +62,33 @@ fn open(path: &Path) -> io::Result<File> {
 struct Kept(File);
 
 impl Kept {
-    fn open(path: &Path) -> Result<Self, Fault> {
-        open(path).map(Self).map_err(failed)
-    }
-}
-
-impl Source for Kept {
     #[cfg(target_os = "linux")]
-    fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
+    fn read(&mut self, position: u64, into: &mut [u8]) -> io::Result<()> {
         use rustix::io::{ReadWriteFlags, preadv2};
         let mut filled = 0;
         while filled < into.len() {
             let rest = &mut [io::IoSliceMut::new(&mut into[filled..])];
             match preadv2(&self.0, rest, position + filled as u64, ReadWriteFlags::NOWAIT) {
-                Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => filled += read,
                 Err(rustix::io::Errno::INTR) => {}
-                // Not in memory, or a file system that can't tell.
-                Err(error) => return Err(failed(error.into())),
+                // `WouldBlock` where it is not in memory, `Unsupported` where the file system can't tell.
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
 
-    /// Elsewhere the system does not tell; all is read as if it had to be waited for.
+    /// Elsewhere the system does not tell.
     #[cfg(not(target_os = "linux"))]
-    fn fill_at(&mut self, _: u64, _: &mut [u8]) -> Result<(), Fault> {
-        Err(failed(io::ErrorKind::Unsupported.into()))
+    fn read(&mut self, _: u64, _: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl Source for Kept {
+    fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.read(position, into).map_err(failed)
     }
 }
 
@@ -100,9 +100,9 @@ struct OnDisk {
 }
 
 impl OnDisk {
-    fn open(path: &Path) -> Result<Self, Fault> {
+    fn open(path: &Path, direct: bool) -> Result<Self, Fault> {
         let file = open(path).map_err(failed)?;
-        Ok(Self { file, direct: open_direct(path).ok() })
+        Ok(Self { file, direct: direct.then(|| open_direct(path).ok()).flatten() })
     }
 
     /// Fills `into` past the page cache; tells how much of it.
@@ -188,12 +188,15 @@ mod tests {
             (3 * SCRATCH_BYTES, 1000, 3),
             (77, 0, 0),
         ] {
-            let mut on_disk = OnDisk::open(&path).unwrap();
-            let into = &mut memory[border + off..][..len];
-            on_disk.fill_at(at as u64, into).unwrap();
-            assert!(into == &bytes[at..at + len], "{len} bytes at {at} to {off}");
+            for direct in [false, true] {
+                let mut on_disk = OnDisk::open(&path, direct).unwrap();
+                let into = &mut memory[border + off..][..len];
+                into.fill(0);
+                on_disk.fill_at(at as u64, into).unwrap();
+                assert!(into == &bytes[at..at + len], "{len} bytes at {at} to {off}, direct {direct}");
+            }
         }
-        let past = OnDisk::open(&path).unwrap().fill_at(bytes.len() as u64 - 10, &mut [0; 20]);
+        let past = OnDisk::open(&path, true).unwrap().fill_at(bytes.len() as u64 - 10, &mut [0; 20]);
         assert!(past.unwrap_err().message.contains("fill"), "a file that ends early is no file of zeros");
     }
 
@@ -204,9 +207,12 @@ mod tests {
         let path = folder.path().join("x");
         std::fs::write(&path, [7; 10_000]).unwrap();
         let mut into = [0; 5000];
-        Kept::open(&path).unwrap().fill_at(5000, &mut into).unwrap();
-        assert_eq!(into, [7; 5000]);
-        assert!(Kept::open(&path).unwrap().fill_at(5001, &mut into).is_err(), "past the end");
-        assert!(Kept::open(folder.path()).is_err(), "a folder");
+        let mut kept = Kept(open(&path).unwrap());
+        match kept.read(5000, &mut into) {
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
+            Ok(()) => assert_eq!(into, [7; 5000]),
+        }
+        assert!(kept.read(5001, &mut into).is_err(), "past the end");
+        assert!(open(folder.path()).is_err(), "a folder");
     }
 }

@@ -34,8 +34,8 @@ pub(crate) const ANSWER_BYTES: u64 = (AHEAD as u64 + 1) * BLOCK_BYTES;
 /// below any link a trainer has, and enough that memory given to a body comes back.
 const PACE_BYTES: u64 = 1 << 20;
 
-/// Bytes of a read that is passed on as it is: most of the memory it came in.
-const LONG_BYTES: usize = 64 << 10;
+/// Bytes of a read that is passed on as it is: half of the memory it came in, or more.
+const LONG_BYTES: usize = 128 << 10;
 
 /// Bytes that are passed on at once where they come in short reads: what a client sends a byte at a time would take 32 times its memory in pieces.
 const PIECE_BYTES: u64 = 512 << 10;
