@@ -39,6 +39,7 @@ const TOP_LEVEL: &[&str] =
 /// - `maps.rs`: files of the store are mapped to be sent.
 const UNSAFE_FILES: &[&str] = &[
     "client/src/transfer/copy.rs",
+    "client/src/transfer/leased.rs",
     "client/src/transfer/sink.rs",
     "server/engine/src/store/folder.rs",
     "server/src/maps.rs",

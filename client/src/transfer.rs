@@ -11,6 +11,7 @@
 //! | `sink.rs` | where the bytes of a restore go |
 //! | `read.rs` | planned ranges of packs, as many at once as is best |
 //! | `delivery.rs` | the groups of one read, verified, into sinks |
+//! | `leased.rs` | a part of such a file, looked at where the system keeps it |
 //! | `local.rs` | stored objects that are files of this machine |
 //! | `window.rs` | how many reads are best |
 //! | `write.rs` | packs out |
@@ -25,6 +26,7 @@ pub(crate) mod coding;
 pub(crate) mod copy;
 mod delivery;
 pub(crate) mod hash;
+mod leased;
 pub(crate) mod local;
 pub(crate) mod phases;
 pub mod progress;

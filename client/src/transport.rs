@@ -67,6 +67,18 @@ pub enum PackBytes {
 pub trait Source {
     /// Fills `into` with the bytes from `position` of the object on. From call to call positions only grow.
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault>;
+
+    /// Lends the bytes of `range` of the object where they lie in memory as one piece that stays as it is; `None` where
+    /// they have to be asked for. The next call is for the same bytes or later ones.
+    fn lend(&mut self, range: ByteRange) -> Option<&[u8]> {
+        let _ = range;
+        None
+    }
+}
+
+/// A source was asked for bytes that it does not have.
+pub(crate) fn absent(position: u64) -> Fault {
+    Fault::of(FaultCode::Integrity, format!("bytes at {position} were not read"))
 }
 
 /// Somebody who takes the bytes of a part of an object in order, and checks them.
@@ -84,11 +96,23 @@ pub trait Taker: fmt::Debug + Send + Sync + 'static {
 pub(crate) struct Held {
     position: u64,
     pieces: VecDeque<Bytes>,
+    lent: Bytes,
 }
 
 impl Held {
     pub(crate) fn new(start: u64, pieces: impl Into<VecDeque<Bytes>>) -> Self {
-        Self { position: start, pieces: pieces.into() }
+        Self { position: start, pieces: pieces.into(), lent: Bytes::new() }
+    }
+
+    fn skip_to(&mut self, position: u64) -> Result<(), Fault> {
+        let mut skip = position.checked_sub(self.position).ok_or_else(|| absent(position))?;
+        while skip > 0 {
+            match self.next(skip).len() as u64 {
+                0 => return Err(absent(position)),
+                skipped => skip -= skipped,
+            }
+        }
+        Ok(())
     }
 
     /// Takes the next bytes, at most `most`; none when there are no more.
@@ -110,24 +134,26 @@ impl Held {
 
 impl Source for Held {
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
-        let absent = || Fault::of(FaultCode::Integrity, format!("bytes at {position} were not read"));
-        let mut skip = position.checked_sub(self.position).ok_or_else(absent)?;
-        while skip > 0 {
-            match self.next(skip).len() as u64 {
-                0 => return Err(absent()),
-                skipped => skip -= skipped,
-            }
-        }
+        self.skip_to(position)?;
         let mut filled = 0;
         while filled < into.len() {
             let taken = self.next((into.len() - filled) as u64);
             if taken.is_empty() {
-                return Err(absent());
+                return Err(absent(position));
             }
             into[filled..filled + taken.len()].copy_from_slice(&taken);
             filled += taken.len();
         }
         Ok(())
+    }
+
+    fn lend(&mut self, range: ByteRange) -> Option<&[u8]> {
+        self.skip_to(range.start()).ok()?;
+        if (self.pieces.front()?.len() as u64) < range.len() {
+            return None;
+        }
+        self.lent = self.next(range.len());
+        Some(&self.lent)
     }
 }
 
@@ -253,5 +279,8 @@ mod tests {
         assert!(read.fill_at(18, &mut [0]).is_err() && read.fill_at(17, &mut [0]).is_err());
         assert!(held().fill_at(9, &mut into).is_err() && held().fill_at(16, &mut into).is_err());
         assert!(held().fill_at(u64::MAX, &mut []).is_err());
+        let lent = |start, end| held().lend(ByteRange::new(start, end).unwrap()).map(<[u8]>::to_vec);
+        assert_eq!(lent(15, 18).as_deref(), Some(&b"fgh"[..]));
+        assert!(lent(12, 14).is_none() && lent(15, 19).is_none() && lent(9, 10).is_none());
     }
 }

@@ -68,7 +68,7 @@ pub(crate) fn in_pieces(ambient: &dyn Ambient, whole: &mut [u8], each: impl Fn(u
 }
 
 /// Copies `from` into `into`, which is as long.
-fn copy(from: &[u8], into: &mut [u8]) {
+pub(crate) fn copy(from: &[u8], into: &mut [u8]) {
     if cfg!(target_arch = "x86_64") && into.len() >= SHORT_BYTES {
         past_caches(from, into);
     } else {

@@ -12,6 +12,7 @@ use gigastore_formats::tensor::boxes::Run;
 use gigastore_formats::tensor::slice::Codec;
 use gigastore_formats::wire::Fault;
 
+use super::copy::copy;
 use super::progress::Progress;
 use super::read::{Copy, FetchError};
 use super::sink::Lent;
@@ -93,30 +94,36 @@ impl Delivery {
 
     fn deliver(&self, group: Group, source: &mut dyn Source) -> Result<(), Undelivered> {
         let slice = &self.pack.slices[group.slice];
-        match in_place(slice, group) {
-            Some(mut place) => {
-                let filled = source.fill_at(group.stored.start(), &mut place).map_err(Undelivered::Source);
-                let checked = filled.and_then(|()| {
-                    slice.entry.open_group(group.index, &place).map(drop).map_err(|fault| self.damaged(group, fault))
-                });
-                match checked {
-                    Ok(()) => self.progress.done(place.len() as u64),
-                    Err(_) => place.fill(0),
-                }
-                checked
+        let check = |bytes: &[u8]| {
+            slice.entry.open_group(group.index, bytes).map(drop).map_err(|fault| self.damaged(group, fault))
+        };
+        let Some(mut place) = in_place(slice, group) else {
+            return match source.lend(group.stored) {
+                Some(stored) => self.spread(group, stored),
+                None => SCRATCH.with_borrow_mut(|scratch| self.spread(group, filled(scratch, group, source)?)),
+            };
+        };
+        let checked = match source.lend(group.stored) {
+            // Copied first: that brings it into the caches, where it is hashed, and what is copied past them.
+            Some(stored) => {
+                copy(stored, &mut place);
+                check(stored)
             }
-            None => SCRATCH.with_borrow_mut(|scratch| self.deliver_by_copy(group, source, scratch)),
+            None => {
+                let filled = source.fill_at(group.stored.start(), &mut place).map_err(Undelivered::Source);
+                filled.and_then(|()| check(&place))
+            }
+        };
+        match checked {
+            Ok(()) => self.progress.done(place.len() as u64),
+            Err(_) => place.fill(0),
         }
+        checked
     }
 
-    fn deliver_by_copy(&self, group: Group, source: &mut dyn Source, scratch: &mut Vec<u8>) -> Result<(), Undelivered> {
+    /// Checks the stored bytes of a group and writes what they stand for to wherever it goes.
+    fn spread(&self, group: Group, stored: &[u8]) -> Result<(), Undelivered> {
         let OpenSlice { entry, name, copies } = &self.pack.slices[group.slice];
-        let len = group.stored.len() as usize;
-        if scratch.len() < len {
-            scratch.resize(len, 0);
-        }
-        let stored = &mut scratch[..len];
-        source.fill_at(group.stored.start(), stored).map_err(Undelivered::Source)?;
         let logical = entry.open_group(group.index, stored).map_err(|fault| self.damaged(group, fault))?;
         let window = entry.slice.tree.group_range(group.index);
         for copy in copies {
@@ -135,6 +142,17 @@ impl Delivery {
         let (slice, object) = (self.pack.slices[group.slice].name.clone(), self.pack.object.clone());
         Undelivered::Failed(FetchError::Damaged { slice, object, range: group.stored, fault })
     }
+}
+
+/// Reads the stored bytes of a group into memory that is kept.
+fn filled<'s>(scratch: &'s mut Vec<u8>, group: Group, source: &mut dyn Source) -> Result<&'s [u8], Undelivered> {
+    let len = group.stored.len() as usize;
+    if scratch.len() < len {
+        scratch.resize(len, 0);
+    }
+    let stored = &mut scratch[..len];
+    source.fill_at(group.stored.start(), stored).map_err(Undelivered::Source)?;
+    Ok(stored)
 }
 
 /// Returns the memory that a group belongs to, where all of it belongs to one place and lies there as it is stored.

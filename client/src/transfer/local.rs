@@ -14,6 +14,7 @@ use std::sync::Arc;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::wire::{Fault, FaultCode};
 
+use super::leased::Leased;
 use crate::transport::{Source, Taker};
 
 /// What direct reads start and end on, in the file and in memory: the largest sector of common disks.
@@ -33,10 +34,14 @@ pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<
     let (path, start) = (Arc::new(path), taker.rest().start());
     let (warm, at) = (Arc::clone(taker), Arc::clone(&path));
     let kept = move || {
-        let mut file = Kept(open(&at)?);
+        let lost = |fault: Fault| io::Error::other(fault.message);
+        let mut file = match Leased::new(open(&at)?, warm.rest()) {
+            Ok(mut leased) => return warm.take(&mut leased).map_err(lost),
+            Err(file) => Kept(file),
+        };
         // A look first: a group that turns out not to be there was prepared for nothing.
         file.read(start, &mut [0])?;
-        warm.take(&mut file).map_err(|fault| io::Error::other(fault.message))
+        warm.take(&mut file).map_err(lost)
     };
     let Err(error) = ambient.computed(kept).await else { return };
     // A file system that can't tell what it keeps may keep all of it.
