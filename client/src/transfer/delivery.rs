@@ -18,6 +18,9 @@ use super::read::{Copy, FetchError};
 use super::sink::Lent;
 use crate::transport::{Source, Taker};
 
+/// Bytes that are hashed while they are warm: a small part of a core's own cache.
+const WARM_BYTES: usize = 128 << 10;
+
 thread_local! {
     /// Where a group lies that can't be filled in place: kept, because fresh memory costs more than the copy into it.
     /// As long as the longest group of this thread so far, about 1 MiB.
@@ -94,9 +97,6 @@ impl Delivery {
 
     fn deliver(&self, group: Group, source: &mut dyn Source) -> Result<(), Undelivered> {
         let slice = &self.pack.slices[group.slice];
-        let check = |bytes: &[u8]| {
-            slice.entry.open_group(group.index, bytes).map(drop).map_err(|fault| self.damaged(group, fault))
-        };
         let Some(mut place) = in_place(slice, group) else {
             return match source.lend(group.stored) {
                 Some(stored) => self.spread(group, stored),
@@ -104,15 +104,18 @@ impl Delivery {
             };
         };
         let checked = match source.lend(group.stored) {
-            // Copied first: that brings it into the caches, where it is hashed, and what is copied past them.
             Some(stored) => {
-                copy(stored, &mut place);
-                check(stored)
+                // To copy a piece brings it into the caches; what was copied goes past them.
+                let pieces = stored.chunks(WARM_BYTES).zip(place.chunks_mut(WARM_BYTES)).map(|(from, into)| {
+                    copy(from, into);
+                    from
+                });
+                slice.entry.check_raw_group(group.index, pieces).map_err(|fault| self.damaged(group, fault))
             }
-            None => {
-                let filled = source.fill_at(group.stored.start(), &mut place).map_err(Undelivered::Source);
-                filled.and_then(|()| check(&place))
-            }
+            None => source.fill_at(group.stored.start(), &mut place).map_err(Undelivered::Source).and_then(|()| {
+                let whole = std::iter::once(&place[..]);
+                slice.entry.check_raw_group(group.index, whole).map_err(|fault| self.damaged(group, fault))
+            }),
         };
         match checked {
             Ok(()) => self.progress.done(place.len() as u64),

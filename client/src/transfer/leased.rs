@@ -81,6 +81,9 @@ mod linux {
     /// memory says the same of all others.
     const PAGE_BYTES: usize = 4096;
 
+    /// `F_SETSIG` of Linux (`asm-generic/fcntl.h`), which the libc crate does not name.
+    const F_SETSIG: libc::c_int = 10;
+
     /// Leases a file and maps `range` of it, from the start of its page on, if all of that is in memory.
     pub(super) fn map(file: &File, range: ByteRange) -> Option<(Mmap, u64)> {
         if range.is_empty() || !lease(file) || file.metadata().ok()?.len() < range.end() {
@@ -105,7 +108,7 @@ mod linux {
         // default, SIGIO, ends a process.
         // SAFETY: both calls take a descriptor, which is open, and numbers; they touch no memory of this process.
         unsafe {
-            libc::fcntl(file, libc::F_SETSIG, libc::SIGURG) == 0
+            libc::fcntl(file, F_SETSIG, libc::SIGURG) == 0
                 && libc::fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) == 0
         }
     }
@@ -181,7 +184,9 @@ mod tests {
             // A page that is gone would end this process with a signal.
             for _ in 0..2000 {
                 if let Some(mut leased) = leased(&path, range(0, BYTES)) {
-                    assert!(leased.lend(range(0, BYTES)).unwrap().iter().step_by(512).all(|byte| [0, 7].contains(byte)));
+                    assert!(
+                        leased.lend(range(0, BYTES)).unwrap().iter().step_by(512).all(|byte| [0, 7].contains(byte))
+                    );
                 }
             }
             done.store(true, Ordering::Relaxed);

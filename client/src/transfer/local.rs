@@ -35,13 +35,13 @@ pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<
     let (warm, at) = (Arc::clone(taker), Arc::clone(&path));
     let kept = move || {
         let lost = |fault: Fault| io::Error::other(fault.message);
-        let mut file = match Leased::new(open(&at)?, warm.rest()) {
-            Ok(mut leased) => return warm.take(&mut leased).map_err(lost),
-            Err(file) => Kept(file),
-        };
-        // A look first: a group that turns out not to be there was prepared for nothing.
+        let mut file = Kept(open(&at)?);
+        // A look first: what turns out not to be there was prepared for nothing.
         file.read(start, &mut [0])?;
-        warm.take(&mut file).map_err(lost)
+        match Leased::new(file.0, warm.rest()) {
+            Ok(mut leased) => warm.take(&mut leased).map_err(lost),
+            Err(file) => warm.take(&mut Kept(file)).map_err(lost),
+        }
     };
     let Err(error) = ambient.computed(kept).await else { return };
     // A file system that can't tell what it keeps may keep all of it.

@@ -37,8 +37,19 @@ impl PackEntry {
                 Cow::Owned(decoded.map_err(|source| PackFault::Frame { index, source })?)
             }
         };
-        let fault = |GroupMismatch { index, expected, actual, .. }| PackFault::Group { index, expected, actual };
         tree.check_group(index, &logical).map_err(fault)?;
         Ok(logical)
     }
+
+    /// Checks group `index` of a raw slice in pieces, each hashed before the next is asked for.
+    ///
+    /// # Panics
+    /// Where the pieces have not as many bytes as the group.
+    pub fn check_raw_group<'s>(&self, index: u64, pieces: impl Iterator<Item = &'s [u8]>) -> Result<(), PackFault> {
+        self.slice.tree.check_group_in(index, pieces).map_err(fault)
+    }
+}
+
+fn fault(GroupMismatch { index, expected, actual, .. }: GroupMismatch) -> PackFault {
+    PackFault::Group { index, expected, actual }
 }

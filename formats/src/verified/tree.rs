@@ -214,16 +214,42 @@ impl GroupTree {
     /// Checks that `bytes` are exactly group `index`.
     pub fn check_group(&self, index: u64, bytes: &[u8]) -> Result<(), GroupMismatch> {
         let range = self.group_range(index);
-        let (expected, actual) = match self.values.get(index as usize) {
-            Some(value) if range.len() == bytes.len() as u64 => (*value, group_value(self.size, index, bytes)),
-            Some(value) => (*value, *Digest::of(bytes).as_bytes()),
-            None => (*self.root.as_bytes(), *Digest::of(bytes).as_bytes()),
-        };
-        if expected == actual && range.len() == bytes.len() as u64 {
-            return Ok(());
+        if range.len() == bytes.len() as u64 {
+            return self.check_group_in(index, std::iter::once(bytes));
         }
-        let (expected, actual) = (Digest::from_bytes(expected), Digest::from_bytes(actual));
-        Err(GroupMismatch { index, range, expected, actual })
+        let expected = self.values.get(index as usize).map_or(self.root, |value| Digest::from_bytes(*value));
+        Err(GroupMismatch { index, range, expected, actual: Digest::of(bytes) })
+    }
+
+    /// Checks group `index` in pieces. Each is hashed before the next is asked for: what the iterator does with one is
+    /// done while it is warm.
+    ///
+    /// # Panics
+    /// Where the pieces have not as many bytes as the group.
+    pub fn check_group_in<'b>(
+        &self,
+        index: u64,
+        pieces: impl Iterator<Item = &'b [u8]>,
+    ) -> Result<(), GroupMismatch> {
+        let (range, value) = (self.group_range(index), self.values.get(index as usize));
+        let (mut hasher, mut len) = (blake3::Hasher::new(), 0);
+        if value.is_some() {
+            hasher.set_input_offset(range.start());
+        }
+        for piece in pieces {
+            len += piece.len() as u64;
+            assert!(len <= range.len(), "the pieces of group {index} have more than its {} bytes", range.len());
+            hasher.update(piece);
+        }
+        assert_eq!(len, range.len(), "the pieces of group {index} have all of its bytes");
+        let (expected, actual) = match value {
+            Some(value) => (Digest::from_bytes(*value), Digest::from_bytes(hasher.finalize_non_root())),
+            None => (self.root, hasher.finalize().into()),
+        };
+        match expected == actual {
+            true => Ok(()),
+            false => Err(GroupMismatch { index, range, expected, actual }),
+        }
     }
 
     /// Checks bytes that start at a group border `start` and cover whole groups.
