@@ -87,8 +87,12 @@ impl Ambient for SystemAmbient {
 
     /// On tokio's threads for that, of which there are 512 at most.
     fn wait(&self, job: Job) {
-        // Who waits for the job's value sees it gone where it panics; the message was printed by the hook.
-        drop(Handle::current().spawn_blocking(job));
+        match Handle::try_current() {
+            // Whoever wants the job's value has another way to it.
+            Ok(runtime) => drop(runtime.spawn_blocking(job)),
+            // The runtime is ending, and with it whoever would wait for this thread.
+            Err(_) => job(),
+        }
     }
 
     /// Starts threads of its own, some 30 µs each: those of the pool may be in the middle of hashing, and nobody who

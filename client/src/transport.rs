@@ -74,6 +74,11 @@ pub trait Source {
         let _ = range;
         None
     }
+
+    /// Tells whether all that was lent so far stayed as it was, until now.
+    fn stayed(&self) -> bool {
+        true
+    }
 }
 
 /// A source was asked for bytes that it does not have.

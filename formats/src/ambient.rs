@@ -5,6 +5,7 @@
 //! Must never hold an implementation: the real one is the client's, the simulated one the tests'.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ pub trait Ambient: fmt::Debug + Send + Sync + 'static {
     /// Runs a computation on the pool of threads kept for them, as soon as one is free.
     fn compute(&self, job: Job);
 
-    /// Runs a job that spends its time waiting, for a disk or a socket, on a thread that nobody else waits for. Here that
-    /// is one of those kept for computations.
+    /// Runs a job that spends its time waiting, for a disk or a socket, on a thread that no computation waits for.
+    /// Where there are no such threads, as here, that is one of those kept for computations.
     fn wait(&self, job: Job) {
         self.compute(job);
     }
@@ -80,12 +81,20 @@ impl dyn Ambient {
     }
 }
 
-/// Makes a job of a function, and a future of what it returns.
+/// Makes a job of a function, and a future of what it returns. A panic is the future's; a job that is never run, as the
+/// process ends, leaves it waiting.
 fn returning<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> (Job, impl Future<Output = T>) {
     let (sender, receiver) = futures_channel::oneshot::channel();
     let job = Box::new(move || {
         // A receiver that is gone belongs to a caller that was cancelled: nobody wants the value.
-        let _ = sender.send(job());
+        let _ = sender.send(catch_unwind(AssertUnwindSafe(job)));
     });
-    (job, async { receiver.await.expect("a job panicked; its message stands above") })
+    let returned = async {
+        match receiver.await {
+            Ok(Ok(value)) => value,
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    (job, returned)
 }

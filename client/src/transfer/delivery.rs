@@ -16,7 +16,7 @@ use super::copy::copy;
 use super::progress::Progress;
 use super::read::{Copy, FetchError};
 use super::sink::Lent;
-use crate::transport::{Source, Taker};
+use crate::transport::{Source, Taker, absent};
 
 /// Bytes that are hashed while they are warm: a small part of a core's own cache.
 const WARM_BYTES: usize = 128 << 10;
@@ -98,10 +98,7 @@ impl Delivery {
     fn deliver(&self, group: Group, source: &mut dyn Source) -> Result<(), Undelivered> {
         let slice = &self.pack.slices[group.slice];
         let Some(mut place) = in_place(slice, group) else {
-            return match source.lend(group.stored) {
-                Some(stored) => self.spread(group, stored),
-                None => SCRATCH.with_borrow_mut(|scratch| self.spread(group, filled(scratch, group, source)?)),
-            };
+            return SCRATCH.with_borrow_mut(|scratch| self.deliver_by_copy(group, source, scratch));
         };
         let checked = match source.lend(group.stored) {
             Some(stored) => {
@@ -110,7 +107,12 @@ impl Delivery {
                     copy(from, into);
                     from
                 });
-                slice.entry.check_raw_group(group.index, pieces).map_err(|fault| self.damaged(group, fault))
+                let checked = slice.entry.check_raw_group(group.index, pieces);
+                match source.stayed() {
+                    // What was copied is what was checked.
+                    true => checked.map_err(|fault| self.damaged(group, fault)),
+                    false => Err(Undelivered::Source(absent(group.stored.start()))),
+                }
             }
             None => source.fill_at(group.stored.start(), &mut place).map_err(Undelivered::Source).and_then(|()| {
                 let whole = std::iter::once(&place[..]);
@@ -124,9 +126,14 @@ impl Delivery {
         checked
     }
 
-    /// Checks the stored bytes of a group and writes what they stand for to wherever it goes.
-    fn spread(&self, group: Group, stored: &[u8]) -> Result<(), Undelivered> {
+    fn deliver_by_copy(&self, group: Group, source: &mut dyn Source, scratch: &mut Vec<u8>) -> Result<(), Undelivered> {
         let OpenSlice { entry, name, copies } = &self.pack.slices[group.slice];
+        let len = group.stored.len() as usize;
+        if scratch.len() < len {
+            scratch.resize(len, 0);
+        }
+        let stored = &mut scratch[..len];
+        source.fill_at(group.stored.start(), stored).map_err(Undelivered::Source)?;
         let logical = entry.open_group(group.index, stored).map_err(|fault| self.damaged(group, fault))?;
         let window = entry.slice.tree.group_range(group.index);
         for copy in copies {
@@ -145,17 +152,6 @@ impl Delivery {
         let (slice, object) = (self.pack.slices[group.slice].name.clone(), self.pack.object.clone());
         Undelivered::Failed(FetchError::Damaged { slice, object, range: group.stored, fault })
     }
-}
-
-/// Reads the stored bytes of a group into memory that is kept.
-fn filled<'s>(scratch: &'s mut Vec<u8>, group: Group, source: &mut dyn Source) -> Result<&'s [u8], Undelivered> {
-    let len = group.stored.len() as usize;
-    if scratch.len() < len {
-        scratch.resize(len, 0);
-    }
-    let stored = &mut scratch[..len];
-    source.fill_at(group.stored.start(), stored).map_err(Undelivered::Source)?;
-    Ok(stored)
 }
 
 /// Returns the memory that a group belongs to, where all of it belongs to one place and lies there as it is stored.

@@ -2,54 +2,68 @@
 //!
 //! A map of a file that somebody cuts short ends the process that looks at it, and memory that somebody writes to may
 //! not be Rust's. A read lease (`F_SETLEASE`) rules out both: it is given only while nobody has the file open for
-//! writing, and whoever wants to write or truncate it then waits until the lease is given back, for 45 s at most
-//! (`/proc/sys/fs/lease-break-time`); it is held for the milliseconds of one read. Must never look at a byte of a file
-//! that is not leased, nor wait for a disk.
+//! writing, and whoever wants to write or truncate it then waits until the lease is given back. It is held for the
+//! milliseconds of one read. The system takes it away from a process that was stopped for longer than 45 s
+//! (`/proc/sys/fs/lease-break-time`) while somebody waited; so what was looked at counts only if the lease is still there
+//! afterwards. Only on file systems of this machine alone: elsewhere another machine knows of no lease. What is left is
+//! what every program that maps files lives with: a page that was dropped meanwhile and can't be read again ends the
+//! process. Must never look at a byte of a file that is not leased.
 
 #![allow(unsafe_code, reason = "leases, and maps that they make sound, have no safe interface")]
 
 use std::fs::File;
+use std::sync::Arc;
 
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::Fault;
 
-use crate::transport::Source;
+use crate::transport::{Source, absent};
 
 /// A part of a leased file.
 #[derive(Debug)]
 pub(super) struct Leased {
-    /// Before the file: the lease outlives it.
+    /// `None` only while this is dropped: it must be gone before the lease is.
     #[cfg(target_os = "linux")]
-    map: memmap2::Mmap,
-    /// Closing it gives the lease back.
-    _file: File,
+    map: Option<memmap2::Mmap>,
+    file: Arc<File>,
     /// The position in the file of the map's first byte.
     start: u64,
 }
 
+#[cfg(target_os = "linux")]
 impl Leased {
-    /// Maps `range` of a file. Gives the file back where it can't be leased (it is somebody else's, it is being written,
-    /// its file system has no leases), or where some of the range is not in memory.
-    #[cfg(target_os = "linux")]
-    pub(super) fn new(file: File, range: ByteRange) -> Result<Self, File> {
-        match linux::map(&file, range) {
-            Some((map, start)) => Ok(Self { map, _file: file, start }),
-            None => Err(file),
+    /// Maps `range` of a file; `None` where that can't be leased (it is somebody else's, it is being written, its file
+    /// system has no leases or other machines), or where some of the range is not in memory.
+    pub(super) fn new(file: Arc<File>, range: ByteRange) -> Option<Self> {
+        if range.is_empty() || !linux::lease(&file) {
+            return None;
         }
+        // From here on its end gives the lease back.
+        let mut leased = Self { map: None, file, start: range.start() };
+        leased.map = linux::map(&leased.file, range);
+        leased.map.is_some().then_some(leased)
     }
 
-    /// Elsewhere there are no leases.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn new(file: File, _: ByteRange) -> Result<Self, File> {
-        Err(file)
-    }
-
-    #[cfg(target_os = "linux")]
     fn bytes(&self) -> &[u8] {
-        &self.map
+        self.map.as_deref().unwrap_or_default()
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.map = None;
+        linux::give_back(&self.file);
+    }
+}
+
+/// Elsewhere there are no leases.
+#[cfg(not(target_os = "linux"))]
+impl Leased {
+    pub(super) fn new(_: Arc<File>, _: ByteRange) -> Option<Self> {
+        None
     }
 
-    #[cfg(not(target_os = "linux"))]
     fn bytes(&self) -> &[u8] {
         &[]
     }
@@ -58,9 +72,14 @@ impl Leased {
 impl Source for Leased {
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
         let range = ByteRange::with_len(position, into.len() as u64);
-        let lent = range.ok().and_then(|range| self.lend(range)).ok_or_else(|| crate::transport::absent(position))?;
+        let lent = range.ok().and_then(|range| self.lend(range)).ok_or_else(|| absent(position))?;
         into.copy_from_slice(lent);
         Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn stayed(&self) -> bool {
+        linux::is_leased(&self.file)
     }
 
     fn lend(&mut self, range: ByteRange) -> Option<&[u8]> {
@@ -77,40 +96,58 @@ mod linux {
     use gigastore_formats::range::ByteRange;
     use memmap2::{Advice, Mmap, MmapOptions};
 
-    /// What maps and residence are counted in. A larger page of the system is a multiple of it: then its first byte in
-    /// memory says the same of all others.
+    /// What residence is counted in. A larger page of the system is a multiple of it.
     const PAGE_BYTES: usize = 4096;
 
     /// `F_SETSIG` of Linux (`asm-generic/fcntl.h`), which the libc crate does not name.
     const F_SETSIG: libc::c_int = 10;
 
-    /// Leases a file and maps `range` of it, from the start of its page on, if all of that is in memory.
-    pub(super) fn map(file: &File, range: ByteRange) -> Option<(Mmap, u64)> {
-        if range.is_empty() || !lease(file) || file.metadata().ok()?.len() < range.end() {
+    /// File systems of one machine (`linux/magic.h`): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs.
+    const LOCAL: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
+
+    /// Leases a file of this machine.
+    pub(super) fn lease(file: &File) -> bool {
+        let local = |found: rustix::fs::StatFs| LOCAL.contains(&(found.f_type as u64));
+        if !rustix::fs::fstatfs(file).is_ok_and(local) {
+            return false;
+        }
+        // Whoever waits for the lease is announced with a signal: one that is ignored unless somebody asked for it. The
+        // default, SIGIO, ends a process.
+        fcntl(file, F_SETSIG, libc::SIGURG) == 0 && fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) == 0
+    }
+
+    /// Tells whether a lease was neither taken away, nor is to be given back.
+    pub(super) fn is_leased(file: &File) -> bool {
+        fcntl(file, libc::F_GETLEASE, 0) == libc::F_RDLCK
+    }
+
+    pub(super) fn give_back(file: &File) {
+        // One that was taken away is given back already.
+        fcntl(file, libc::F_SETLEASE, libc::F_UNLCK);
+    }
+
+    fn fcntl(file: &File, what: libc::c_int, how: libc::c_int) -> libc::c_int {
+        // SAFETY: each of the calls above takes a descriptor, which is open, and a number; none touches memory of this
+        // process.
+        unsafe { libc::fcntl(file.as_raw_fd(), what, how) }
+    }
+
+    /// Maps `range` of a leased file, if all of that is in memory.
+    pub(super) fn map(file: &File, range: ByteRange) -> Option<Mmap> {
+        if file.metadata().ok()?.len() < range.end() {
             return None;
         }
-        // memmap2 takes any offset and hides the bytes before it.
         let mut options = MmapOptions::new();
         options.offset(range.start()).len(usize::try_from(range.len()).ok()?);
         // SAFETY: with the lease nobody has the file open or mapped for writing, and nobody gets it so, nor truncates
-        // it, until the lease is given back; that happens when the file is closed, after this map is gone.
+        // it, until the lease is given back, which the owner of this map does after the map is gone. Where the system
+        // took the lease away before, what was seen is not used (see the head of this file).
         let map = unsafe { options.map(file) }.ok()?;
         if !in_memory(&map) {
             return None;
         }
         map.advise(Advice::PopulateRead).ok()?;
-        Some((map, range.start()))
-    }
-
-    fn lease(file: &File) -> bool {
-        let file = file.as_raw_fd();
-        // Whoever waits for the lease is announced with a signal: one that is ignored unless somebody asked for it. The
-        // default, SIGIO, ends a process.
-        // SAFETY: both calls take a descriptor, which is open, and numbers; they touch no memory of this process.
-        unsafe {
-            libc::fcntl(file, F_SETSIG, libc::SIGURG) == 0
-                && libc::fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) == 0
-        }
+        Some(map)
     }
 
     /// Tells whether every page of a map is in memory.
@@ -126,6 +163,7 @@ mod linux {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
@@ -136,7 +174,7 @@ mod tests {
 
     /// Leases of files in the folder for temporary ones, if its file system has them.
     fn leased(path: &std::path::Path, range: ByteRange) -> Option<Leased> {
-        Leased::new(File::open(path).unwrap(), range).ok()
+        Leased::new(Arc::new(File::open(path).unwrap()), range)
     }
 
     #[test]
@@ -153,7 +191,12 @@ mod tests {
         leased.fill_at(6000, &mut into).unwrap();
         assert_eq!(into, bytes[6000..6009]);
         assert!(leased.fill_at(2_999_995, &mut into).is_err() && leased.fill_at(0, &mut into).is_err());
-        assert!(super::tests::leased(&path, range(0, 3_000_001)).is_none(), "past the end");
+        assert!(leased.stayed());
+        let other = Arc::new(File::open(&path).unwrap());
+        assert!(Leased::new(Arc::clone(&other), range(0, 3_000_001)).is_none(), "past the end");
+        assert!(!linux::is_leased(&other), "what failed left a lease");
+        drop(leased);
+        File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     }
 
     #[test]
@@ -164,6 +207,11 @@ mod tests {
         let writer = File::options().write(true).open(&path).unwrap();
         assert!(leased(&path, range(0, 10_000)).is_none());
         drop(writer);
+        let Some(leased) = leased(&path, range(0, 10_000)) else { return };
+        // It is told to wait, and whoever looks is told of it.
+        let refused = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock);
+        assert!(!leased.stayed());
     }
 
     #[test]

@@ -2,17 +2,19 @@
 //!
 //! A read through the page cache costs a cold file more than its hash: pages to be found, and a copy. Read directly, a
 //! disk brings its bytes to where they belong while the processors hash, at the price that the next reader finds
-//! nothing kept. Must never wait for a disk on a thread that hashes.
+//! nothing kept. (A process that forks meanwhile may find such a read damaged on kernels before 6.5; it is noticed and
+//! read again.) Must never wait for a disk on a thread that hashes for others.
 
 use std::cell::RefCell;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::wire::{Fault, FaultCode};
+use rustix::fs::OFlags;
 
 use super::leased::Leased;
 use crate::transport::{Source, Taker};
@@ -29,26 +31,32 @@ thread_local! {
 }
 
 /// Passes what `taker` wants from a file of this machine to it. What the file does not give is left: whoever else has
-/// the bytes is asked, and says what is wrong.
-pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<dyn Taker>) {
-    let (path, start) = (Arc::new(path), taker.rest().start());
-    let (warm, at) = (Arc::clone(taker), Arc::clone(&path));
-    let kept = move || {
-        let lost = |fault: Fault| io::Error::other(fault.message);
-        let mut file = Kept(open(&at)?);
-        // A look first: what turns out not to be there was prepared for nothing.
-        file.read(start, &mut [0])?;
-        match Leased::new(file.0, warm.rest()) {
-            Ok(mut leased) => warm.take(&mut leased).map_err(lost),
-            Err(file) => warm.take(&mut Kept(file)).map_err(lost),
-        }
-    };
-    let Err(error) = ambient.computed(kept).await else { return };
-    // A file system that can't tell what it keeps may keep all of it.
-    let direct = error.kind() != io::ErrorKind::Unsupported;
-    let cold = Arc::clone(taker);
+/// the bytes is asked, and says what is wrong. `afresh`: from the disk, whatever is in memory.
+pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<dyn Taker>, afresh: bool) {
+    // A file system that is not there any more can keep this waiting.
+    let Ok((file, path)) = ambient.waited(move || open(&path).map(|file| (Arc::new(file), path))).await else { return };
+    let mut direct = true;
+    if !afresh {
+        let (file, taker) = (Arc::clone(&file), Arc::clone(taker));
+        let Err(error) = ambient.computed(move || take_kept(file, &*taker)).await else { return };
+        // A file system that can't tell what it keeps may keep all of it.
+        direct = error.kind() != io::ErrorKind::Unsupported;
+    }
+    let taker = Arc::clone(taker);
     // What goes wrong here, whoever is asked next says.
-    let _ = ambient.waited(move || cold.take(&mut OnDisk::open(&path, direct)?)).await;
+    let _ = ambient.waited(move || taker.take(&mut OnDisk::new(file, &path, direct))).await;
+}
+
+/// Passes what of it is in memory.
+fn take_kept(file: Arc<File>, taker: &dyn Taker) -> io::Result<()> {
+    let lost = |fault: Fault| io::Error::other(fault.message);
+    let mut kept = Kept(Arc::clone(&file));
+    // A look first: what turns out not to be there was prepared for nothing.
+    kept.read(taker.rest().start(), &mut [0])?;
+    match Leased::new(file, taker.rest()) {
+        Some(mut leased) => taker.take(&mut leased).map_err(lost),
+        None => taker.take(&mut kept).map_err(lost),
+    }
 }
 
 fn failed(error: io::Error) -> Fault {
@@ -57,14 +65,16 @@ fn failed(error: io::Error) -> Fault {
 
 fn open(path: &Path) -> io::Result<File> {
     // Opening a pipe would wait for whoever writes to it.
-    if !std::fs::metadata(path)?.is_file() {
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display())));
     }
-    File::open(path)
+    Ok(file)
 }
 
 /// What the system keeps of a file in memory.
-struct Kept(File);
+struct Kept(Arc<File>);
 
 impl Kept {
     #[cfg(target_os = "linux")]
@@ -99,15 +109,14 @@ impl Source for Kept {
 
 /// A file that has to be waited for.
 struct OnDisk {
-    file: File,
+    file: Arc<File>,
     /// The same past the page cache, where the file system has that.
     direct: Option<File>,
 }
 
 impl OnDisk {
-    fn open(path: &Path, direct: bool) -> Result<Self, Fault> {
-        let file = open(path).map_err(failed)?;
-        Ok(Self { file, direct: direct.then(|| open_direct(path).ok()).flatten() })
+    fn new(file: Arc<File>, path: &Path, direct: bool) -> Self {
+        Self { file, direct: direct.then(|| open_direct(path).ok()).flatten() }
     }
 
     /// Fills `into` past the page cache; tells how much of it.
@@ -145,9 +154,8 @@ impl Source for OnDisk {
 
 #[cfg(target_os = "linux")]
 fn open_direct(path: &Path) -> io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+    Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?.into())
 }
 
 /// Elsewhere files are read through the system's cache.
@@ -194,14 +202,15 @@ mod tests {
             (77, 0, 0),
         ] {
             for direct in [false, true] {
-                let mut on_disk = OnDisk::open(&path, direct).unwrap();
+                let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, direct);
                 let into = &mut memory[border + off..][..len];
                 into.fill(0);
                 on_disk.fill_at(at as u64, into).unwrap();
                 assert!(into == &bytes[at..at + len], "{len} bytes at {at} to {off}, direct {direct}");
             }
         }
-        let past = OnDisk::open(&path, true).unwrap().fill_at(bytes.len() as u64 - 10, &mut [0; 20]);
+        let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, true);
+        let past = on_disk.fill_at(bytes.len() as u64 - 10, &mut [0; 20]);
         assert!(past.unwrap_err().message.contains("fill"), "a file that ends early is no file of zeros");
     }
 
@@ -212,7 +221,7 @@ mod tests {
         let path = folder.path().join("x");
         std::fs::write(&path, [7; 10_000]).unwrap();
         let mut into = [0; 5000];
-        let mut kept = Kept(open(&path).unwrap());
+        let mut kept = Kept(Arc::new(open(&path).unwrap()));
         match kept.read(5000, &mut into) {
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
             Ok(()) => assert_eq!(into, [7; 5000]),

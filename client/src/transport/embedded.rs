@@ -75,11 +75,11 @@ impl Transport for Engine {
         kind: ObjectKind,
         object: &Stored,
         taker: Arc<dyn Taker>,
-        _afresh: bool,
+        afresh: bool,
     ) -> Result<(), Fault> {
         let ambient = self.ambient();
         if let Some(path) = self.path(project, kind, object) {
-            pass_file(&*ambient, path, &taker).await;
+            pass_file(&*ambient, path, &taker, afresh).await;
         }
         let rest = taker.rest();
         if rest.is_empty() {

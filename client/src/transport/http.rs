@@ -346,7 +346,7 @@ impl Http {
         };
         match self.places.of((project.clone(), kind, *object), &*self.ambient, ask).await {
             // The folder of the service may not be this machine's.
-            Some(DirectPlace::Path(path)) => pass_file(&*self.ambient, path, taker).await,
+            Some(DirectPlace::Path(path)) => pass_file(&*self.ambient, path, taker, false).await,
             Some(DirectPlace::Url(url)) => self.remote.pass_signed(&url, taker).await,
             None => {}
         }

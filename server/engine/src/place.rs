@@ -149,6 +149,7 @@ impl Engine {
                 needs.oldest = Some(needs.oldest.map_or(object.epoch, |oldest| oldest.min(object.epoch)));
             }
         }
+        self.keep_names(project, ObjectKind::Pack, packs.keys().copied()).await?;
         let rows = merged.rows.into_iter().filter_map(|row| {
             let Place { pack, header_len, offset, stored_len, codec } = row.place?;
             let place = Place { pack: stored[&pack], header_len, offset, stored_len, codec };

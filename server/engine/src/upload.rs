@@ -154,8 +154,20 @@ impl Engine {
         self.store_object(key, len, Body::Stream { len, pieces }).await
     }
 
+    /// Makes the names of stored objects durable, before a commit refers to them: whoever stored one may have died when it
+    /// was visible and its name not yet durable.
+    pub(crate) async fn keep_names(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        objects: impl Iterator<Item = Stored>,
+    ) -> Result<(), StoreError> {
+        let keys = objects.map(|stored| keys::object(project, kind, &stored)).collect();
+        self.objects.keep_names(&self.ambient, keys).await
+    }
+
     pub(crate) async fn store_object(&self, key: String, expected: u64, body: Body) -> Result<(), UploadError> {
-        match self.objects.store(&*self.ambient, &key, body).await? {
+        match self.objects.store(&self.ambient, &key, body).await? {
             Created::Exists(actual) if actual != expected => Err(UploadError::Damaged { key, expected, actual }),
             Created::New | Created::Exists(_) => Ok(()),
         }

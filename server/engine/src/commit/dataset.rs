@@ -104,6 +104,7 @@ impl Engine {
             }
         });
         checks.buffer_unordered(FILES_IN_FLIGHT).try_collect::<()>().await?;
+        self.keep_names(project, ObjectKind::Blob, dataset.rows.iter().map(|row| row.blob)).await?;
         Ok(needs)
     }
 

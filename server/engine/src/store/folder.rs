@@ -5,19 +5,121 @@
 //! come and the processors idle while it catches up. Must never replace a file, nor name one whose bytes could still be
 //! lost.
 
-#![allow(unsafe_code, reason = "Linux starts to write pages back by a call that no safe crate has")]
+#![allow(unsafe_code, reason = "Linux starts to write pages back with a call that no safe crate has")]
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use gigastore_formats::ambient::Ambient;
+
+use super::objects::{Body, BodyError};
+
+/// Bytes that are written at once where they come in pieces: 2 MiB, long enough that the write costs more than handing
+/// it to a thread, and short enough that many objects on their way fit into little memory.
+const BATCH_BYTES: u64 = 2 << 20;
+
+/// Memory of one object on its way: a batch that is written, one that is gathered, one that is checked before, and what
+/// their pieces hold of the memory that they came in.
+pub(super) const MEMORY_BYTES: u64 = 4 * BATCH_BYTES;
 
 /// Bytes after which the disk is set to work on them: 8 MiB, above which disks get no faster.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
+/// Why an object was not written.
+#[derive(Debug)]
+pub(super) enum Unwritten {
+    /// There is one already.
+    Exists,
+    /// The folder did not take it.
+    Folder(io::Error),
+    /// Its bytes did not come as promised.
+    Body(BodyError),
+}
+
+impl From<io::Error> for Unwritten {
+    fn from(error: io::Error) -> Self {
+        Self::Folder(error)
+    }
+}
+
+/// Writes an object to the file `path`, durably, where there is none.
+pub(super) async fn write(ambient: &Arc<dyn Ambient>, path: PathBuf, body: Body) -> Result<(), Unwritten> {
+    let incoming = ambient.waited(move || Incoming::new(path)).await?;
+    let mut staged = Staged { incoming: Some(incoming), ambient: Arc::clone(ambient) };
+    match body {
+        Body::Whole(pieces) => staged.write(pieces).await?,
+        Body::Stream { mut pieces, .. } => {
+            let mut gathered = batch(&mut pieces, BATCH_BYTES).await.map_err(Unwritten::Body)?;
+            while !gathered.is_empty() {
+                let next = async { batch(&mut pieces, BATCH_BYTES).await.map_err(Unwritten::Body) };
+                (gathered, _) = futures::try_join!(next, staged.write(gathered))?;
+            }
+        }
+    }
+    match staged.incoming.take() {
+        Some(incoming) => ambient.waited(move || incoming.publish()).await,
+        None => Err(io::Error::other("its file is gone").into()),
+    }
+}
+
+/// Makes the names of files durable, whoever wrote them: those of their folders, up to that of the store.
+pub(super) fn keep_names<'p>(paths: impl Iterator<Item = &'p Path>, store: &Path) -> io::Result<()> {
+    let above = |path: &'p Path| path.ancestors().skip(1).take_while(|folder| folder.starts_with(store));
+    let folders: BTreeSet<&Path> = paths.flat_map(above).collect();
+    folders.into_iter().try_for_each(sync_folder)
+}
+
+/// Gathers pieces until they are `least` bytes; none when there are no more.
+pub(crate) async fn batch(
+    pieces: &mut BoxStream<'static, Result<Bytes, BodyError>>,
+    least: u64,
+) -> Result<Vec<Bytes>, BodyError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while bytes < least
+        && let Some(piece) = pieces.next().await.transpose()?
+    {
+        bytes += piece.len() as u64;
+        batch.push(piece);
+    }
+    Ok(batch)
+}
+
+/// An incoming file between two jobs. Given up, it is removed by a thread that may wait for that.
+struct Staged {
+    incoming: Option<Incoming>,
+    ambient: Arc<dyn Ambient>,
+}
+
+impl Staged {
+    async fn write(&mut self, pieces: Vec<Bytes>) -> Result<(), Unwritten> {
+        let Some(mut incoming) = self.incoming.take() else { return Ok(()) };
+        let write = move || {
+            let wrote = pieces.iter().try_for_each(|piece| incoming.write(piece));
+            (incoming, wrote)
+        };
+        let (incoming, wrote) = self.ambient.waited(write).await;
+        self.incoming = Some(incoming);
+        Ok(wrote?)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some(incoming) = self.incoming.take() {
+            self.ambient.wait(Box::new(move || drop(incoming)));
+        }
+    }
+}
+
 /// A file on its way: under a name that no object has, until it is published. Unpublished, it is removed when dropped.
 #[derive(Debug)]
-pub(super) struct Incoming {
+struct Incoming {
     file: File,
     staged: PathBuf,
     path: PathBuf,
@@ -28,7 +130,7 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// Begins a file that will be `path`, in a folder that is made durable where it is not there yet.
-    pub(super) fn new(path: PathBuf) -> io::Result<Self> {
+    fn new(path: PathBuf) -> io::Result<Self> {
         let mut number = 1_u64;
         loop {
             // The object store's own names for this: it lists no such file.
@@ -39,14 +141,14 @@ impl Incoming {
                 Ok(file) => return Ok(Self { file, staged, path, written: 0, begun: 0 }),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
                 Err(error) if error.kind() == ErrorKind::NotFound => make_folder(folder_of(&path)?)?,
-                Err(error) => return Err(error),
+                Err(error) => return Err(failed("made", &staged)(error)),
             }
         }
     }
 
     /// Appends bytes.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes).map_err(failed("written", &self.staged))?;
         self.written += bytes.len() as u64;
         if self.written - self.begun >= WRITE_BACK_BYTES {
             write_back(&self.file, self.begun, self.written - self.begun);
@@ -55,21 +157,23 @@ impl Incoming {
         Ok(())
     }
 
-    /// Makes the file durable, then visible, then its name durable. `AlreadyExists` where there is a file of that name,
-    /// which stays.
-    pub(super) fn publish(self) -> io::Result<()> {
-        self.file.sync_data()?;
-        fs::hard_link(&self.staged, &self.path)?;
+    /// Makes the file durable, then visible, then its name durable.
+    fn publish(self) -> Result<(), Unwritten> {
+        self.file.sync_data().map_err(failed("synced", &self.staged))?;
+        match fs::hard_link(&self.staged, &self.path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Unwritten::Exists),
+            linked => linked.map_err(failed("linked", &self.path))?,
+        }
         let folder = folder_of(&self.path)?.to_owned();
         // The staged name goes first, so that one sync of the folder does for both.
         drop(self);
-        sync_folder(&folder)
+        Ok(sync_folder(&folder)?)
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // One that stays is swept with the staging files.
+        // One that stays takes room under a name that no object has, and nothing else.
         let _ = fs::remove_file(&self.staged);
     }
 }
@@ -86,18 +190,25 @@ fn make_folder(folder: &Path) -> io::Result<()> {
             make_folder(above)?;
             return make_folder(folder);
         }
-        // Whoever made it meanwhile may not have made it durable yet.
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        // Whoever made it meanwhile may not have made it durable yet. A link to nowhere is no folder.
+        Err(error) if error.kind() != ErrorKind::AlreadyExists || !folder.is_dir() => {
+            return Err(failed("made", folder)(error));
+        }
         Ok(()) | Err(_) => {}
     }
     sync_folder(above)
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    File::open(folder).and_then(|opened| opened.sync_all()).map_err(failed("synced", folder))
 }
 
-/// Has the disk begin to write pages, without waiting for it. What goes wrong there, the sync at the end says.
+/// Says what could not be done to which file.
+fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{} can't be {what}: {error}", path.display()))
+}
+
+/// Has the disk begin to write pages; waits only for a place in its queue. What goes wrong there, the sync at the end says.
 #[cfg(target_os = "linux")]
 fn write_back(file: &File, start: u64, len: u64) {
     use std::os::fd::AsRawFd;
@@ -136,7 +247,7 @@ mod tests {
         assert_eq!(names(&inner), ["x#1", "x#2"]);
         first.publish().unwrap();
         assert_eq!(names(&inner), ["x", "x#2"]);
-        assert_eq!(second.publish().unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert!(matches!(second.publish(), Err(Unwritten::Exists)));
         assert_eq!(names(&inner), ["x"]);
         assert!(fs::read(&path).unwrap() == piece.repeat(3));
     }
@@ -151,5 +262,25 @@ mod tests {
         std::fs::write(folder.path().join("file"), "").unwrap();
         let error = Incoming::new(folder.path().join("file/x")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotADirectory);
+        assert!(error.to_string().contains("file/x#1 can't be made"), "{error}");
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_an_error_and_no_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), folder.path().join("packs")).unwrap();
+        for path in ["packs/x", "packs/5e/x"] {
+            let error = Incoming::new(folder.path().join(path)).unwrap_err();
+            assert!(error.to_string().contains("packs can't be made"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_are_kept_up_to_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a/b/x", "a/c/y"].map(|path| folder.path().join(path));
+        assert!(keep_names(paths.iter().map(PathBuf::as_path), folder.path()).is_err(), "there are no such folders");
+        ["a/b", "a/c"].iter().for_each(|inner| fs::create_dir_all(folder.path().join(inner)).unwrap());
+        keep_names(paths.iter().map(PathBuf::as_path), folder.path()).unwrap();
     }
 }

@@ -14,4 +14,5 @@ pub use error::StoreError;
 pub use objects::{Body, BodyError, Objects};
 pub use open::{OpenError, OpenMode, StoreUrl};
 
-pub(crate) use objects::{Created, batch};
+pub(crate) use folder::batch;
+pub(crate) use objects::Created;

@@ -23,7 +23,7 @@ use object_store::{
 
 use super::StoreError;
 use super::connect::Connected;
-use super::folder::Incoming;
+use super::folder::{self, Unwritten};
 
 /// Bytes of one part of a multipart upload: 8 MiB, above S3's least of 5. With S3's 10,000 parts that reaches 78 GiB;
 /// larger objects get larger parts (see [`part_bytes`]).
@@ -31,13 +31,6 @@ const PART_BYTES: u64 = 8 << 20;
 
 /// Most parts of one upload, S3's limit.
 const MAX_PARTS: u64 = 10_000;
-
-/// Bytes that are written to a file at once, where they come in pieces: 2 MiB, long enough that the write costs more
-/// than handing it to a thread, and short enough that many uploads fit into little memory.
-const BATCH_BYTES: u64 = 2 << 20;
-
-/// Batches of one upload in memory: one that is written, one that is gathered, and room for the piece on its way.
-const BATCHES: u64 = 3;
 
 /// Parts of one upload in flight: three hide a store's latency, and with the one being filled hold 32 MiB.
 const PARTS_IN_FLIGHT: usize = 3;
@@ -227,11 +220,11 @@ impl Objects {
     /// Stores a content-named object from `body`. Where one is there already nothing is sent and its length is
     /// returned.
     ///
-    /// What is longer than one part goes up in parts that become visible together, each a request with a deadline of
-    /// its own. Completing has no create mode (at S3 it overwrites, and a local file is renamed over another), so the
-    /// looks before the first part and before completing are what keeps an existing object. A race of two writers that
-    /// both saw none ends with an equal object over an equal one: its name is the digest of its content.
-    pub(crate) async fn store(&self, ambient: &dyn Ambient, key: &str, body: Body) -> Result<Created, StoreError> {
+    /// To a cloud store, what is longer than one part goes up in parts that become visible together, each a request with
+    /// a deadline of its own. Completing has no create mode (S3 overwrites), so the looks before the first part and
+    /// before completing are what keeps an existing object. A race of two writers that both saw none ends with an equal
+    /// object over an equal one: its name is the digest of its content. A file is never replaced.
+    pub(crate) async fn store(&self, ambient: &Arc<dyn Ambient>, key: &str, body: Body) -> Result<Created, StoreError> {
         let len = match &body {
             Body::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
             Body::Stream { len, .. } => *len,
@@ -240,7 +233,7 @@ impl Objects {
             // One request says whether it is there and puts it there if not.
             (None, Body::Whole(pieces)) if len <= PART_BYTES => return self.create(key, pieces).await,
             (path, body) => match self.len(key).await? {
-                Some(len) => Ok(Created::Exists(len)),
+                Some(len) => self.exists(ambient, key, len).await,
                 None => match path {
                     Some(path) => self.write_file(ambient, key, path, body).await,
                     None => self.upload(key, len, body).await,
@@ -252,45 +245,39 @@ impl Objects {
     /// Stores an object as a file of the store's folder.
     async fn write_file(
         &self,
-        ambient: &dyn Ambient,
+        ambient: &Arc<dyn Ambient>,
         key: &str,
         path: PathBuf,
         body: Body,
     ) -> Result<Created, StoreError> {
-        let failed =
-            |error: io::Error| StoreError::sort(key, Error::Generic { store: "folder", source: Box::new(error) });
-        let mut file = ambient.waited(move || Incoming::new(path)).await.map_err(failed)?;
-        let published = match body {
-            Body::Whole(pieces) => {
-                let write = move || {
-                    pieces.iter().try_for_each(|piece| file.write(piece))?;
-                    file.publish()
-                };
-                ambient.waited(write).await
-            }
-            Body::Stream { mut pieces, .. } => {
-                let broken = |source| StoreError::Body { key: key.to_owned(), source };
-                let mut batch = batch(&mut pieces, BATCH_BYTES).await.map_err(broken)?;
-                while !batch.is_empty() {
-                    let write = ambient.waited(move || {
-                        let wrote = batch.iter().try_for_each(|piece| file.write(piece));
-                        (file, wrote)
-                    });
-                    let (next, (back, wrote)) = futures::join!(self::batch(&mut pieces, BATCH_BYTES), write);
-                    wrote.map_err(failed)?;
-                    (file, batch) = (back, next.map_err(broken)?);
-                }
-                ambient.waited(move || file.publish()).await
-            }
-        };
-        match published {
+        let failed = |error: io::Error| StoreError::sort(key, folder_error(error));
+        match folder::write(ambient, path, body).await {
             Ok(()) => Ok(Created::New),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let gone = || StoreError::NotFound { key: key.to_owned() };
-                self.len(key).await?.map(Created::Exists).ok_or_else(gone)
+            Err(Unwritten::Exists) => {
+                // Something that is no file, then.
+                let odd = || failed(io::Error::other("there is something of that name, and no object"));
+                let len = self.len(key).await?.ok_or_else(odd)?;
+                self.exists(ambient, key, len).await
             }
-            Err(error) => Err(failed(error)),
+            Err(Unwritten::Folder(error)) => Err(failed(error)),
+            Err(Unwritten::Body(source)) => Err(StoreError::Body { key: key.to_owned(), source }),
         }
+    }
+
+    /// Says that an object is there, once that is durable: whoever put it there may not have come so far.
+    async fn exists(&self, ambient: &Arc<dyn Ambient>, key: &str, len: u64) -> Result<Created, StoreError> {
+        self.keep_names(ambient, vec![key.to_owned()]).await?;
+        Ok(Created::Exists(len))
+    }
+
+    /// Makes the names of objects durable that others may have stored a moment ago, where they are files.
+    pub(crate) async fn keep_names(&self, ambient: &Arc<dyn Ambient>, keys: Vec<String>) -> Result<(), StoreError> {
+        let (Some(folder), Some(first)) = (self.folder.clone(), keys.first().cloned()) else { return Ok(()) };
+        let keep = move || {
+            let paths: Vec<PathBuf> = keys.iter().map(|key| folder.join(key)).collect();
+            folder::keep_names(paths.iter().map(PathBuf::as_path), &folder)
+        };
+        ambient.waited(keep).await.map_err(|error| StoreError::sort(&first, folder_error(error)))
     }
 
     /// Stores an object in parts, or whole where it is no longer than one.
@@ -315,7 +302,7 @@ impl Objects {
         };
         let done = sent.await;
         if !matches!(done, Ok(Created::New)) {
-            // What ended the upload is the thing to report; a part that stays is swept with the staging files.
+            // What ended the upload is the thing to report.
             let _ = upload.abort().await;
         }
         done
@@ -324,8 +311,9 @@ impl Objects {
     /// Returns the bytes that an upload of an object of `len` bytes holds in memory.
     pub(crate) fn upload_memory(&self, len: u64) -> u64 {
         let most = match self.folder {
-            Some(_) => BATCHES * BATCH_BYTES,
-            None => (PARTS_IN_FLIGHT as u64 + 1) * part_bytes(len),
+            Some(_) => folder::MEMORY_BYTES,
+            // Those in flight, one that is gathered, and what pieces hold of the memory that they came in.
+            None => (PARTS_IN_FLIGHT as u64 + 2) * part_bytes(len),
         };
         len.min(most)
     }
@@ -373,19 +361,8 @@ fn part_bytes(len: u64) -> u64 {
     PART_BYTES.max(len.div_ceil(MAX_PARTS).next_multiple_of(1 << 20))
 }
 
-/// Gathers pieces until they are `least` bytes; none when there are no more.
-pub(crate) async fn batch(
-    pieces: &mut BoxStream<'static, Result<Bytes, BodyError>>,
-    least: u64,
-) -> Result<Vec<Bytes>, BodyError> {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    while bytes < least
-        && let Some(piece) = pieces.next().await.transpose()?
-    {
-        bytes += piece.len() as u64;
-        batch.push(piece);
-    }
-    Ok(batch)
+fn folder_error(error: io::Error) -> Error {
+    Error::Generic { store: "folder", source: Box::new(error) }
 }
 
 async fn send_parts(
