@@ -35,6 +35,8 @@ const TOP_LEVEL: &[&str] =
 /// Files that may have `unsafe` blocks, each block with its `SAFETY:`.
 ///
 /// - `copy.rs`: stores that go past the caches are intrinsics; they double the speed of copies that nobody reads soon.
+/// - `folder.rs`: Linux starts to write pages back with a call that has no safe interface.
+/// - `leased.rs`: files of the store are mapped while a lease keeps writers out.
 /// - `sink.rs`: threads fill parts of a caller's buffer at once.
 /// - `maps.rs`: files of the store are mapped to be sent.
 const UNSAFE_FILES: &[&str] = &[

@@ -29,9 +29,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a request's head: 16,384 connections hold 256 MiB at most, where all of them are in the middle of one.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// Most bytes that are read from a connection at once. They grow to this only while a body comes in faster than it is
-/// read; a quarter of it costs a fast upload twice the system's work.
-const MAX_READ_BYTES: usize = 256 << 10;
+/// Most bytes that are read from a connection at once, and of an answer that are gathered before they are written. A
+/// connection that brought a fast body keeps so many until it ends, 2 GiB for 16,384 of them; a quarter costs a fast
+/// upload twice the system's work.
+pub(crate) const MAX_READ_BYTES: usize = 128 << 10;
 
 /// Serves connections until `stop`, then lets those in flight finish.
 pub(crate) async fn serve(

@@ -27,7 +27,7 @@ use super::known::Known;
 use super::open::OpenError;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
-use crate::transfer::coding::{Coding, Compression};
+use crate::transfer::coding::{Compression, Compressor};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::{SliceData, SourceError};
@@ -332,7 +332,7 @@ impl CheckpointSave {
             store: self.store.clone(),
             project: self.request.project.clone(),
             epoch: self.session.epoch,
-            coding: Coding::new(self.spec.compress, &self.store.ambient),
+            compressor: Compressor::new(self.spec.compress, &self.store.ambient),
             pool: self.pool.clone(),
             progress: self.progress.clone(),
             phases,

@@ -21,7 +21,7 @@ use gigastore_formats::wire::{Committed, DatasetRequest, Fault, FaultCode};
 use super::read::DatasetError;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
-use crate::transfer::coding::{Coding, Compression};
+use crate::transfer::coding::{Compression, Compressor};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::{SliceData, SourceError, SourceFile, SourceLook};
@@ -155,7 +155,7 @@ impl Store {
             store: self.clone(),
             project: spec.project.clone(),
             epoch,
-            coding: Coding::new(Compression::Off, &self.ambient),
+            compressor: Compressor::new(Compression::Off, &self.ambient),
             pool: BufferPool::default(),
             progress: progress.clone(),
         };

@@ -1,9 +1,9 @@
 //! Whether a pack is coded before it is sent: while the store is the slower of the two.
 //!
-//! Coding pays where it takes less time than the store would for the bytes that it saves. Neither speed is known
+//! Compressor pays where it takes less time than the store would for the bytes that it saves. Neither speed is known
 //! beforehand, so both are measured as the save goes: packs go raw while the store has nothing to do, one at a time is
-//! coded while it has, and none where coding turned out to be too slow. Must never let the store idle for a pack that
-//! is being coded.
+//! coded while it has, and none where coding turned out to be too slow. Must never let raw packs wait for one that is
+//! being coded while the store is idle.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,8 @@ pub enum Compression {
     /// They are stored as they are.
     #[default]
     Off,
-    /// Where the save is not slower for it: while the store takes bytes more slowly than they are compressed.
+    /// Where the save is not slower for it: while the store takes bytes more slowly than they are compressed. A save
+    /// that is run again may decide otherwise for a pack, and then sends that once more.
     Auto,
     /// However long it takes.
     Always,
@@ -33,7 +34,7 @@ const FASTER: f64 = 2.0;
 
 /// Decides for the packs of one rank's save. Clones share what they know.
 #[derive(Clone)]
-pub(crate) struct Coding {
+pub(crate) struct Compressor {
     wanted: Compression,
     ambient: Arc<dyn Ambient>,
     shared: Arc<Shared>,
@@ -77,13 +78,13 @@ impl Speeds {
     }
 }
 
-impl fmt::Debug for Coding {
+impl fmt::Debug for Compressor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Coding").field("wanted", &self.wanted).finish_non_exhaustive()
+        f.debug_struct("Compressor").field("wanted", &self.wanted).finish_non_exhaustive()
     }
 }
 
-impl Coding {
+impl Compressor {
     pub(crate) fn new(wanted: Compression, ambient: &Arc<dyn Ambient>) -> Self {
         let (speeds, changed, turn) = (Mutex::default(), Notify::new(), Arc::new(Semaphore::new(1)));
         Self { wanted, ambient: Arc::clone(ambient), shared: Arc::new(Shared { speeds, changed, turn }) }
@@ -123,7 +124,7 @@ impl Coding {
     }
 
     fn decided(&self, code: bool, turn: Option<OwnedSemaphorePermit>) -> Decided {
-        Decided { code, turn, began: self.ambient.monotonic(), sending: false, coding: self.clone() }
+        Decided { code, turn, began: self.ambient.monotonic(), sending: false, compressor: self.clone() }
     }
 
     fn speeds(&self) -> MutexGuard<'_, Speeds> {
@@ -138,26 +139,26 @@ pub(crate) struct Decided {
     turn: Option<OwnedSemaphorePermit>,
     began: Duration,
     sending: bool,
-    coding: Coding,
+    compressor: Compressor,
 }
 
 impl Decided {
     /// Says that slices of `bytes` were coded: from now on the pack is on its way.
     pub(crate) fn coded(&mut self, bytes: u64) {
         if self.turn.take().is_some() {
-            let mut speeds = self.coding.speeds();
+            let mut speeds = self.compressor.speeds();
             speeds.coded.bytes += bytes;
             // Slices that do not get smaller cost a sample only, and say nothing of the others.
             if bytes > 0 {
-                speeds.coded.time += self.coding.ambient.monotonic().saturating_sub(self.began);
+                speeds.coded.time += self.compressor.ambient.monotonic().saturating_sub(self.began);
             }
         }
         self.send();
     }
 
-    /// Says that `bytes` of it are in the store.
+    /// Says that `bytes` of it are in the store, sent or there before.
     pub(crate) fn sent(&self, bytes: u64) {
-        self.coding.speeds().sent.bytes += bytes;
+        self.compressor.speeds().sent.bytes += bytes;
     }
 
     fn send(&mut self) {
@@ -167,15 +168,15 @@ impl Decided {
     }
 
     fn change(&self, packs: impl FnOnce(usize) -> usize) {
-        let mut speeds = self.coding.speeds();
-        let now = self.coding.ambient.monotonic();
+        let mut speeds = self.compressor.speeds();
+        let now = self.compressor.ambient.monotonic();
         if speeds.sending > 0 {
             let since = speeds.since;
             speeds.sent.time += now.saturating_sub(since);
         }
         (speeds.sending, speeds.since) = (packs(speeds.sending), now);
         drop(speeds);
-        self.coding.shared.changed.notify_waiters();
+        self.compressor.shared.changed.notify_waiters();
     }
 }
 
@@ -194,33 +195,33 @@ mod tests {
 
     const MB: u64 = 1_000_000;
 
-    fn coding(wanted: Compression) -> Coding {
-        Coding::new(wanted, &SystemAmbient::shared())
+    fn compressor(wanted: Compression) -> Compressor {
+        Compressor::new(wanted, &SystemAmbient::shared())
     }
 
-    async fn waits(coding: &Coding) -> bool {
-        tokio::time::timeout(Duration::from_millis(50), coding.decide()).await.is_err()
+    async fn waits(compressor: &Compressor) -> bool {
+        tokio::time::timeout(Duration::from_millis(50), compressor.decide()).await.is_err()
     }
 
     #[tokio::test]
     async fn an_idle_store_gets_raw_packs_and_a_busy_one_a_coded_one() {
-        let coding = coding(Compression::Auto);
-        let (first, second) = (coding.decide().await, coding.decide().await);
-        let mut third = coding.decide().await;
+        let compressor = compressor(Compression::Auto);
+        let (first, second) = (compressor.decide().await, compressor.decide().await);
+        let mut third = compressor.decide().await;
         assert_eq!([first.code, second.code, third.code], [false, false, true]);
-        assert!(waits(&coding).await, "one is coded at a time");
+        assert!(waits(&compressor).await, "one is coded at a time");
         third.coded(64 * MB);
-        assert!(coding.decide().await.code);
+        assert!(compressor.decide().await.code);
         drop((first, second, third));
-        assert!(!coding.decide().await.code, "the store is idle");
+        assert!(!compressor.decide().await.code, "the store is idle");
     }
 
     #[tokio::test]
     async fn whoever_waits_for_a_turn_is_sent_when_the_store_is_idle() {
-        let coding = coding(Compression::Auto);
-        let (first, second) = (coding.decide().await, coding.decide().await);
-        let third = coding.decide().await;
-        let waiting = coding.clone();
+        let compressor = compressor(Compression::Auto);
+        let (first, second) = (compressor.decide().await, compressor.decide().await);
+        let third = compressor.decide().await;
+        let waiting = compressor.clone();
         let fourth = tokio::spawn(async move { waiting.decide().await.code });
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(third.code && !fourth.is_finished());
@@ -231,16 +232,16 @@ mod tests {
     #[tokio::test]
     async fn coding_that_is_not_much_faster_than_the_store_is_given_up() {
         for (faster, coded) in [(1, false), (8, true)] {
-            let coding = coding(Compression::Auto);
-            let packs = [coding.decide().await, coding.decide().await];
+            let compressor = compressor(Compression::Auto);
+            let packs = [compressor.decide().await, compressor.decide().await];
             let second = Duration::from_secs(1);
-            *coding.speeds() = Speeds {
+            *compressor.speeds() = Speeds {
                 sending: 2,
-                since: coding.ambient.monotonic(),
+                since: compressor.ambient.monotonic(),
                 sent: Done { bytes: 200 * MB, time: second },
                 coded: Done { bytes: faster * 200 * MB, time: second },
             };
-            assert_eq!(coding.decide().await.code, coded, "{faster}");
+            assert_eq!(compressor.decide().await.code, coded, "{faster}");
             drop(packs);
         }
     }
@@ -248,10 +249,10 @@ mod tests {
     #[tokio::test]
     async fn who_wants_it_in_any_case_does_not_wait() {
         for (wanted, code) in [(Compression::Always, true), (Compression::Off, false)] {
-            let coding = coding(wanted);
+            let compressor = compressor(wanted);
             let mut packs = Vec::new();
             for _ in 0..5 {
-                packs.push(coding.decide().await);
+                packs.push(compressor.decide().await);
             }
             assert!(packs.iter().all(|pack| pack.code == code));
         }

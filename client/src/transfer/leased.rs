@@ -4,10 +4,10 @@
 //! not be Rust's. A read lease (`F_SETLEASE`) rules out both: it is given only while nobody has the file open for
 //! writing, and whoever wants to write or truncate it then waits until the lease is given back. It is held for the
 //! milliseconds of one read. The system takes it away from a process that was stopped for longer than 45 s
-//! (`/proc/sys/fs/lease-break-time`) while somebody waited; so what was looked at counts only if the lease is still there
-//! afterwards. Only on file systems of this machine alone: elsewhere another machine knows of no lease. What is left is
-//! what every program that maps files lives with: a page that was dropped meanwhile and can't be read again ends the
-//! process. Must never look at a byte of a file that is not leased.
+//! (`/proc/sys/fs/lease-break-time`) while somebody waited; so what was looked at counts only if the lease is still
+//! there afterwards. Only on file systems of this machine alone: elsewhere another machine knows of no lease. What is
+//! left is what every program that maps files lives with: a page that was dropped meanwhile and can't be read again
+//! ends the process. Must never look at a byte of a file that is not leased.
 
 #![allow(unsafe_code, reason = "leases, and maps that they make sound, have no safe interface")]
 

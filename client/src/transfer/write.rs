@@ -13,14 +13,14 @@ use gigastore_formats::digest::Digest;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::codec::{encode_group, sampled_groups, worth_coding};
-use gigastore_formats::pack::{self, PackError, PackHeader, PackSlice};
+use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
 use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceRow};
 use gigastore_formats::timeline::Phase;
 use gigastore_formats::verified::{GroupSize, GroupTree, StreamHasher};
 use gigastore_formats::wire::Fault;
 
 use super::buffer::BufferPool;
-use super::coding::{Coding, Decided};
+use super::coding::{Compressor, Decided};
 use super::hash::trees;
 use super::phases::Phases;
 use super::progress::Progress;
@@ -66,7 +66,7 @@ pub(crate) struct Writer {
     pub(crate) store: Store,
     pub(crate) project: ProjectName,
     pub(crate) epoch: u64,
-    pub(crate) coding: Coding,
+    pub(crate) compressor: Compressor,
     pub(crate) pool: BufferPool,
     pub(crate) progress: Progress,
     pub(crate) phases: Phases,
@@ -137,12 +137,16 @@ impl Writer {
         if sent.is_empty() {
             return Ok(rows);
         }
-        let mut decided = self.coding.decide().await;
+        let begin = self.store.ambient.monotonic();
+        let mut decided = self.compressor.decide().await;
         let (packed, stored): (Vec<PackSlice>, Vec<Vec<Bytes>>) = match decided.code {
             true => {
                 let bytes = sent.iter().map(|(_, tree, _)| tree.len()).sum();
                 let coding = join_all(sent.into_iter().map(|(slice, tree, content)| self.coded(slice, tree, content)));
-                self.phases.timed(Phase::Code, bytes, coding).await.into_iter().unzip()
+                let coded = coding.await.into_iter().unzip();
+                // With the wait for a turn, which is why the save took so long.
+                self.phases.took(Phase::Code, bytes, begin);
+                coded
             }
             false => sent.into_iter().map(|(slice, tree, content)| raw(slice, tree, content)).unzip(),
         };
@@ -219,7 +223,7 @@ impl Writer {
         };
         let stored = ambient.computed(hashed).await;
         let lens = frames.iter().map(|frame| frame.len() as u64).collect();
-        (PackSlice { slice, tree, coding: pack::Coding::ZstdPlanes { stored, frames: lens } }, frames)
+        (PackSlice { slice, tree, coding: Coding::ZstdPlanes { stored, frames: lens } }, frames)
     }
 
     /// Stores a slice too long for memory as a pack of its own, raw: it is read once to be hashed, once to be sent.
@@ -233,8 +237,8 @@ impl Writer {
         if let Some(place) = known(tree.root(), tree.len()) {
             return Ok(SliceRow { slice, blake3: tree.root(), place: Some(place) });
         }
-        let decided = self.coding.raw();
-        let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: pack::Coding::Raw }])?;
+        let decided = self.compressor.raw();
+        let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }])?;
         let bytes = match data {
             SliceData::Memory(bytes) => PackBytes::Hashed(with_pads(&header, vec![vec![bytes]])),
             SliceData::File(_) => PackBytes::Reread(self.pieces(data)),
@@ -305,6 +309,7 @@ impl Writer {
         let asked = transport.lengths(&self.project, ObjectKind::Pack, &candidates);
         let lengths = self.phases.timed(Phase::Exists, 0, asked).await?;
         if lengths.contains(&Some(header.object_len())) {
+            decided.sent(header.object_len());
             return Ok(());
         }
         let sent = transport.put_pack(&self.project, named(self.epoch), head, bytes);
@@ -326,7 +331,7 @@ impl Writer {
 
 /// Leaves a slice as it is.
 fn raw(slice: SliceId, tree: GroupTree, content: Bytes) -> (PackSlice, Vec<Bytes>) {
-    (PackSlice { slice, tree, coding: pack::Coding::Raw }, vec![content])
+    (PackSlice { slice, tree, coding: Coding::Raw }, vec![content])
 }
 
 /// Puts the stored bytes of each slice and the pads between them in the order of the object.

@@ -226,11 +226,7 @@ impl GroupTree {
     ///
     /// # Panics
     /// Where the pieces have not as many bytes as the group.
-    pub fn check_group_in<'b>(
-        &self,
-        index: u64,
-        pieces: impl Iterator<Item = &'b [u8]>,
-    ) -> Result<(), GroupMismatch> {
+    pub fn check_group_in<'b>(&self, index: u64, pieces: impl Iterator<Item = &'b [u8]>) -> Result<(), GroupMismatch> {
         let (range, value) = (self.group_range(index), self.values.get(index as usize));
         let (mut hasher, mut len) = (blake3::Hasher::new(), 0);
         if value.is_some() {

@@ -154,8 +154,8 @@ impl Engine {
         self.store_object(key, len, Body::Stream { len, pieces }).await
     }
 
-    /// Makes the names of stored objects durable, before a commit refers to them: whoever stored one may have died when it
-    /// was visible and its name not yet durable.
+    /// Makes the names of stored objects durable, before a commit refers to them: whoever stored one may have died when
+    /// it was visible and its name not yet durable.
     pub(crate) async fn keep_names(
         &self,
         project: &ProjectName,

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use super::error::Refused;
 use super::range::Wanted;
 use super::router::Shared;
+use crate::accept::MAX_READ_BYTES;
 use crate::admission::Admitted;
 use crate::cache::BLOCK_BYTES;
 
@@ -34,10 +35,11 @@ pub(crate) const ANSWER_BYTES: u64 = (AHEAD as u64 + 1) * BLOCK_BYTES;
 /// below any link a trainer has, and enough that memory given to a body comes back.
 const PACE_BYTES: u64 = 1 << 20;
 
-/// Bytes of a read that is passed on as it is: half of the memory it came in, or more.
-const LONG_BYTES: usize = 128 << 10;
+/// Bytes of a read that is passed on as it is: three quarters of the memory it came in, or more.
+const LONG_BYTES: usize = MAX_READ_BYTES / 4 * 3;
 
-/// Bytes that are passed on at once where they come in short reads: what a client sends a byte at a time would take 32 times its memory in pieces.
+/// Bytes that are passed on at once where they come in short reads: what a client sends a byte at a time would take 32
+/// times its memory in pieces.
 const PIECE_BYTES: u64 = 512 << 10;
 
 /// What is wrong with a body that comes in.
@@ -101,8 +103,8 @@ impl Coming {
     }
 }
 
-/// Returns a body in pieces of its own memory, however small those are that it comes in; they end with an error where
-/// it stops coming.
+/// Returns a body in pieces that fill most of the memory they hold, however small those are that it comes in; they end
+/// with an error where it stops coming.
 pub(crate) fn paced(shared: &Shared, body: Body) -> BoxStream<'static, Result<Bytes, BodyError>> {
     let left = body.size_hint().upper().unwrap_or(0);
     let (pieces, received, pace) = (body.into_data_stream(), shared.metrics.received.clone(), shared.pace);

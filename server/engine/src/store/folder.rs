@@ -208,7 +208,8 @@ fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{} can't be {what}: {error}", path.display()))
 }
 
-/// Has the disk begin to write pages; waits only for a place in its queue. What goes wrong there, the sync at the end says.
+/// Has the disk begin to write pages; waits only for a place in its queue. What goes wrong there, the sync at the end
+/// says.
 #[cfg(target_os = "linux")]
 fn write_back(file: &File, start: u64, len: u64) {
     use std::os::fd::AsRawFd;

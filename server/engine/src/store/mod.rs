@@ -9,6 +9,7 @@ mod folder;
 pub(crate) mod keys;
 mod objects;
 mod open;
+mod parts;
 
 pub use error::StoreError;
 pub use objects::{Body, BodyError, Objects};

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::stream::{BoxStream, FuturesUnordered, StreamExt, TryStreamExt};
+use bytes::{Bytes, BytesMut};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::range::ByteRange;
 use http::Method;
@@ -24,16 +24,11 @@ use object_store::{
 use super::StoreError;
 use super::connect::Connected;
 use super::folder::{self, Unwritten};
+use super::parts::{self, PART_BYTES, send_parts};
 
-/// Bytes of one part of a multipart upload: 8 MiB, above S3's least of 5. With S3's 10,000 parts that reaches 78 GiB;
-/// larger objects get larger parts (see [`part_bytes`]).
-const PART_BYTES: u64 = 8 << 20;
-
-/// Most parts of one upload, S3's limit.
-const MAX_PARTS: u64 = 10_000;
-
-/// Parts of one upload in flight: three hide a store's latency, and with the one being filled hold 32 MiB.
-const PARTS_IN_FLIGHT: usize = 3;
+/// Pieces of an answer below this length are gathered until they have [`GATHERED_BYTES`].
+const SHORT_BYTES: usize = 64 << 10;
+const GATHERED_BYTES: usize = 512 << 10;
 
 /// How often a create is tried whose answer says "exists" while nothing does: S3 answers 409 when two creates collide
 /// and neither may have landed yet.
@@ -142,8 +137,22 @@ impl Objects {
         }
         let found = self.ask(key, range).await?;
         let len = found.meta.size;
-        let pieces: Result<Vec<Bytes>, Error> = found.into_stream().try_collect().await;
-        let pieces = pieces.map_err(|source| StoreError::sort(key, source))?;
+        let (mut pieces, mut short) = (Vec::new(), BytesMut::new());
+        let mut coming = found.into_stream();
+        while let Some(piece) = coming.try_next().await.map_err(|source| StoreError::sort(key, source))? {
+            // A short piece may hold twice its memory.
+            if piece.len() < SHORT_BYTES {
+                short.reserve(if short.is_empty() { GATHERED_BYTES } else { piece.len() });
+                short.extend_from_slice(&piece);
+            }
+            if !short.is_empty() && (piece.len() >= SHORT_BYTES || short.len() >= GATHERED_BYTES) {
+                pieces.push(short.split().freeze());
+            }
+            if piece.len() >= SHORT_BYTES {
+                pieces.push(piece);
+            }
+        }
+        pieces.push(short.freeze());
         self.check_len(key, range, len, pieces.iter().map(|piece| piece.len() as u64).sum())?;
         Ok(pieces)
     }
@@ -220,10 +229,10 @@ impl Objects {
     /// Stores a content-named object from `body`. Where one is there already nothing is sent and its length is
     /// returned.
     ///
-    /// To a cloud store, what is longer than one part goes up in parts that become visible together, each a request with
-    /// a deadline of its own. Completing has no create mode (S3 overwrites), so the looks before the first part and
-    /// before completing are what keeps an existing object. A race of two writers that both saw none ends with an equal
-    /// object over an equal one: its name is the digest of its content. A file is never replaced.
+    /// To a cloud store, what is longer than one part goes up in parts that become visible together, each a request
+    /// with a deadline of its own. Completing has no create mode (S3 overwrites), so the looks before the first part
+    /// and before completing are what keeps an existing object. A race of two writers that both saw none ends with an
+    /// equal object over an equal one: its name is the digest of its content. A file is never replaced.
     pub(crate) async fn store(&self, ambient: &Arc<dyn Ambient>, key: &str, body: Body) -> Result<Created, StoreError> {
         let len = match &body {
             Body::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
@@ -294,7 +303,7 @@ impl Objects {
         }
         let mut upload = self.store.put_multipart(&Path::from(key)).await.map_err(sort)?;
         let sent = async {
-            send_parts(key, upload.as_mut(), part_bytes(len), pieces).await?;
+            send_parts(key, upload.as_mut(), len, pieces).await?;
             match self.len(key).await? {
                 Some(len) => Ok(Created::Exists(len)),
                 None => upload.complete().await.map(|_| Created::New).map_err(sort),
@@ -312,8 +321,7 @@ impl Objects {
     pub(crate) fn upload_memory(&self, len: u64) -> u64 {
         let most = match self.folder {
             Some(_) => folder::MEMORY_BYTES,
-            // Those in flight, one that is gathered, and what pieces hold of the memory that they came in.
-            None => (PARTS_IN_FLIGHT as u64 + 2) * part_bytes(len),
+            None => parts::memory_bytes(len),
         };
         len.min(most)
     }
@@ -356,54 +364,6 @@ impl Objects {
     }
 }
 
-/// Part size for an object of `len` bytes: at most [`MAX_PARTS`] of them, whole MiB.
-fn part_bytes(len: u64) -> u64 {
-    PART_BYTES.max(len.div_ceil(MAX_PARTS).next_multiple_of(1 << 20))
-}
-
 fn folder_error(error: io::Error) -> Error {
     Error::Generic { store: "folder", source: Box::new(error) }
-}
-
-async fn send_parts(
-    key: &str,
-    upload: &mut dyn MultipartUpload,
-    part_bytes: u64,
-    mut pieces: BoxStream<'static, Result<Bytes, BodyError>>,
-) -> Result<(), StoreError> {
-    let sort = |source| StoreError::sort(key, source);
-    let mut in_flight = FuturesUnordered::new();
-    let (mut part, mut filled) = (Vec::new(), 0);
-    while let Some(piece) = pieces.next().await {
-        let mut piece = piece.map_err(|source| StoreError::Body { key: key.to_owned(), source })?;
-        while !piece.is_empty() {
-            let take = piece.len().min((part_bytes - filled) as usize);
-            part.push(piece.split_to(take));
-            filled += take as u64;
-            if filled == part_bytes {
-                if in_flight.len() >= PARTS_IN_FLIGHT {
-                    in_flight.try_next().await.map_err(sort)?;
-                }
-                in_flight.push(upload.put_part(PutPayload::from_iter(std::mem::take(&mut part))));
-                filled = 0;
-            }
-        }
-    }
-    if filled > 0 {
-        in_flight.push(upload.put_part(PutPayload::from_iter(part)));
-    }
-    while in_flight.try_next().await.map_err(sort)?.is_some() {}
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_object_fits_its_parts() {
-        for len in [0, 1, PART_BYTES * MAX_PARTS, PART_BYTES * MAX_PARTS + 1, 5 << 40] {
-            assert!(len.div_ceil(part_bytes(len)) <= MAX_PARTS);
-        }
-    }
 }

@@ -55,7 +55,8 @@ pub(crate) struct Save {
     metadata: Vec<(String, String)>,
     /// Store slices compressed where that makes them at least 5 % smaller; =auto: only while the store takes bytes more
     /// slowly than they are compressed, so that the save is not slower for it
-    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "always")]
     compress: Option<When>,
     /// Refer to nothing of the run's latest checkpoint; packs that are in the store under the same name are not sent
     /// again (verify finds damaged ones)
