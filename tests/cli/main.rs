@@ -6,6 +6,7 @@ mod ckpt;
 mod codes;
 mod data;
 mod demo;
+mod folder;
 mod real;
 mod run;
 mod verify;
