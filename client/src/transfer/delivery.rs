@@ -19,7 +19,7 @@ use super::sink::Lent;
 use crate::transport::{Source, Taker, absent};
 
 /// Bytes that are hashed while they are warm: a small part of a core's own cache.
-const WARM_BYTES: usize = 128 << 10;
+const WARM_BYTES: usize = 256 << 10;
 
 thread_local! {
     /// Where a group lies that can't be filled in place: kept, because fresh memory costs more than the copy into it.

@@ -21,7 +21,8 @@ use super::open::{OpenError, OpenMode, StoreUrl};
 /// seconds for a whole request, body included, would end sound but slow transfers.
 ///
 /// `read_timeout` is the deadline on progress: it starts anew with every piece of an answer. Until an answer begins it
-/// also covers what is sent, at most one part: 8 MiB in 60 seconds, with three parts in flight, is 400 KiB a second.
+/// also covers what is sent, at most one part until the store has shown that it takes more in a third of the time: 8
+/// MiB in 60 seconds, with three parts in flight, is 400 KiB a second.
 /// `timeout` is for what makes progress too slowly to be of use: at that speed the longest answer read as one, a
 /// manifest of 4 GiB, takes three hours.
 const DEADLINES: [(&str, &str); 2] = [("read_timeout", "60s"), ("timeout", "3h")];

@@ -24,7 +24,7 @@ use object_store::{
 use super::StoreError;
 use super::connect::Connected;
 use super::folder::{self, Unwritten};
-use super::parts::{self, PART_BYTES, send_parts};
+use super::parts::{self, PART_BYTES, Pace, send_parts};
 
 /// Pieces of an answer below this length are gathered until they have [`GATHERED_BYTES`].
 const SHORT_BYTES: usize = 64 << 10;
@@ -41,6 +41,7 @@ pub struct Objects {
     signer: Option<Arc<dyn Signer>>,
     folder: Option<PathBuf>,
     url: String,
+    pace: Arc<Pace>,
 }
 
 /// The bytes of an object to be stored.
@@ -77,7 +78,7 @@ impl fmt::Debug for Objects {
 impl Objects {
     pub(super) fn over(connected: Connected, url: String) -> Self {
         let Connected { store, signer, folder } = connected;
-        Self { store, signer, folder, url }
+        Self { store, signer, folder, url, pace: Arc::default() }
     }
 
     /// Returns the file of an object, where objects are files of a folder.
@@ -229,10 +230,10 @@ impl Objects {
     /// Stores a content-named object from `body`. Where one is there already nothing is sent and its length is
     /// returned.
     ///
-    /// To a cloud store, what is longer than one part goes up in parts that become visible together, each a request
-    /// with a deadline of its own. Completing has no create mode (S3 overwrites), so the looks before the first part
-    /// and before completing are what keeps an existing object. A race of two writers that both saw none ends with an
-    /// equal object over an equal one: its name is the digest of its content. A file is never replaced.
+    /// To a cloud store, what is longer than one part goes up in parts that become visible together, unless it is in
+    /// memory and the store is fast. Completing parts has no create mode (S3 overwrites), so the looks before the first
+    /// part and before completing are what keeps an existing object. A race of two writers that both saw none ends with
+    /// an equal object over an equal one: its name is the digest of its content. A file is never replaced.
     pub(crate) async fn store(&self, ambient: &Arc<dyn Ambient>, key: &str, body: Body) -> Result<Created, StoreError> {
         let len = match &body {
             Body::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
@@ -240,12 +241,20 @@ impl Objects {
         };
         match (self.path(key), body) {
             // One request says whether it is there and puts it there if not.
-            (None, Body::Whole(pieces)) if len <= PART_BYTES => return self.create(key, pieces).await,
+            (None, Body::Whole(pieces)) if self.pace.takes_whole(len) => {
+                let began = ambient.monotonic();
+                let created = self.create(key, pieces).await?;
+                // What is there already took no time to be sent, and a short body says little.
+                if created == Created::New && len > PART_BYTES {
+                    self.pace.saw(len, ambient.monotonic().saturating_sub(began));
+                }
+                Ok(created)
+            }
             (path, body) => match self.len(key).await? {
                 Some(len) => self.exists(ambient, key, len).await,
                 None => match path {
                     Some(path) => self.write_file(ambient, key, path, body).await,
-                    None => self.upload(key, len, body).await,
+                    None => self.upload(&**ambient, key, len, body).await,
                 },
             },
         }
@@ -290,7 +299,7 @@ impl Objects {
     }
 
     /// Stores an object in parts, or whole where it is no longer than one.
-    async fn upload(&self, key: &str, len: u64, body: Body) -> Result<Created, StoreError> {
+    async fn upload(&self, ambient: &dyn Ambient, key: &str, len: u64, body: Body) -> Result<Created, StoreError> {
         let sort = |source| StoreError::sort(key, source);
         let pieces = match body {
             Body::Whole(pieces) => futures::stream::iter(pieces).map(Ok).boxed(),
@@ -303,7 +312,7 @@ impl Objects {
         }
         let mut upload = self.store.put_multipart(&Path::from(key)).await.map_err(sort)?;
         let sent = async {
-            send_parts(key, upload.as_mut(), len, pieces).await?;
+            send_parts(ambient, &self.pace, key, upload.as_mut(), len, pieces).await?;
             match self.len(key).await? {
                 Some(len) => Ok(Created::Exists(len)),
                 None => upload.complete().await.map(|_| Created::New).map_err(sort),
