@@ -33,7 +33,7 @@ pub(super) struct Leased {
 #[cfg(target_os = "linux")]
 impl Leased {
     /// Maps `range` of a file; `None` where that can't be leased (it is somebody else's, it is being written, its file
-    /// system has no leases or other machines), or where some of the range is not in memory.
+    /// system has no leases or other machines), or where some of the range can't be read.
     pub(super) fn new(file: Arc<File>, range: ByteRange) -> Option<Self> {
         if range.is_empty() || !linux::lease(&file) {
             return None;
@@ -96,9 +96,6 @@ mod linux {
     use gigastore_formats::range::ByteRange;
     use memmap2::{Advice, Mmap, MmapOptions};
 
-    /// What residence is counted in. A larger page of the system is a multiple of it.
-    const PAGE_BYTES: usize = 4096;
-
     /// `F_SETSIG` of Linux (`asm-generic/fcntl.h`), which the libc crate does not name.
     const F_SETSIG: libc::c_int = 10;
 
@@ -132,7 +129,7 @@ mod linux {
         unsafe { libc::fcntl(file.as_raw_fd(), what, how) }
     }
 
-    /// Maps `range` of a leased file, if all of that is in memory.
+    /// Maps `range` of a leased file, with all of it in memory.
     pub(super) fn map(file: &File, range: ByteRange) -> Option<Mmap> {
         if file.metadata().ok()?.len() < range.end() {
             return None;
@@ -143,21 +140,9 @@ mod linux {
         // it, until the lease is given back, which the owner of this map does after the map is gone. Where the system
         // took the lease away before, what was seen is not used (see the head of this file).
         let map = unsafe { options.map(file) }.ok()?;
-        if !in_memory(&map) {
-            return None;
-        }
+        // What is not in memory after all, the system reads here.
         map.advise(Advice::PopulateRead).ok()?;
         Some(map)
-    }
-
-    /// Tells whether every page of a map is in memory.
-    fn in_memory(map: &Mmap) -> bool {
-        let before = map.as_ptr().addr() % PAGE_BYTES;
-        let mut pages = vec![0_u8; (before + map.len()).div_ceil(PAGE_BYTES)];
-        let start = map.as_ptr().wrapping_sub(before).cast_mut().cast();
-        // SAFETY: the pages of the map, from the start of the first one on, are mapped; `pages` has a byte for each.
-        let asked = unsafe { libc::mincore(start, before + map.len(), pages.as_mut_ptr()) };
-        asked == 0 && pages.iter().all(|page| page & 1 == 1)
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gigastore_formats::ambient::Ambient;
+use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 use rustix::fs::OFlags;
 
@@ -25,6 +26,9 @@ const SECTOR_BYTES: usize = 4096;
 /// Bytes of one direct read that does not go straight to where it belongs.
 const SCRATCH_BYTES: usize = 1 << 20;
 
+/// Bytes between two looks at what is in memory: the length of most groups.
+const LOOK_BYTES: usize = 1 << 20;
+
 thread_local! {
     /// Where such a read goes.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -33,30 +37,47 @@ thread_local! {
 /// Passes what `taker` wants from a file of this machine to it. What the file does not give is left: whoever else has
 /// the bytes is asked, and says what is wrong. `afresh`: from the disk, whatever is in memory.
 pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<dyn Taker>, afresh: bool) {
-    // A file system that is not there any more can keep this waiting.
-    let Ok((file, path)) = ambient.waited(move || open(&path).map(|file| (Arc::new(file), path))).await else { return };
-    let mut direct = true;
-    if !afresh {
-        let (file, taker) = (Arc::clone(&file), Arc::clone(taker));
-        let Err(error) = ambient.computed(move || take_kept(file, &*taker)).await else { return };
-        // A file system that can't tell what it keeps may keep all of it.
-        direct = error.kind() != io::ErrorKind::Unsupported;
-    }
+    let (cold, warm) = (Arc::clone(taker), Arc::clone(taker));
+    // Here, as a file system that is not there any more can keep this waiting.
+    let begin = move || {
+        let file = Arc::new(open(&path)?);
+        let look = if afresh { Err(io::ErrorKind::WouldBlock.into()) } else { look(&file, cold.rest()) };
+        match look {
+            Ok(()) => Ok(Some((file, path))),
+            Err(error) => pass_cold(file, &path, &*cold, &error).map(|()| None),
+        }
+    };
+    // What goes wrong here or below, whoever is asked next says.
+    let Ok(Some((file, path))) = ambient.waited(begin).await else { return };
+    let begun = Arc::clone(&file);
+    let Err(error) = ambient.computed(move || take_kept(begun, &*warm)).await else { return };
+    // Some of it was dropped from memory meanwhile.
     let taker = Arc::clone(taker);
-    // What goes wrong here, whoever is asked next says.
-    let _ = ambient.waited(move || taker.take(&mut OnDisk::new(file, &path, direct))).await;
+    let _ = ambient.waited(move || pass_cold(file, &path, &*taker, &error)).await;
 }
 
-/// Passes what of it is in memory.
+/// Tells whether a range of a file is in memory, by a byte here and there: the system drops what lies together together.
+fn look(file: &Arc<File>, range: ByteRange) -> io::Result<()> {
+    let mut kept = Kept(Arc::clone(file));
+    let starts = (range.start()..range.end()).step_by(LOOK_BYTES);
+    starts.chain(range.end().checked_sub(1)).try_for_each(|position| kept.read(position, &mut [0]))
+}
+
+/// Passes what is in memory.
 fn take_kept(file: Arc<File>, taker: &dyn Taker) -> io::Result<()> {
-    let lost = |fault: Fault| io::Error::other(fault.message);
-    let mut kept = Kept(Arc::clone(&file));
-    // A look first: what turns out not to be there was prepared for nothing.
-    kept.read(taker.rest().start(), &mut [0])?;
-    match Leased::new(file, taker.rest()) {
-        Some(mut leased) => taker.take(&mut leased).map_err(lost),
-        None => taker.take(&mut kept).map_err(lost),
-    }
+    let taken = match Leased::new(Arc::clone(&file), taker.rest()) {
+        Some(mut leased) => taker.take(&mut leased),
+        None => taker.take(&mut Kept(file)),
+    };
+    taken.map_err(|fault| io::Error::other(fault.message))
+}
+
+/// Passes what a look at the memory did not give; `error` is what came of that look.
+fn pass_cold(file: Arc<File>, path: &Path, taker: &dyn Taker, error: &io::Error) -> io::Result<()> {
+    // A file system that can't tell what it keeps may keep all of it.
+    let direct = error.kind() != io::ErrorKind::Unsupported;
+    let taken = taker.take(&mut OnDisk::new(file, path, direct));
+    taken.map_err(|fault| io::Error::other(fault.message))
 }
 
 fn failed(error: io::Error) -> Fault {

@@ -137,7 +137,8 @@ pub(crate) async fn read_slices(
         .buffered(PACKS_AHEAD)
         .try_flatten();
     let mut waiting = std::pin::pin!(opened.fuse());
-    let (mut window, mut running) = (Window::new(store.ambient.monotonic()), FuturesUnordered::new());
+    let (mut window, mut running) =
+        (Window::new(store.url().starts_with("file:"), store.ambient.monotonic()), FuturesUnordered::new());
     loop {
         let room = running.len() < window.size() && !waiting.is_done();
         tokio::select! {

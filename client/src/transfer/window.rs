@@ -6,8 +6,11 @@
 
 use std::time::Duration;
 
-/// Reads in flight at first: enough that a disk is never idle while what it brought is hashed, and few for a service.
+/// Reads in flight at first of what is asked of others: enough for both sides of a connection to be busy.
 const FIRST: usize = 8;
+
+/// The same of files: enough that a disk is never idle while what it brought is hashed.
+const FIRST_OF_FILES: usize = 16;
 
 /// Most reads in flight: 128 of 8 MiB are twice the default budget.
 const MOST: usize = 128;
@@ -40,10 +43,11 @@ struct Round {
 }
 
 impl Window {
-    /// Starts at `now`, a time of the ambient's clock.
-    pub(crate) fn new(now: Duration) -> Self {
+    /// Starts at `now`, a time of the ambient's clock, for reads of files of this machine or of what others have.
+    pub(crate) fn new(files: bool, now: Duration) -> Self {
         let round = Round { began: now, reads: 0, bytes: 0 };
-        Self { size: FIRST, best: (0.0, FIRST), searching: true, rounds: 0, round }
+        let first = if files { FIRST_OF_FILES } else { FIRST };
+        Self { size: first, best: (0.0, first), searching: true, rounds: 0, round }
     }
 
     /// Returns how many reads may be in flight.
@@ -99,7 +103,7 @@ mod tests {
     /// Runs reads against a store of `each` bytes a second and request and `all` in total; returns windows over time.
     fn run(each: f64, all: f64, reads: usize) -> Vec<usize> {
         let mut now = 0.0;
-        let mut window = Window::new(Duration::ZERO);
+        let mut window = Window::new(false, Duration::ZERO);
         (0..reads)
             .map(|_| {
                 now += READ as f64 / (each * window.size() as f64).min(all);
@@ -126,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_store_that_slows_down_is_asked_less_and_found_again() {
-        let mut window = Window::new(Duration::ZERO);
+        let mut window = Window::new(false, Duration::ZERO);
         let mut now = 0.0;
         let mut read = |window: &mut Window, rate: f64| {
             now += READ as f64 / rate;
