@@ -116,8 +116,9 @@ mod tests {
         pace.saw(pack, 30 * second);
         assert!(!pace.takes_whole(pack) && pace.takes_whole(pack / 2) && pace.takes_whole(PART_BYTES));
         pace.saw(0, Duration::ZERO);
-        pace.saw(u64::MAX, Duration::MAX);
         assert!(pace.takes_whole(pack));
+        pace.saw(1, Duration::MAX);
+        assert!(!pace.takes_whole(pack));
     }
 
     #[test]
