@@ -213,17 +213,30 @@ async fn a_long_pack_goes_up_in_parts_and_never_over_another() {
     let whole = [&pack.1[..], &pack.2[..]].concat();
     assert_eq!(inner.get(&key).await.unwrap().bytes().await.unwrap(), whole);
 
-    // Another writer is done while the parts are on their way.
+    // Another writer is done while the parts are on their way: from an engine that does not know the store yet.
     inner.delete(&key).await.unwrap();
-    let (other, at) = (Arc::clone(&inner), key.clone());
-    below.set_plan(Box::new(move |operation| {
-        if operation.op == Op::Part {
-            at_once(other.put(&at, whole.clone().into())).unwrap();
-        }
-        Verdict::Pass
-    }));
-    put(&engine, &pack).await;
+    let another = |during: Op| {
+        let (other, at, whole) = (Arc::clone(&inner), key.clone(), whole.clone());
+        below.set_plan(Box::new(move |operation| {
+            if operation.op == during {
+                at_once(other.put(&at, whole.clone().into())).unwrap();
+            }
+            Verdict::Pass
+        }));
+    };
+    let new = self::engine(Arc::clone(&below) as Below, OpenMode::Existing).await.unwrap();
+    another(Op::Part);
+    put(&new, &pack).await;
     assert_eq!((below.count(Op::Complete), below.count(Op::Abort)), (1, 1), "what is there stays");
+
+    // One that knows the store as fast sends it whole, and only where there is none.
+    inner.delete(&key).await.unwrap();
+    let (parts, creates) = (below.count(Op::Part), below.count(Op::Create));
+    another(Op::Create);
+    put(&engine, &pack).await;
+    put(&engine, &pack).await;
+    assert_eq!((below.count(Op::Part), below.count(Op::Create)), (parts, creates + 1), "sent once, in one request");
+    assert_eq!(inner.get(&key).await.unwrap().bytes().await.unwrap(), whole);
 }
 
 async fn flip(below: &dyn ObjectStore, part: &str, at: impl Fn(usize) -> usize) {

@@ -240,8 +240,13 @@ impl Objects {
             Body::Stream { len, .. } => *len,
         };
         match (self.path(key), body) {
-            // One request says whether it is there and puts it there if not.
             (None, Body::Whole(pieces)) if self.pace.takes_whole(len) => {
+                // A long body is not sent to learn that it is there.
+                if len > PART_BYTES
+                    && let Some(len) = self.len(key).await?
+                {
+                    return Ok(Created::Exists(len));
+                }
                 let began = ambient.monotonic();
                 let created = self.create(key, pieces).await?;
                 // What is there already took no time to be sent, and a short body says little.
