@@ -56,7 +56,8 @@ pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<
     let _ = ambient.waited(move || pass_cold(file, &path, &*taker, &error)).await;
 }
 
-/// Tells whether a range of a file is in memory, by a byte here and there: the system drops what lies together together.
+/// Tells whether a range of a file is in memory, by a byte here and there: the system drops what lies together
+/// together.
 fn look(file: &Arc<File>, range: ByteRange) -> io::Result<()> {
     let mut kept = Kept(Arc::clone(file));
     let starts = (range.start()..range.end()).step_by(LOOK_BYTES);
