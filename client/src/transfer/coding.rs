@@ -1,6 +1,6 @@
 //! Whether a pack is coded before it is sent: while the store is the slower of the two.
 //!
-//! Compressor pays where it takes less time than the store would for the bytes that it saves. Neither speed is known
+//! Coding pays where it takes less time than the store would for the bytes that it saves. Neither speed is known
 //! beforehand, so both are measured as the save goes: packs go raw while the store has nothing to do, one at a time is
 //! coded while it has, and none where coding turned out to be too slow. Must never let raw packs wait for one that is
 //! being coded while the store is idle.

@@ -22,7 +22,7 @@ use crate::transport::{Source, absent};
 /// A part of a leased file.
 #[derive(Debug)]
 pub(super) struct Leased {
-    /// `None` only while this is dropped: it must be gone before the lease is.
+    /// `None` only while this is made or dropped: it comes after the lease, and is gone before it.
     #[cfg(target_os = "linux")]
     map: Option<memmap2::Mmap>,
     file: Arc<File>,

@@ -20,14 +20,14 @@ use rustix::fs::OFlags;
 use super::leased::Leased;
 use crate::transport::{Source, Taker};
 
+/// Bytes between two looks at what is in memory: the length of most groups.
+const LOOK_BYTES: usize = 1 << 20;
+
 /// What direct reads start and end on, in the file and in memory: the largest sector of common disks.
 const SECTOR_BYTES: usize = 4096;
 
 /// Bytes of one direct read that does not go straight to where it belongs.
 const SCRATCH_BYTES: usize = 1 << 20;
-
-/// Bytes between two looks at what is in memory: the length of most groups.
-const LOOK_BYTES: usize = 1 << 20;
 
 thread_local! {
     /// Where such a read goes.
@@ -59,7 +59,7 @@ pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<
 /// Tells whether a range of a file is in memory, by a byte here and there: the system drops what lies together
 /// together.
 fn look(file: &Arc<File>, range: ByteRange) -> io::Result<()> {
-    let mut kept = Kept(Arc::clone(file));
+    let kept = Kept(Arc::clone(file));
     let starts = (range.start()..range.end()).step_by(LOOK_BYTES);
     starts.chain(range.end().checked_sub(1)).try_for_each(|position| kept.read(position, &mut [0]))
 }
@@ -100,7 +100,7 @@ struct Kept(Arc<File>);
 
 impl Kept {
     #[cfg(target_os = "linux")]
-    fn read(&mut self, position: u64, into: &mut [u8]) -> io::Result<()> {
+    fn read(&self, position: u64, into: &mut [u8]) -> io::Result<()> {
         use rustix::io::{ReadWriteFlags, preadv2};
         let mut filled = 0;
         while filled < into.len() {
@@ -118,7 +118,7 @@ impl Kept {
 
     /// Elsewhere the system does not tell.
     #[cfg(not(target_os = "linux"))]
-    fn read(&mut self, _: u64, _: &mut [u8]) -> io::Result<()> {
+    fn read(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
@@ -243,7 +243,7 @@ mod tests {
         let path = folder.path().join("x");
         std::fs::write(&path, [7; 10_000]).unwrap();
         let mut into = [0; 5000];
-        let mut kept = Kept(Arc::new(open(&path).unwrap()));
+        let kept = Kept(Arc::new(open(&path).unwrap()));
         match kept.read(5000, &mut into) {
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
             Ok(()) => assert_eq!(into, [7; 5000]),

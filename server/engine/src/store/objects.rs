@@ -239,29 +239,25 @@ impl Objects {
             Body::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
             Body::Stream { len, .. } => *len,
         };
-        match (self.path(key), body) {
+        let path = self.path(key);
+        // One request says whether a short object is there and puts it there if not. A longer one is not sent to learn
+        // that.
+        let short = path.is_none() && len <= PART_BYTES && matches!(body, Body::Whole(_));
+        if !short && let Some(len) = self.len(key).await? {
+            return self.exists(ambient, key, len).await;
+        }
+        match (path, body) {
+            (Some(path), body) => self.write_file(ambient, key, path, body).await,
             (None, Body::Whole(pieces)) if self.pace.takes_whole(len) => {
-                // A long body is not sent to learn that it is there.
-                if len > PART_BYTES
-                    && let Some(len) = self.len(key).await?
-                {
-                    return Ok(Created::Exists(len));
-                }
                 let began = ambient.monotonic();
                 let created = self.create(key, pieces).await?;
-                // What is there already took no time to be sent, and a short body says little.
-                if created == Created::New && len > PART_BYTES {
+                // What was there took no time to be sent, and a short body says little.
+                if created == Created::New && !short {
                     self.pace.saw(len, ambient.monotonic().saturating_sub(began));
                 }
                 Ok(created)
             }
-            (path, body) => match self.len(key).await? {
-                Some(len) => self.exists(ambient, key, len).await,
-                None => match path {
-                    Some(path) => self.write_file(ambient, key, path, body).await,
-                    None => self.upload(&**ambient, key, len, body).await,
-                },
-            },
+            (None, body) => self.upload(&**ambient, key, len, body).await,
         }
     }
 
