@@ -1,0 +1,71 @@
+"""A version of a dataset: its files, any range of them, and the rows of its Parquet files as Arrow batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+from .errors import NotFoundError
+
+if TYPE_CHECKING:
+    from .store import CommitInfo, Store
+
+__all__ = ["Dataset", "FileInfo"]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file of a dataset."""
+
+    bytes: int
+    rows: int
+    blake3: str
+
+
+class Dataset:
+    """A version of a dataset, bound to the record that committed it."""
+
+    def __init__(self, store: Store, target: str, native: _native.Dataset) -> None:
+        self._store, self._native = store, native
+        #: Which dataset and version it is: "project/dataset@version".
+        self.target = self._info(target).target
+
+    def __repr__(self) -> str:
+        return f"<gigastore.Dataset {self.target}: {len(self.files)} files>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_open, (self._store, self.target))
+
+    def _info(self, target: str) -> CommitInfo:
+        from .store import _commit_info
+
+        return _commit_info(target, json.loads(self._native.info))
+
+    @property
+    def info(self) -> CommitInfo:
+        """Its commit."""
+        return self._info(self.target)
+
+    @cached_property
+    def files(self) -> Mapping[str, FileInfo]:
+        """Its files, by path."""
+        return {path: FileInfo(size, rows, blake3) for path, size, rows, blake3 in self._native.files()}
+
+    def read_file(self, path: str, start: int = 0, end: int | None = None) -> bytes:
+        """Reads a file, or a range of it, verified."""
+        if path not in self.files:
+            raise NotFoundError(f"{self.target} has no file {path!r}", known=list(self.files)[:100])
+        return bytes(self._native.read_file(path, start, end))
+
+    def batches(self, path: str, *, columns: Sequence[str] | None = None, batch_size: int = 8192) -> _native.Batches:
+        """Returns a file's rows as a stream of Arrow record batches, for any reader that knows the PyCapsule interface:
+        `pyarrow.RecordBatchReader.from_stream(…)`, `polars.DataFrame(…)`, DuckDB. Read and verified as it is asked for."""
+        return self._native.batches(path, columns, batch_size)
+
+
+def _open(store: Store, target: str) -> Dataset:
+    return store.dataset(target)

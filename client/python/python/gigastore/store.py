@@ -1,0 +1,320 @@
+"""A store: save, open, list, compare, tag, watch.
+
+Reads and writes move bytes in the native part, with the interpreter's lock released; this module gives them names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import _native
+from .checkpoint import Checkpoint
+from .dataset import Dataset
+from .errors import InvalidError
+from .tensors import native_slices
+
+__all__ = ["CommitInfo", "Diff", "Finding", "NameInfo", "PendingSave", "Progress", "Store", "VerifyReport"]
+
+#: Is called about ten times a second with bytes done, bytes in all, and bytes moved to or from the store.
+Progress = Callable[[int, int, int], object]
+
+#: How a save that finds another under way goes on: see `Store.save`.
+_ASYNCHRONOUS = (False, True, "wait", "skip")
+
+
+@dataclass(frozen=True)
+class CommitInfo:
+    """A committed checkpoint, or version of a dataset."""
+
+    target: str
+    number: int
+    seq: int
+    #: Milliseconds since 1970 at the writer.
+    time: int
+    tags: tuple[str, ...]
+    content: str
+    bytes: int
+    #: Whether a save found the step committed already, with the same content.
+    existed: bool = False
+
+
+@dataclass(frozen=True)
+class NameInfo:
+    """A run (of checkpoints) or a dataset, with what is live of it, oldest first."""
+
+    name: str
+    kind: str
+    live: tuple[CommitInfo, ...]
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What two checkpoints do not have in common, by names of tensors and files."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    unchanged: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    object: str
+    affects: tuple[str, ...]
+    range: tuple[int, int] | None
+    problem: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verification looked at, and found."""
+
+    commits: int
+    objects: int
+    bytes_read: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Tells whether everything is as it should be."""
+        return not self.findings
+
+
+class PendingSave:
+    """A save in the background. What fails in it is raised by `wait`, or by the next save of the same store and rank."""
+
+    def __init__(self, saver: _native.Saver, store: Store, target: str, stood_still: tuple[float, float]) -> None:
+        self._saver, self._store, self.target = saver, store, target
+        #: Seconds that the caller waited for an earlier save, and seconds of the copy.
+        self.waited, self.copied = stood_still
+
+    def wait(self) -> CommitInfo:
+        """Waits until it is committed, and returns what was."""
+        self._saver.wait()
+        return self._store.resolve(self.target)
+
+
+class Store:
+    """A store by its URL: `file:///DIR`, `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, or a service, `http(s)://HOST:PORT`.
+
+    A service is asked with `token`, else with the one in `GIGASTORE_TOKEN`; cloud stores take their settings from the
+    environment. With `create` (the default) a store that is not there is made. May be pickled, and used after a fork.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, create: bool = True) -> None:
+        if "://" not in url:
+            raise InvalidError(f"{url!r} is not a URL", hint=f"did you mean file://{os.path.abspath(url)}?")
+        self._native = _native.Store(url, token, create)
+        self._token, self._create = token, create
+        self._savers: dict[int, tuple[_native.Saver, int]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Its URL."""
+        return self._native.url
+
+    def __repr__(self) -> str:
+        return f"gigastore.Store({self.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_again, (self.url, self._token, self._create))
+
+    def save(
+        self,
+        target: str,
+        step: int,
+        tensors: Mapping[str, Any],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        attempt: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        tag: str | None = None,
+        compress: bool | str = False,
+        dedup: bool = True,
+        asynchronous: bool | str = False,
+        commit: bool = True,
+        deadline: float = 600.0,
+        progress: Progress | None = None,
+    ) -> CommitInfo | PendingSave | None:
+        """Saves this rank's tensors as a part of checkpoint `step` of `target` ("project/run"), and commits it.
+
+        Values are tensors (torch on the CPU, numpy), `Slice`s where a rank holds a box of a larger tensor, or lists of
+        them; `files` are opaque bytes by path. All ranks call it with the same `world_size` and `attempt` (what tells
+        this launch of the job from others; required where there are several ranks); none waits for another before its
+        bytes are stored, and nothing is visible before all of them are. Returns what was committed.
+
+        `commit=False` only delivers this rank's part and returns `None`: one rank calls `commit` then. `asynchronous=True`
+        returns as soon as the tensors were copied; while an earlier save of this rank is under way it waits for that,
+        with `asynchronous="skip"` it does nothing and returns `None`. The copy is in memory that is kept for the next
+        save. `compress`: False, True, or "auto" (while the store takes bytes more slowly than they are compressed).
+        """
+        attempt = _attempt(attempt, world_size)
+        if asynchronous not in _ASYNCHRONOUS:
+            raise InvalidError(f"asynchronous={asynchronous!r}: expected one of {_ASYNCHRONOUS}")
+        slices, opaque = native_slices(tensors), list((files or {}).items())
+        common: dict[str, Any] = {
+            "world_size": world_size,
+            "attempt": attempt,
+            "metadata": dict(metadata or {}),
+            "tag": tag,
+            "compress": {False: "off", True: "always"}.get(compress, compress),  # type: ignore[call-overload]
+            "dedup": dedup,
+            "deadline": deadline,
+        }
+        if not asynchronous:
+            options = {**common, "rank": rank, "commit": commit, "progress": progress}
+            found = self._native.save(target, step, slices, opaque, **options)
+            return None if found is None else _committed(target, found)
+        if not commit:
+            raise InvalidError("commit=False and asynchronous exclude each other: a save in the background commits")
+        need = sum(memoryview(one[5]).nbytes for one in slices) + sum(len(data) for _, data in opaque)
+        saver = self._saver(rank, need)
+        stood_still = saver.save(target, step, slices, opaque, wait=asynchronous != "skip", **common)
+        if stood_still is None:
+            return None
+        return PendingSave(saver, self, f"{target}@{step}", stood_still)
+
+    def commit(
+        self,
+        target: str,
+        step: int,
+        *,
+        world_size: int,
+        attempt: str,
+        tag: str | None = None,
+        deadline: float = 600.0,
+    ) -> CommitInfo:
+        """Commits a checkpoint whose ranks saved with `commit=False`; waits up to `deadline` seconds for their parts."""
+        options = {"world_size": world_size, "attempt": attempt, "tag": tag, "deadline": deadline}
+        return _committed(target, self._native.commit(target, step, **options))
+
+    def wait(self) -> None:
+        """Waits for all saves in the background. Raises what failed in one of them and nobody was told of."""
+        for saver, _ in list(self._savers.values()):
+            saver.wait()
+
+    def checkpoint(self, target: str) -> Checkpoint:
+        """Opens a checkpoint: "project/run@step", "project/run@tag", or "project/run" for the one committed last."""
+        return Checkpoint(self, target, self._native.checkpoint(target))
+
+    def dataset(self, target: str) -> Dataset:
+        """Opens a version of a dataset: "project/dataset@version", "…@tag", or the one committed last."""
+        return Dataset(self, target, self._native.dataset(target))
+
+    def resolve(self, target: str) -> CommitInfo:
+        """Finds what a target means."""
+        return _commit_info(target, json.loads(self._native.resolve(target)))
+
+    def projects(self) -> list[str]:
+        """Lists the projects."""
+        return self._native.projects()
+
+    def list(self, project: str) -> list[NameInfo]:
+        """Lists the runs and datasets of a project, with their live steps and versions."""
+        names = json.loads(self._native.project(project))["names"]
+        return [
+            NameInfo(
+                name["name"],
+                name["sort"],
+                tuple(_commit_info(f"{project}/{name['name']}", info) for info in name["live"]),
+            )
+            for name in names
+        ]
+
+    def tag(self, target: str, tag: str) -> CommitInfo:
+        """Points a tag at what a target means."""
+        return _commit_info(target, json.loads(self._native.set_tag(target, tag)))
+
+    def diff(self, before: str, after: str) -> Diff:
+        """Compares two checkpoints by their hashes; no tensor is read."""
+        found = json.loads(self._native.diff(before, after))
+        return Diff(tuple(found["added"]), tuple(found["removed"]), tuple(found["changed"]), found["unchanged"])
+
+    def verify(self, target: str, *, depth: float | str = "full", progress: Progress | None = None) -> VerifyReport:
+        """Reads and hashes what a project, run, dataset, step or version stores. Damage is in the report, not raised.
+
+        `depth`: "full", "quick" (lengths, and all of log and manifests), or a share of the bytes such as 0.05.
+        """
+        found = json.loads(self._native.verify(target, str(depth), progress))
+        findings = tuple(
+            Finding(one["object"], tuple(one["affects"]), one["range"] and tuple(one["range"]), one["problem"])
+            for one in found["findings"]
+        )
+        return VerifyReport(found["commits"], found["objects"], found["bytes_read"], findings)
+
+    def watch(self, target: str, *, after: int | None = None, timeout: float | None = None) -> Iterator[CommitInfo]:
+        """Yields each new commit of a run or dataset, as it comes; `after`: a log number to begin at, else from now on.
+
+        Ends when none came for `timeout` seconds; waits for ever where that is `None`.
+        """
+        project, _, name = target.removeprefix("gigastore://").partition("/")
+        seq = json.loads(self._native.project(project))["seq"] if after is None else after
+        waited = 0.0
+        while timeout is None or waited < timeout:
+            step = 20.0 if timeout is None else min(20.0, timeout - waited)
+            records = json.loads(self._native.records(project, seq, step))
+            waited = 0.0 if records else waited + step
+            for record in records:
+                seq = record["seq"]
+                for entry in record["entries"]:
+                    if entry["kind"] == "commit" and entry["name"] == name:
+                        # An entry may be void, or dropped since: only what resolves is told of.
+                        try:
+                            yield self.resolve(f"{project}/{name}@{entry['number']}")
+                        except LookupError:
+                            continue
+
+    def _saver(self, rank: int, need: int) -> _native.Saver:
+        """Returns the rank's saver; a state that outgrew its memory gets a new one, when the old is idle."""
+        with self._lock:
+            saver, room = self._savers.get(rank, (None, -1))
+            if saver is None or room < need:
+                if saver is not None:
+                    saver.wait()
+                saver, room = _native.Saver(self._native, rank, need), need
+                saver.reserve()
+                self._savers[rank] = (saver, room)
+            return saver
+
+
+def _attempt(attempt: str | None, world_size: int) -> str | None:
+    """Finds what tells this launch from others: as given, or as the launcher tells."""
+    if attempt is not None or world_size == 1:
+        return attempt
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        return f"{env['TORCHELASTIC_RUN_ID']}-{env.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if "SLURM_JOB_ID" in env:
+        return f"{env['SLURM_JOB_ID']}-{env.get('SLURM_RESTART_COUNT', '0')}"
+    raise InvalidError(
+        f"{world_size} ranks, and nothing tells this launch of the job from others",
+        hint="pass attempt=…, the same on every rank and another after a restart; torchrun and SLURM set it themselves",
+    )
+
+
+def _commit_info(target: str, info: dict[str, Any], existed: bool = False) -> CommitInfo:
+    commit = info["commit"]
+    named = f"{target.removeprefix('gigastore://').partition('@')[0]}@{commit['number']}"
+    tags = tuple(info["tags"])
+    return CommitInfo(
+        named, commit["number"], info["seq"], info["time"], tags, commit["content"], commit["bytes"], existed
+    )
+
+
+def _committed(target: str, text: str) -> CommitInfo:
+    found = json.loads(text)
+    return _commit_info(target, found["info"], found["existed"])
+
+
+def _again(url: str, token: str | None, create: bool) -> Store:
+    return Store(url, token, create=create)
