@@ -20,12 +20,19 @@ pub struct SystemAmbient {
     pool: Sender<Job>,
 }
 
+impl Default for SystemAmbient {
+    /// Returns an ambient with a pool of its own, which has one thread a core.
+    fn default() -> Self {
+        Self::with_threads(thread::available_parallelism().map_or(1, NonZero::get))
+    }
+}
+
 impl SystemAmbient {
-    /// Returns the ambient of this process; its pool has one thread a core.
+    /// Returns the ambient of this process. Its threads are not there in a process that was forked off: that one needs
+    /// an ambient of its own.
     pub fn shared() -> Arc<dyn Ambient> {
         static SHARED: OnceLock<Arc<SystemAmbient>> = OnceLock::new();
-        let threads = || thread::available_parallelism().map_or(1, NonZero::get);
-        Arc::<SystemAmbient>::clone(SHARED.get_or_init(|| Arc::new(Self::with_threads(threads()))))
+        Arc::<SystemAmbient>::clone(SHARED.get_or_init(Arc::default))
     }
 
     fn with_threads(threads: usize) -> Self {
@@ -69,8 +76,11 @@ impl Ambient for SystemAmbient {
     }
 
     fn random(&self) -> u64 {
-        // The standard library seeds every RandomState from the system; hashing nothing with it draws a number.
-        RandomState::new().build_hasher().finish()
+        // The standard library seeds every RandomState from the system; hashing with it draws a number. A process that
+        // was forked off has its parent's seed: its own number tells the two apart.
+        let mut drawn = RandomState::new().build_hasher();
+        drawn.write_u32(std::process::id());
+        drawn.finish()
     }
 
     fn sleep(&self, time: Duration) -> Task<()> {

@@ -58,13 +58,27 @@ impl Store {
     /// `AZURE_STORAGE_ACCOUNT_NAME`, …). What is read of a store on another machine is kept in the folder that
     /// `GIGASTORE_CACHE` names, up to `GIGASTORE_CACHE_BYTES` (32 GiB unless set). Needs a tokio runtime.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self, Fault> {
-        if url.starts_with("http://") || url.starts_with("https://") {
-            return Self::connect(url, std::env::var("GIGASTORE_TOKEN").ok())?.with_cache_of_environment();
-        }
-        Self::embedded(url, mode).await?.with_cache_of_environment()
+        Self::open_in(SystemAmbient::shared(), url, mode, None).await
     }
 
-    /// Uses the service behind `endpoints`, which asks for `token`. Nothing is sent yet.
+    /// As [`open`](Self::open), with the clock, randomness and threads of `ambient`, and a token for a service that goes
+    /// before the one in the environment.
+    pub async fn open_in(
+        ambient: Arc<dyn Ambient>,
+        url: &str,
+        mode: OpenMode,
+        token: Option<String>,
+    ) -> Result<Self, Fault> {
+        let transport = if url.starts_with("http://") || url.starts_with("https://") {
+            let token = token.or_else(|| std::env::var("GIGASTORE_TOKEN").ok());
+            Arc::new(Http::new(url, token, Arc::clone(&ambient))?)
+        } else {
+            Self::embedded(url, mode, &ambient).await?
+        };
+        Self::over(transport, ambient, DEFAULT_BUDGET_BYTES).with_cache_of_environment()
+    }
+
+    /// Uses the service behind `endpoints`, which asks for `token`; no cache. Nothing is sent yet.
     pub fn connect(endpoints: &str, token: Option<String>) -> Result<Self, Fault> {
         let ambient = SystemAmbient::shared();
         let http = Http::new(endpoints, token, Arc::clone(&ambient))?;
@@ -72,7 +86,7 @@ impl Store {
     }
 
     #[cfg(feature = "embedded")]
-    async fn embedded(url: &str, mode: OpenMode) -> Result<Self, Fault> {
+    async fn embedded(url: &str, mode: OpenMode, ambient: &Arc<dyn Ambient>) -> Result<Arc<dyn Transport>, Fault> {
         use std::ffi::OsString;
 
         use gigastore_engine::store::OpenMode as Engines;
@@ -80,18 +94,16 @@ impl Store {
             OpenMode::Existing => Engines::Existing,
             OpenMode::Create => Engines::Create,
         };
-        let ambient = SystemAmbient::shared();
         let url = url.parse().map_err(|error| Fault::from(&error))?;
         // No setting of a store has bytes that are not UTF-8; other programs' variables may.
         let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
-        let settings = std::env::vars_os().filter_map(text);
-        let engine = gigastore_engine::Engine::open(&url, mode, settings, Arc::clone(&ambient)).await;
-        let engine = engine.map_err(|error| Fault::from(&error))?;
-        Ok(Self::over(Arc::new(engine), ambient, DEFAULT_BUDGET_BYTES))
+        let settings: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
+        let engine = gigastore_engine::Engine::open(&url, mode, settings, Arc::clone(ambient)).await;
+        Ok(Arc::new(engine.map_err(|error| Fault::from(&error))?))
     }
 
     #[cfg(not(feature = "embedded"))]
-    async fn embedded(url: &str, _mode: OpenMode) -> Result<Self, Fault> {
+    async fn embedded(url: &str, _: OpenMode, _: &Arc<dyn Ambient>) -> Result<Arc<dyn Transport>, Fault> {
         Err(Fault::of(FaultCode::Invalid, format!("{url:?}: this build reaches services only (http:// or https://)")))
     }
 

@@ -23,7 +23,7 @@
 pub mod budget;
 pub mod buffer;
 pub(crate) mod coding;
-pub(crate) mod copy;
+pub mod copy;
 mod delivery;
 pub(crate) mod hash;
 mod leased;

@@ -3,7 +3,6 @@
 //! Must never lose what the store said: object, expected, actual and what to do next come along.
 
 use std::fmt::Display;
-use std::process::ExitCode;
 
 use gigastore_client::Coded;
 use gigastore_client::error::Details;
@@ -100,9 +99,9 @@ impl Failure {
     }
 
     /// Prints it on stderr and returns its exit code.
-    pub(crate) fn report(self, format: Format) -> ExitCode {
+    pub(crate) fn report(self, format: Format) -> u8 {
         self.print(format);
-        ExitCode::from(self.exit)
+        self.exit
     }
 
     /// Prints it on stderr.

@@ -1,68 +1,9 @@
-//! Gigastore on the command line: `gigastore`.
+//! The binary `gigastore`.
 //!
-//! Each command is a file under `commands/`; its doc comment is its help. Data go to stdout, everything else to stderr.
-//! Must never exit 0 after a failure, nor print half of a result as if it were all of it.
-
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
-
-mod commands;
-mod context;
-mod failure;
-mod output;
-mod service;
+//! Must never hold more than its start: what it does is in the library, which other programs run as well.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::context::Globals;
-use crate::failure::Failure;
-
-/// The sharded checkpoint and dataset store: every byte under a BLAKE3 hash.
-///
-/// A target is PROJECT/RUN@STEP, PROJECT/RUN@TAG or PROJECT/DATASET@VERSION; without @… it means
-/// the latest.
-///
-/// Examples:
-///
-///   gigastore demo
-///
-///   gigastore --store file:///data/store ckpt save model.safetensors --to demo/minilm@100
-///
-///   gigastore --store file:///data/store verify demo
-///
-/// Exit codes: 0 ok, 1 general, 2 usage, 3 partial, 4 not found, 5 retryable, 6 authentication, 7
-/// integrity failure, 8 conflict, 130 interrupted.
-#[derive(Parser)]
-#[command(name = "gigastore", version, arg_required_else_help = true, verbatim_doc_comment)]
-struct Arguments {
-    #[command(flatten)]
-    globals: Globals,
-    #[command(subcommand)]
-    command: commands::Command,
-}
-
 fn main() -> ExitCode {
-    let Arguments { globals, command } = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return Failure::local("the runtime can't start", &error).report(globals.format),
-    };
-    let format = globals.format;
-    let handles_signals = command.handles_signals();
-    let ended = runtime.block_on(async {
-        // What runs is dropped at Ctrl-C: staging files go away, and nothing of a save is visible before its commit.
-        tokio::select! {
-            ended = commands::run(globals, command) => ended,
-            _ = tokio::signal::ctrl_c(), if !handles_signals => Err(Failure::interrupted()),
-        }
-    });
-    // A blocking write that is under way must not hold up the exit.
-    runtime.shutdown_background();
-    match ended {
-        // What was lost was said when it was.
-        Ok(()) if output::lost_data() => ExitCode::FAILURE,
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(format),
-    }
+    ExitCode::from(gigastore::run(std::env::args_os()))
 }

@@ -24,11 +24,11 @@ const SHORT_BYTES: usize = 4 << 10;
 #[cfg(target_arch = "x86_64")]
 const LINE_BYTES: usize = 64;
 
-/// Copies all of `from`, in order, into `into`.
+/// Copies all of `from`, in order, into `into`, on up to 8 threads.
 ///
 /// # Panics
 /// Where they do not have as many bytes.
-pub(crate) fn gather(ambient: &dyn Ambient, from: &[&[u8]], into: &mut [u8]) {
+pub fn gather(ambient: &dyn Ambient, from: &[&[u8]], into: &mut [u8]) {
     let bytes: usize = from.iter().map(|part| part.len()).sum();
     assert_eq!(bytes, into.len(), "what is gathered fills its buffer");
     // Where in `from` each piece starts: the part, and the byte of it.

@@ -45,11 +45,13 @@ impl Progress {
         }
     }
 
-    pub(crate) fn plan(&self, bytes: u64) {
+    /// Adds to the bytes of the whole operation.
+    pub fn plan(&self, bytes: u64) {
         self.counters.total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn done(&self, bytes: u64) {
+    /// Adds to the bytes that are done.
+    pub fn done(&self, bytes: u64) {
         self.counters.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -57,7 +59,8 @@ impl Progress {
         self.counters.refetched.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn moved(&self, bytes: u64) {
+    /// Adds to the bytes that were moved.
+    pub fn moved(&self, bytes: u64) {
         self.counters.moved.fetch_add(bytes, Ordering::Relaxed);
     }
 }

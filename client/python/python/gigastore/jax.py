@@ -1,0 +1,367 @@
+"""Pytrees of JAX: each process saves the shards that are its own, and each device gets the box that it is to hold.
+
+Arrays are tensors named by their path in the tree ("params/dense/kernel"); scalars of Python and the structure of the
+tree are JSON in a file of the checkpoint. Must never pickle anything, gather an array on one process, or change a type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from .checkpoint import Checkpoint, TensorInfo, Wanted
+from .errors import InvalidError, NotFoundError
+from .store import CommitInfo, PendingSave, Progress, Store
+from .tensors import _FROM_NUMPY, Slice, empty, numpy_dtype
+
+__all__ = ["restore_pytree", "save_pytree"]
+
+#: The file of a checkpoint that has the structure of its tree, and what is not an array.
+STRUCTURE = "pytree.json"
+
+_FORMAT = 1
+
+# Types of Python that JSON keeps exactly; numbers with a point as text, for infinities and NaN.
+_SCALARS: Mapping[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    bool: ("bool", bool, bool),
+    int: ("int", int, int),
+    float: ("float", repr, float),
+    complex: ("complex", lambda value: [repr(value.real), repr(value.imag)], lambda pair: complex(*map(float, pair))),
+    str: ("str", str, str),
+}
+_SCALAR_NAMES = {name: decode for name, _, decode in _SCALARS.values()}
+
+# The box of a tensor that a device holds.
+_Box = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def save_pytree(
+    store: Store | str,
+    target: str,
+    step: int,
+    tree: Any,
+    *,
+    attempt: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    tag: str | None = None,
+    compress: bool | str = False,
+    dedup: bool = True,
+    asynchronous: bool | str = False,
+    deadline: float = 600.0,
+    progress: Progress | None = None,
+) -> CommitInfo | PendingSave | None:
+    """Saves a tree of arrays as checkpoint `step` of `target` ("project/run").
+
+    Every process of the job calls it with its own view of the same tree; nothing is exchanged between them. Of each box
+    only replica 0 is given. Leaves may be arrays of JAX (keys of random numbers too) and numpy, and the scalars bool,
+    int, float, complex and str, of which those of process 0 are kept. Options and results are those of `Store.save`.
+    """
+    opened = Store(store) if isinstance(store, str) else store
+    first = jax.process_index() == 0
+    tensors: dict[str, list[Slice]] = {}
+    leaves: dict[str, dict[str, Any]] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = _name(path)
+        if name in leaves:
+            raise InvalidError(f"two leaves of the tree are named {name!r}", hint="rename a key that has a / in it")
+        leaves[name], slices = _described(name, leaf, first)
+        if slices:
+            tensors[name] = slices
+    structure = {"format": _FORMAT, "tree": _structure(tree, (), leaves)}
+    files = {STRUCTURE: json.dumps(structure, separators=(",", ":"), allow_nan=False).encode()} if first else {}
+    return opened.save(
+        target,
+        step,
+        tensors,
+        rank=jax.process_index(),
+        world_size=jax.process_count(),
+        attempt=attempt,
+        metadata=metadata,
+        files=files,
+        tag=tag,
+        compress=compress,
+        dedup=dedup,
+        asynchronous=asynchronous,
+        deadline=deadline,
+        progress=progress,
+    )
+
+
+def restore_pytree(store: Store | str, target: str, like: Any = None, *, progress: Progress | None = None) -> Any:
+    """Restores a tree from a checkpoint: "project/run@step", "project/run@tag", or the one committed last.
+
+    `like` is a tree of what is wanted, all that was saved or a part of it: arrays, or `jax.ShapeDtypeStruct`s with the
+    sharding that each is to have, whatever it was saved with; numpy arrays and scalars come back as such. Without it,
+    the tree that was saved comes back: arrays on the default device, dicts, lists and tuples as they were, other nodes as
+    dicts of their fields; a checkpoint that was not saved from a tree as a dict of its tensors.
+
+    All boxes are read at once, each byte and each box once in a process, and only those that its devices hold.
+    """
+    opened = Store(store, create=False) if isinstance(store, str) else store
+    checkpoint = opened.checkpoint(target)
+    tree = _saved_structure(checkpoint)
+    saved = _leaves(tree) if tree is not None else {name: {"kind": "jax"} for name in checkpoint.tensors}
+    boxes = _Boxes(checkpoint)
+    if like is None:
+        plans = {name: _plan_saved(boxes, name, leaf) for name, leaf in saved.items()}
+        boxes.read(progress)
+        built = {name: plan() for name, plan in plans.items()}
+        return built if tree is None else _rebuilt(tree, built)
+    paths, form = jax.tree_util.tree_flatten_with_path(like)
+    wanted = [_plan_like(boxes, _name(path), leaf, saved) for path, leaf in paths]
+    boxes.read(progress)
+    return jax.tree_util.tree_unflatten(form, [plan() for plan in wanted])
+
+
+class _Boxes:
+    """Boxes of tensors in memory of the host: all are asked for first, then read in one go, then handed out."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._arrays: dict[tuple[str, _Box], np.ndarray[Any, Any]] = {}
+        self._wanted: list[Wanted] = []
+
+    def info(self, name: str) -> TensorInfo:
+        return self.checkpoint._tensor(name)
+
+    def ask(self, name: str, index: Sequence[slice] | None = None) -> None:
+        info = self.info(name)
+        box = _box(info.shape, index)
+        if (name, box) in self._arrays:
+            return
+        array, memory = empty(info.dtype, box[1])
+        self._arrays[name, box] = array
+        if array.size:
+            self._wanted.append((name, box, memory))
+
+    def read(self, progress: Progress | None) -> None:
+        if self._wanted:
+            self.checkpoint.read_into(self._wanted, progress=progress)
+
+    def array(self, name: str, index: Sequence[slice] | None = None) -> np.ndarray[Any, Any]:
+        return self._arrays[name, _box(self.info(name).shape, index)]
+
+
+def _box(shape: Sequence[int], index: Sequence[slice] | None) -> _Box:
+    """Returns the offsets and sizes of a shard's index; of the whole where there is none."""
+    index = [slice(None)] * len(shape) if index is None else index
+    ends = [part.indices(length)[:2] for part, length in zip(index, shape, strict=True)]
+    return tuple(start for start, _ in ends), tuple(stop - start for start, stop in ends)
+
+
+def _described(name: str, leaf: Any, first: bool) -> tuple[dict[str, Any], list[Slice]]:
+    """Returns what the structure says of a leaf, and the slices of it that this process gives."""
+    if type(leaf) in _SCALARS:
+        kind, encode, _ = _SCALARS[type(leaf)]
+        return {"kind": kind, "name": name, "value": encode(leaf)}, []
+    if isinstance(leaf, jax.core.Tracer):
+        raise InvalidError(f"{name} is being traced: it has no value yet", hint="save outside of jax.jit and jax.grad")
+    if isinstance(leaf, jax.Array):
+        if leaf.is_deleted():
+            raise InvalidError(f"{name} was deleted, or donated to a computation", hint="save what that returned")
+        if _is_key(leaf):
+            implementation = str(jax.random.key_impl(leaf))
+            described = {"kind": "key", "name": name, "implementation": implementation}
+            return described, _shards(jax.random.key_data(leaf))
+        _dtype_name(name, leaf.dtype)
+        return {"kind": "jax", "name": name}, _shards(leaf)
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        _dtype_name(name, leaf.dtype)
+        kind = "numpy" if isinstance(leaf, np.ndarray) else "numpy_scalar"
+        return {"kind": kind, "name": name}, [Slice(np.asarray(leaf))] if first else []
+    raise InvalidError(
+        f"{name}: a leaf of type {type(leaf).__module__}.{type(leaf).__qualname__} can't be stored",
+        hint="expected arrays of JAX or numpy, bool, int, float, complex, str or None",
+    )
+
+
+def _shards(array: jax.Array) -> list[Slice]:
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    for shard in shards:
+        shard.data.copy_to_host_async()
+    found = []
+    for shard in shards:
+        offsets, sizes = _box(array.shape, shard.index)
+        found.append(Slice(np.ascontiguousarray(shard.data).reshape(sizes), array.shape, offsets, sizes))
+    return found
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _dtype_name(name: str, dtype: Any) -> str:
+    """Returns what safetensors calls a type."""
+    found = _FROM_NUMPY.get(np.dtype(dtype).name)
+    if found is None:
+        raise InvalidError(
+            f"{name}: elements of {np.dtype(dtype).name} can't be stored",
+            hint="convert it first: x.astype(jnp.int8) for int4, real and imaginary parts for complex128",
+        )
+    return found
+
+
+def _name(path: Sequence[Any]) -> str:
+    """Returns the name of a leaf: the keys on the way to it."""
+    parts = []
+    for entry in path:
+        found = [str(getattr(entry, field)) for field in ("key", "idx", "name") if hasattr(entry, field)]
+        parts.append(found[0] if found else str(entry))
+    return "/".join(parts) or "leaf"
+
+
+def _structure(node: Any, path: tuple[Any, ...], leaves: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns the structure of a tree as JSON has it."""
+    if node is None:
+        return {"kind": "none"}
+    children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda one: one is not node)[0]
+    if len(children) == 1 and children[0][0] == ():
+        return leaves[_name(path)]
+    # None is no leaf, but a node without leaves: it has a place all the same.
+    inner = [(below[-1], _structure(child, (*path, *below), leaves)) for below, child in children]
+    if type(node) in (list, tuple):
+        return {"kind": type(node).__name__, "items": [child for _, child in inner]}
+    if isinstance(node, dict):
+        return {"kind": "dict", "items": [[_plain(entry.key, path), child] for entry, child in inner]}
+    name = f"{type(node).__module__}.{type(node).__qualname__}"
+    return {"kind": "node", "type": name, "items": [[_name([entry]), child] for entry, child in inner]}
+
+
+def _plain(key: Any, path: Sequence[Any]) -> str | int:
+    if type(key) not in (str, int):
+        where = _name(path) if path else "the tree"
+        raise InvalidError(f"a dict in {where} has the key {key!r}, of type {type(key).__name__}: expected str or int")
+    return key  # type: ignore[no-any-return]
+
+
+def _saved_structure(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    if STRUCTURE not in checkpoint.files:
+        return None
+    found = json.loads(checkpoint.read_file(STRUCTURE))
+    if found.get("format") != _FORMAT:
+        raise InvalidError(
+            f"{checkpoint.target}: {STRUCTURE} has format {found.get('format')!r}, expected {_FORMAT}",
+            hint="a newer gigastore wrote it: update",
+        )
+    tree: dict[str, Any] = found["tree"]
+    return tree
+
+
+def _children(node: Mapping[str, Any]) -> list[dict[str, Any]]:
+    items: list[Any] = node.get("items", [])
+    return items if node["kind"] in ("list", "tuple") else [child for _, child in items]
+
+
+def _leaves(node: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the leaves of a saved structure, by name."""
+    if "name" in node:
+        return {node["name"]: node}
+    return {name: leaf for child in _children(node) for name, leaf in _leaves(child).items()}
+
+
+def _rebuilt(node: Mapping[str, Any], built: Mapping[str, Any]) -> Any:
+    kind = node["kind"]
+    if "name" in node:
+        return built[node["name"]]
+    if kind == "none":
+        return None
+    if kind in ("list", "tuple"):
+        return (list if kind == "list" else tuple)(_rebuilt(child, built) for child in node["items"])
+    return {key: _rebuilt(child, built) for key, child in node["items"]}
+
+
+def _plan_saved(boxes: _Boxes, name: str, leaf: Mapping[str, Any]) -> Callable[[], Any]:
+    """Asks for a leaf as it was saved, and returns what makes it once the boxes are read."""
+    kind = leaf["kind"]
+    if kind in _SCALAR_NAMES:
+        return lambda: _SCALAR_NAMES[kind](leaf["value"])
+    if kind == "numpy":
+        boxes.ask(name)
+        return lambda: boxes.array(name)
+    if kind == "numpy_scalar":
+        boxes.ask(name)
+        return lambda: boxes.array(name)[()]
+    place = _plan_array(boxes, name, None)
+    if kind == "key":
+        return lambda: jax.random.wrap_key_data(place(), impl=leaf["implementation"])
+    return place
+
+
+def _plan_like(boxes: _Boxes, name: str, like: Any, saved: Mapping[str, Mapping[str, Any]]) -> Callable[[], Any]:
+    """Asks for a leaf that is to be like another one, and returns what makes it once the boxes are read."""
+    if name not in saved:
+        raise NotFoundError(f"{boxes.checkpoint.target} has no leaf {name!r}", known=list(saved)[:100])
+    kind = saved[name]["kind"]
+    if type(like) in _SCALARS or kind in _SCALAR_NAMES:
+        if type(like) not in _SCALARS or kind not in _SCALAR_NAMES:
+            wanted = type(like).__name__
+            raise InvalidError(f"{name} was saved as {_said(kind)}, and a {wanted} is wanted in its place")
+        return _plan_saved(boxes, name, saved[name])
+    if isinstance(like, (np.ndarray, np.generic)):
+        _check(boxes, name, like.shape, like.dtype)
+        return _plan_saved(boxes, name, {"kind": "numpy" if isinstance(like, np.ndarray) else "numpy_scalar"})
+    if not isinstance(like, (jax.Array, jax.ShapeDtypeStruct)):
+        text = f"{name}: a {type(like).__module__}.{type(like).__qualname__} does not tell what is wanted"
+        raise InvalidError(text, hint="expected jax.Array, jax.ShapeDtypeStruct, numpy.ndarray or a scalar")
+    if _is_key(like) != (kind == "key"):
+        raise InvalidError(f"{name} was saved as {_said(kind)}, and elements of {like.dtype} are wanted in its place")
+    if kind != "key":
+        _check(boxes, name, like.shape, like.dtype)
+        return _plan_array(boxes, name, _sharding(like))
+    return _plan_key(boxes, name, like, saved[name]["implementation"])
+
+
+def _plan_key(boxes: _Boxes, name: str, like: Any, implementation: str) -> Callable[[], jax.Array]:
+    data = jax.eval_shape(jax.random.key_data, like)
+    _check(boxes, name, data.shape, data.dtype)
+
+    def wrapped(data: jax.Array) -> jax.Array:
+        return jax.random.wrap_key_data(data, impl=implementation)
+
+    found = jax.eval_shape(wrapped, data).dtype
+    if found != like.dtype:
+        raise InvalidError(f"{name} was saved as {found}, and {like.dtype} is wanted in its place")
+    place = _plan_array(boxes, name, _sharding(like))
+    return lambda: wrapped(place())
+
+
+def _sharding(like: Any) -> Any:
+    # An array that was never put anywhere goes to wherever it is needed: held on one device it could not be used
+    # together with those of a mesh.
+    return like.sharding if getattr(like, "committed", True) else None
+
+
+def _plan_array(boxes: _Boxes, name: str, sharding: Any) -> Callable[[], jax.Array]:
+    info = boxes.info(name)
+    dtype = numpy_dtype(info.dtype)
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise InvalidError(
+            f"{name} has elements of {dtype}, of which JAX would make {jax.dtypes.canonicalize_dtype(dtype)}",
+            hint='jax.config.update("jax_enable_x64", True)',
+        )
+    if sharding is None:
+        boxes.ask(name)
+        return lambda: jax.device_put(boxes.array(name))
+    for index in sharding.addressable_devices_indices_map(info.shape).values():
+        boxes.ask(name, index)
+
+    def box(index: Any) -> np.ndarray[Any, Any]:
+        return boxes.array(name, index)
+
+    return lambda: jax.make_array_from_callback(info.shape, sharding, box, dtype=dtype)
+
+
+def _check(boxes: _Boxes, name: str, shape: Sequence[int], dtype: Any) -> None:
+    info = boxes.info(name)
+    wanted = _dtype_name(name, dtype)
+    if (info.dtype, info.shape) != (wanted, tuple(shape)):
+        saved = f"{info.dtype} {list(info.shape)}"
+        raise InvalidError(f"{name} is {saved} in the checkpoint, and {wanted} {list(shape)} is wanted in its place")
+
+
+def _said(kind: str) -> str:
+    return {"jax": "an array", "numpy": "an array", "numpy_scalar": "an array", "key": "keys"}.get(kind, f"a {kind}")
