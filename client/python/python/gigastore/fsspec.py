@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
-import fsspec
-from fsspec.callbacks import DEFAULT_CALLBACK, Callback
-from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
-from fsspec.utils import glob_translate, isfilelike
+import fsspec  # type: ignore[import-untyped]
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback  # type: ignore[import-untyped]
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem  # type: ignore[import-untyped]
+from fsspec.utils import glob_translate, isfilelike  # type: ignore[import-untyped]
 
 from ._places import BoundFile, FileMissingError, FolderError, Place, Version, described, missing
 from .errors import InvalidError, NotFoundError, StoreWriteError

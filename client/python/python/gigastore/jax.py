@@ -95,8 +95,8 @@ def restore_pytree(store: Store | str, target: str, like: Any = None, *, progres
     """Restores a tree from a checkpoint: "project/run@step", "project/run@tag", or the one committed last.
 
     `like` is a tree of what is wanted, all that was saved or a part of it: arrays, or `jax.ShapeDtypeStruct`s with the
-    sharding that each is to have, whatever it was saved with; numpy arrays and scalars come back as such. Without it,
-    the tree that was saved comes back: arrays on the default device, dicts, lists and tuples as they were, other nodes as
+    sharding that each is to have, whatever it was saved with; numpy arrays and scalars come back as such. Without
+    it, the tree that was saved comes back: arrays on the default device, dicts, lists and tuples as they were, other nodes as
     dicts of their fields; a checkpoint that was not saved from a tree as a dict of its tensors.
 
     All boxes are read at once, each byte and each box once in a process, and only those that its devices hold.
@@ -191,7 +191,7 @@ def _shards(array: jax.Array) -> list[Slice]:
 
 
 def _is_key(leaf: Any) -> bool:
-    return bool(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+    return bool(jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _dtype_name(name: str, dtype: Any) -> str:
@@ -320,7 +320,8 @@ def _plan_key(boxes: _Boxes, name: str, like: Any, implementation: str) -> Calla
     _check(boxes, name, data.shape, data.dtype)
 
     def wrapped(data: jax.Array) -> jax.Array:
-        return jax.random.wrap_key_data(data, impl=implementation)
+        keys: jax.Array = jax.random.wrap_key_data(data, impl=implementation)
+        return keys
 
     found = jax.eval_shape(wrapped, data).dtype
     if found != like.dtype:

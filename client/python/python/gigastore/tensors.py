@@ -136,7 +136,8 @@ def memory_of(name: str, tensor: Any) -> tuple[Any, str | None, tuple[int, ...] 
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
         return _memory_of_torch(torch, name, tensor)
-    if isinstance(tensor, np.ndarray):
+    if isinstance(tensor, (np.ndarray, np.generic)):
+        tensor = np.asarray(tensor)
         dtype = _FROM_NUMPY.get(tensor.dtype.name)
         if dtype is None or not tensor.dtype.isnative:
             raise InvalidError(f"{name}: numpy's type {tensor.dtype.str} can't be stored: convert it first")
