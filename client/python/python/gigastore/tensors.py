@@ -89,7 +89,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
                 f"numpy has no type for {name}",
                 hint="pip install ml_dtypes, or load with device='cpu' for torch tensors",
             ) from error
-        return np.dtype(getattr(ml_dtypes, _ML_DTYPES[name]))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[name]))
+        return found
     raise InvalidError(f"numpy has no type for {name}", hint="load into memory of your own: into={name: memory}")
 
 
