@@ -36,13 +36,15 @@ _POLL = 0.01
 class HostArea:
     """Memory of the host for tensors, kept until a larger state needs more; pinned where CUDA is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = False) -> None:
+        self._shared = shared
         self._flat = torch.empty(0, dtype=torch.uint8)
-        self._alone = self._references()
+        self._alone = 0
         self._leased = False
+        self._unpin: Callable[[], object] | None = None
 
-    def _references(self) -> int:
-        return torch._C._storage_Use_Count(self._flat.untyped_storage()._cdata)
+    def _storage(self) -> int:
+        return self._flat.untyped_storage()._cdata
 
     @property
     def bytes(self) -> int:
@@ -52,18 +54,13 @@ class HostArea:
     @property
     def free(self) -> bool:
         """Tells whether nobody reads it any more."""
-        return not self._leased or self._references() <= self._alone
+        return not self._leased or torch._C._storage_Use_Count(self._storage()) <= self._alone
 
     def take(self, size: int) -> torch.Tensor:
         """Returns `size` bytes of it as a flat tensor, of any content. It is not free until `give_back`, or until no
         tensor made from what this returned is left."""
         if self._flat.numel() < size:
-            # The old memory goes before the new comes: a host seldom has room for both.
-            self._flat = torch.empty(0, dtype=torch.uint8)
-            self._flat = torch.frombuffer(_native.Memory(size), dtype=torch.uint8)
-            self._pin()
-            self._alone = self._references()
-            _AREAS[self._flat.untyped_storage()._cdata] = self
+            self._grow(size)
         self._leased = True
         return self._flat[:size]
 
@@ -71,14 +68,29 @@ class HostArea:
         """Says that what was put into it is stored."""
         self._leased = False
 
+    def _grow(self, size: int) -> None:
+        _AREAS.pop(self._storage(), None)
+        if self._unpin is not None:
+            self._unpin()
+        # The old memory goes before the new comes: a host seldom has room for both.
+        self._flat = torch.empty(0, dtype=torch.uint8)
+        if self._shared:
+            storage = torch.UntypedStorage._new_shared(size, device="cpu")
+            self._flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+        else:
+            self._flat = torch.frombuffer(_native.Memory(size), dtype=torch.uint8)
+        if torch.cuda.is_available():
+            self._pin()
+        self._alone = torch._C._storage_Use_Count(self._storage())
+        _AREAS[self._storage()] = self
+
     def _pin(self) -> None:
-        if not torch.cuda.is_available():
-            return
         import torch.cuda._pin_memory_utils as pinning
 
-        storage = self._flat.untyped_storage()
-        pinning.pin_memory(storage.data_ptr(), storage.nbytes())
-        weakref.finalize(storage, pinning.unpin_memory, storage.data_ptr()).atexit = False
+        flat, address = self._flat, self._flat.data_ptr()
+        pinning.pin_memory(address, flat.nbytes)
+        self._unpin = weakref.finalize(self, pinning.unpin_memory, address)
+        self._unpin.atexit = False  # type: ignore[attr-defined]
 
 
 _AREAS: weakref.WeakValueDictionary[int, HostArea] = weakref.WeakValueDictionary()
@@ -160,20 +172,21 @@ class Staging(AsyncStager):
 
     Structure stays as it is: nested containers, DTensor, ShardedTensor; what is no tensor is copied too. While the save
     before still reads its copy, a second one is made beside it (`states` is how many there may be); past that `stage`
-    waits, for `deadline` seconds at most. Copies of tensors are on the CPU whatever device they came from.
+    waits, for `deadline` seconds at most. Copies of tensors are on the CPU whatever device they came from. `shared`: in
+    memory that other processes see too, for `AsyncCheckpointerType.PROCESS`; else torch moves it there at the first save.
     """
 
     _synchronize_after_execute = False
 
-    def __init__(self, states: int = 2, deadline: float = 600.0) -> None:
+    def __init__(self, *, states: int = 2, shared: bool = False, deadline: float = 600.0) -> None:
         if states < 1:
             raise InvalidError(f"states={states}: there must be memory for one state")
         self._areas: list[HostArea] = []
-        self._states, self._deadline = states, deadline
+        self._states, self._shared, self._deadline = states, shared, deadline
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Staging, (self._states, self._deadline))
+        return (_staging, (self._states, self._shared, self._deadline))
 
     @property
     def bytes(self) -> int:
@@ -212,7 +225,7 @@ class Staging(AsyncStager):
                 if area.free:
                     return area
             if len(self._areas) < self._states:
-                self._areas.append(HostArea())
+                self._areas.append(HostArea(self._shared))
                 return self._areas[-1]
             if time.monotonic() > end:
                 raise UnavailableError(
@@ -255,9 +268,7 @@ def _plan(copies: Copies, name: str, value: Any, above: set[int]) -> _Build:
 def _plan_tensor(copies: Copies, name: str, tensor: torch.Tensor) -> _Build:
     if isinstance(tensor, DTensor):
         number = copies.plan(name, tensor._local_tensor)
-        spec = tensor._spec
-        # Not from_local: that would move the copy to the device of the mesh.
-        return lambda made: DTensor(made[number], spec, requires_grad=False)
+        return lambda made: _distributed(tensor, made[number])
     if isinstance(tensor, ShardedTensor):
         shards = [(shard.metadata, copies.plan(name, shard.tensor)) for shard in tensor.local_shards()]
         return lambda made: _sharded(tensor, [Shard(made[number], metadata) for metadata, number in shards])
@@ -279,6 +290,16 @@ def _plan_tensor(copies: Copies, name: str, tensor: torch.Tensor) -> _Build:
     return build
 
 
+def _distributed(tensor: DTensor, local: torch.Tensor) -> DTensor:
+    """Returns a DTensor that differs from another in its local tensor."""
+    # Not from_local: that would move the copy to the device of the mesh. Nor made of `local` itself, whose place in its
+    # memory torch takes over: it would not know such a DTensor for one when it is sent to another process.
+    blank = torch.empty((), dtype=local.dtype).expand(local.shape)
+    found = DTensor(blank, tensor._spec, requires_grad=False)
+    found._local_tensor = local
+    return found
+
+
 def _sharded(tensor: ShardedTensor, shards: list[Shard]) -> ShardedTensor:
     """Returns a sharded tensor that differs from another in the memory of its local shards."""
     properties = tensor.metadata().tensor_properties
@@ -289,3 +310,7 @@ def _sharded(tensor: ShardedTensor, shards: list[Shard]) -> ShardedTensor:
     found._sharded_tensor_id = None
     found._local_shards = shards
     return found
+
+
+def _staging(states: int, shared: bool, deadline: float) -> Staging:
+    return Staging(states=states, shared=shared, deadline=deadline)

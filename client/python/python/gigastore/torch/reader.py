@@ -1,0 +1,318 @@
+"""DCP's storage reader: boxes of tensors out of the store, straight into the state dict's own memory.
+
+DCP is told that each tensor is one chunk, so that it asks for just the boxes of this rank; the store finds the saved
+slices under them and reads the groups of bytes it needs. Must never run a pickle that the caller did not ask for, and
+never leave a byte in a tensor that was not verified.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint._nested_dict import FLATTEN_MAPPING
+from torch.distributed.checkpoint._traverse import set_element
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import (
+    STORAGE_TYPES,
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.storage import StorageReader as DcpStorageReader
+from torch.futures import Future
+
+from ..checkpoint import Checkpoint, Wanted
+from ..errors import InvalidError, NotFoundError
+from ..store import Progress, Store
+from ..tensors import memory_of
+from . import objects
+from .layout import STRUCTURE, as_bits, paths_of, stored_box, torch_shape, torch_type
+from .staging import HostArea
+
+__all__ = ["StorageReader", "describe", "value_of"]
+
+#: Bytes on their way to a device, or to memory out of order, at once: 256 MiB, a fiftieth of a second of a PCIe 4 link.
+_STAGED_BYTES = 256 << 20
+#: Files read at once: a remote store answers each in tens of milliseconds, and a state dict may hold thousands.
+_FILES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A box that is read into the host's memory, and copied on from there."""
+
+    name: str
+    offsets: tuple[int, ...]
+    into: torch.Tensor
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        return self.into.numel() * self.dtype.itemsize
+
+
+class StorageReader(DcpStorageReader):
+    """Loads through `dcp.load` out of a store, at any world size.
+
+    `target` is "project/run@step", "…@tag", or "project/run" for what was committed last; where it is left out, DCP's
+    `checkpoint_id` says it. All ranks read the checkpoint that the coordinator found. Checkpoints that were saved
+    otherwise are read too: tensors by their names. Values that only pickle can read are refused unless `trust_pickle`:
+    reading a pickle runs what whoever wrote it wanted to run.
+    """
+
+    def __init__(
+        self,
+        store: Store | str,
+        target: str | None = None,
+        *,
+        trust_pickle: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__()
+        self.store = Store(store, create=False) if isinstance(store, str) else store
+        self._target, self._trust_pickle, self._progress = target, trust_pickle, progress
+        self._reset_process()
+
+    def _reset_process(self) -> None:
+        self._area = HostArea()
+        self._checkpoint: Checkpoint | None = None
+        self._failed: Exception | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_area", "_checkpoint", "_failed")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset_process()
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Tells whether it has the form of a target."""
+        project, slash, run = str(checkpoint_id).removeprefix("gigastore://").partition("/")
+        return bool(project and slash and run) and "/" not in run
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """Begins another load."""
+        if checkpoint_id is not None:
+            self._target = str(checkpoint_id)
+        self._checkpoint = self._failed = None
+
+    @property
+    def checkpoint_id(self) -> str | None:
+        """The target that is read."""
+        return self._target
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Describes the checkpoint to DCP."""
+        try:
+            self._checkpoint = self._open(self._target)
+            found = describe(self._checkpoint)
+        except Exception as error:
+            # DCP would make an assertion of it. It is raised a moment later, as what it is.
+            self._failed, found = error, Metadata({})
+        found.storage_meta = StorageMeta(checkpoint_id=self._target)
+        return found
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Raises what `read_metadata` met."""
+        if self._failed is not None:
+            raise self._failed
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """Tells the coordinator which checkpoint this rank found."""
+        assert self._checkpoint is not None, "DCP calls read_metadata first"
+        plan.storage_data = self._checkpoint.target
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """Has all ranks read the checkpoint that the coordinator found: a tag may have moved in between."""
+        assert self._checkpoint is not None, "DCP calls read_metadata first"
+        for plan in plans:
+            plan.storage_data = self._checkpoint.target
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Reads what this rank wants: one call for all that lies in order in memory of the host."""
+        if self._checkpoint is None or self._checkpoint.target != plan.storage_data:
+            self._checkpoint = self._open(plan.storage_data)
+        checkpoint = self._checkpoint
+        wanted: list[Wanted] = []
+        staged: list[_Piece] = []
+        filled: list[tuple[ReadItem, torch.Tensor]] = []
+        values: list[ReadItem] = []
+        for item in plan.items:
+            if item.type == LoadItemType.BYTE_IO:
+                values.append(item)
+                continue
+            tensor = planner.resolve_tensor(item).detach()
+            filled.append((item, tensor))
+            self._want(checkpoint, item, tensor, wanted, staged)
+        self._read(checkpoint, wanted, staged)
+        for item, tensor in filled:
+            planner.commit_tensor(item, tensor)
+        self._load_values(checkpoint, values, planner)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def _open(self, target: str | None) -> Checkpoint:
+        if target is None:
+            raise InvalidError("nothing says what to load", hint="pass target= or checkpoint_id=, such as demo/run@100")
+        return self.store.checkpoint(target)
+
+    @staticmethod
+    def _want(
+        checkpoint: Checkpoint, item: ReadItem, tensor: torch.Tensor, wanted: list[Wanted], staged: list[_Piece]
+    ) -> None:
+        """Adds a box to what is read in place, or through the host's memory."""
+        name = item.storage_index.fqn
+        info = checkpoint.tensors.get(name)
+        if info is None:
+            raise NotFoundError(f"{checkpoint.target} has no tensor {name!r}", known=list(checkpoint.tensors)[:100])
+        dtype = torch_type(info.dtype)
+        assert dtype is not None, "what torch has no type for is not described to DCP"
+        if tensor.shape != item.lengths:
+            text = f"{name}: a box of shape {list(item.lengths)} is to fill a tensor of shape {list(tensor.shape)}"
+            raise InvalidError(text, object=name)
+        if tensor.is_meta:
+            raise InvalidError(f"{name}: a tensor on the meta device has no memory", hint="materialise it: to_empty()")
+        offsets = tuple(item.storage_offsets)
+        in_order = tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+        if tensor.device.type == "cpu" and tensor.dtype == dtype and in_order:
+            box = stored_box(name, info.dtype, offsets, tensor.shape)
+            wanted.append((name, box, memory_of(name, tensor)[0] if tensor.numel() else bytearray()))
+        else:
+            staged.extend(_cut(_Piece(name, offsets, tensor, dtype)))
+
+    def _read(self, checkpoint: Checkpoint, wanted: list[Wanted], staged: list[_Piece]) -> None:
+        """Reads boxes in place, and the others batch by batch; a tensor of another type is converted, as DCP does."""
+        batches = list(_batches(staged)) or [[]]
+        for batch in batches:
+            flat = self._area.take(sum(_room(piece) for piece in batch))
+            start, held = 0, []
+            for piece in batch:
+                at = flat[start : start + piece.bytes]
+                box = stored_box(piece.name, checkpoint.tensors[piece.name].dtype, piece.offsets, piece.into.shape)
+                wanted.append((piece.name, box, at.numpy()))
+                held.append(at.view(piece.dtype).reshape(piece.into.shape))
+                start += _room(piece)
+            checkpoint.read_into(wanted, progress=self._progress)
+            for piece, at in zip(batch, held, strict=True):
+                _put(piece, at)
+            for device in {piece.into.device for piece in batch if piece.into.device.type != "cpu"}:
+                torch.accelerator.synchronize(device)
+            wanted = []
+        self._area.give_back()
+
+    def _load_values(self, checkpoint: Checkpoint, items: list[ReadItem], planner: LoadPlanner) -> None:
+        """Reads values that are no tensors, and hands them to the planner."""
+        paths = [_value_path(checkpoint, item.storage_index.fqn) for item in items]
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+            texts = list(threads.map(checkpoint.read_file, paths))
+        # What the default planner does with bytes is to unpickle them, whatever they hold.
+        direct = isinstance(planner, DefaultLoadPlanner) and type(planner).load_bytes is DefaultLoadPlanner.load_bytes
+        for item, path, text in zip(items, paths, texts, strict=True):
+            name = item.dest_index.fqn
+            if not direct and path.endswith(".pt"):
+                planner.load_bytes(item, io.BytesIO(text))
+                continue
+            value = value_of(item.storage_index.fqn, path, text, self._trust_pickle)
+            if direct and planner.flatten_state_dict:
+                mappings: FLATTEN_MAPPING = planner.mappings
+                set_element(planner.original_state_dict, mappings[name], value)
+            elif direct:
+                planner.state_dict[name] = value
+            else:
+                data = io.BytesIO()
+                torch.save(value, data)
+                data.seek(0)
+                planner.load_bytes(item, data)
+
+
+def describe(checkpoint: Checkpoint) -> Metadata:
+    """Returns DCP's description of a checkpoint: each tensor one chunk, whatever slices it was saved in."""
+    entries: dict[str, STORAGE_TYPES] = {}
+    for name, info in checkpoint.tensors.items():
+        dtype = torch_type(info.dtype)
+        if dtype is None:
+            continue
+        size = torch_shape(name, info.dtype, info.shape)
+        chunk = ChunkStorageMetadata(offsets=torch.Size([0] * len(size)), sizes=size)
+        entries[name] = TensorStorageMetadata(TensorProperties(dtype=dtype), size, [chunk])
+    structures = {}
+    for path in checkpoint.files:
+        value = objects.name_of(path)
+        if value is not None:
+            entries[value[0]] = BytesStorageMetadata()
+        elif STRUCTURE.fullmatch(path):
+            structures[path] = checkpoint.read_file(path)
+    return Metadata(entries, planner_data=paths_of(entries, structures))
+
+
+def value_of(name: str, path: str, text: bytes, trust_pickle: bool) -> Any:
+    """Returns the value that a file holds."""
+    if path.endswith(".json"):
+        return objects.decode(name, text)
+    try:
+        return torch.load(io.BytesIO(text), map_location="cpu", weights_only=not trust_pickle)
+    except pickle.UnpicklingError as error:
+        raise InvalidError(
+            f"the value of {name} can be read by running its pickle only: {error}",
+            object=path,
+            hint="StorageReader(…, trust_pickle=True) where you trust who saved it, or torch.serialization.safe_globals",
+        ) from error
+
+
+def _value_path(checkpoint: Checkpoint, name: str) -> str:
+    for suffix in (".json", ".pt"):
+        path = objects.path_of(name, suffix)
+        if path in checkpoint.files:
+            return path
+    raise NotFoundError(f"{checkpoint.target} has no value {name!r}", known=list(checkpoint.files)[:100])
+
+
+def _room(piece: _Piece) -> int:
+    return -(-piece.bytes // 64) * 64
+
+
+def _cut(piece: _Piece) -> Iterator[_Piece]:
+    """Cuts a box along its first dimension into pieces of at most `_STAGED_BYTES`, or one row where a row is longer."""
+    rows = piece.into.shape[0] if piece.into.dim() else 1
+    if piece.bytes <= _STAGED_BYTES or rows <= 1:
+        yield piece
+        return
+    step = max(1, _STAGED_BYTES // (piece.bytes // rows))
+    for row in range(0, rows, step):
+        offsets = (piece.offsets[0] + row, *piece.offsets[1:])
+        yield _Piece(piece.name, offsets, piece.into.narrow(0, row, min(step, rows - row)), piece.dtype)
+
+
+def _batches(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
+    filled = 0
+    for piece in pieces:
+        if batch and filled + _room(piece) > _STAGED_BYTES:
+            yield batch
+            batch, filled = [], 0
+        batch.append(piece)
+        filled += _room(piece)
+    if batch:
+        yield batch
+
+
+def _put(piece: _Piece, held: torch.Tensor) -> None:
+    if piece.into.dtype == held.dtype and not (piece.into.is_conj() or piece.into.is_neg()):
+        as_bits(piece.into).copy_(as_bits(held), non_blocking=True)
+    else:
+        piece.into.copy_(held, non_blocking=True)

@@ -1,0 +1,343 @@
+"""DCP's storage writer: each rank's part of a state dict goes to the store, and one commit makes all of them visible.
+
+Must never commit under another rank's attempt or another thread's target, and never copy what lies in order in memory of
+the host: such tensors are read where they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import StorageWriter as DcpStorageWriter
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.placement_types import Replicate
+from torch.futures import Future
+
+from ..errors import InvalidError
+from ..store import CommitInfo, Store, _attempt
+from ..tensors import Slice
+from . import objects
+from .layout import stored_box, stored_dtype, structure_file
+from .staging import Copies, HostArea, Staging, release
+
+__all__ = ["StorageWriter"]
+
+_TARGET = re.compile(r"(?:gigastore://)?([^/@]+/[^/@]+)@(\d+)")
+#: Folders among a checkpoint's files that this module fills.
+_OURS = (objects.FOLDER, "dcp/")
+
+#: Attempts that this process has saved under.
+_USED: set[str] = set()
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What the coordinator tells the ranks in their plans."""
+
+    attempt: str
+    world_size: int
+
+
+class _Save(threading.local):
+    """One save, from `set_up_storage_writer` to `finish`: DCP runs all of it in one thread, others in theirs."""
+
+    target: str | None = None
+    rank: int = 0
+    coordinator: bool = True
+    collective: bool = True
+    drawn: _Drawn | None = None
+
+
+class StorageWriter(DcpStorageWriter):
+    """Saves through `dcp.save` and `dcp.async_save` into a store.
+
+    `target` is "project/run@step"; where it is left out, DCP's `checkpoint_id` says it. Values that are no tensors are
+    files of the checkpoint: JSON where it has a form for them, else bytes of torch.save. `attempt` and `world_size` are
+    needed only with `use_collectives=False`, where launchers other than torchrun and SLURM do not tell them. As a stager
+    it is a `Staging`, so that `dcp.async_save(state, storage_writer=writer)` copies into memory that is kept.
+    """
+
+    _synchronize_after_execute = False
+    should_synchronize_after_execute = False
+
+    def __init__(
+        self,
+        store: Store | str,
+        target: str | None = None,
+        *,
+        attempt: str | None = None,
+        world_size: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        tag: str | None = None,
+        compress: bool | str = False,
+        dedup: bool = True,
+        deadline: float = 600.0,
+        staging: Staging | None = None,
+    ) -> None:
+        super().__init__()
+        self.store = Store(store) if isinstance(store, str) else store
+        if target is not None:
+            _step_of(target)
+        for path in files or ():
+            if path.startswith(_OURS):
+                raise InvalidError(f"file {path!r}: {' and '.join(_OURS)} hold the state dict", hint="name it otherwise")
+        self._target, self._attempt, self._world_size = target, attempt, world_size
+        self._metadata, self._files, self._tag = dict(metadata or {}), dict(files or {}), tag
+        self._options: dict[str, Any] = {"compress": compress, "dedup": dedup, "deadline": deadline}
+        self._staging = staging or Staging()
+        self._reset_process()
+
+    def _reset_process(self) -> None:
+        self._area, self._lock, self._save = HostArea(), threading.Lock(), _Save()
+        #: What was committed last.
+        self.committed: CommitInfo | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        ours = ("_area", "_lock", "_save", "committed")
+        return {name: value for name, value in vars(self).items() if name not in ours}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset_process()
+
+    # What DCP calls, in this order.
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Tells whether it is the form of a target, "project/run@step"."""
+        return _TARGET.fullmatch(str(checkpoint_id)) is not None
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """Begins another save."""
+        if checkpoint_id is not None:
+            _step_of(str(checkpoint_id))
+            self._save.target = str(checkpoint_id)
+
+    @property
+    def checkpoint_id(self) -> str | None:
+        """The target that is saved to."""
+        return self._save.target or self._target
+
+    def storage_meta(self) -> StorageMeta | None:
+        """Says what DCP's logs call the save."""
+        return StorageMeta(checkpoint_id=self.checkpoint_id)
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Learns this rank's part in the save."""
+        save = self._save
+        save.coordinator, save.drawn = is_coordinator, None
+        save.rank = int(kwargs.get("rank") or 0)
+        save.collective = bool(kwargs.get("use_collectives", True))
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """Refuses what can't be stored before any rank sends a byte."""
+        _step_of(self.checkpoint_id)
+        for item in plan.items:
+            if item.tensor_data is not None:
+                stored_dtype(item.index.fqn, item.tensor_data.properties.dtype)
+        if plan.usable:
+            structure_file(plan.planner_data)
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Draws what tells this save from others at the same step, and tells it to all ranks."""
+        save = self._save
+        if save.collective:
+            drawn = _Drawn(self._attempt or secrets.token_hex(8), len(plans))
+            if self._world_size not in (None, len(plans)):
+                raise InvalidError(f"world_size={self._world_size}, and {len(plans)} ranks take part in the save")
+            if len(plans) > 1:
+                # Ranks that cache their plan see an earlier draw in it: they ask the group's store, see `_drawn_for`.
+                dist.distributed_c10d._get_default_store().set(self._key(), f"{drawn.attempt} {drawn.world_size}")
+        else:
+            world_size = self._world_size or (dist.get_world_size() if dist.is_initialized() else 1)
+            if save.rank >= world_size:
+                raise InvalidError(f"rank {save.rank} of a world of {world_size}", hint="ranks are counted from 0")
+            drawn = _Drawn(_attempt(self._attempt, world_size) or secrets.token_hex(8), world_size)
+        save.drawn = drawn
+        return [dataclasses.replace(plan, storage_data=drawn) for plan in plans]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Sends this rank's part."""
+        save = self._save
+        drawn = save.drawn = self._drawn_for(plan)
+        run, step = _step_of(self.checkpoint_id)
+        path, structure = structure_file(plan.planner_data)
+        files = {**(self._files if save.coordinator else {}), path: structure}
+        tensors: list[tuple[WriteItem, torch.Tensor]] = []
+        for item in plan.items:
+            if item.type == WriteItemType.BYTE_IO:
+                path, data = _object(item, planner)
+                files[path] = data
+            else:
+                tensors.append((item, _resolve(item, planner)))
+        slices, area = self._slices(tensors, planner, drawn)
+        try:
+            self.store.save(
+                run,
+                step,
+                slices,
+                rank=save.rank,
+                world_size=drawn.world_size,
+                attempt=drawn.attempt,
+                metadata=self._metadata,
+                files=files,
+                tag=self._tag,
+                commit=False,
+                **self._options,
+            )
+        finally:
+            area.give_back()
+            release(tensor for _, tensor in tensors)
+        found: Future[list[WriteResult]] = Future()
+        sizes = {item.index: tensor.nbytes for item, tensor in tensors}
+        found.set_result([WriteResult(item.index, sizes.get(item.index, 0), None) for item in plan.items])
+        return found
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Commits: with collectives the coordinator, else every rank, and the first to find all parts there does."""
+        drawn = self._save.drawn
+        assert drawn is not None, "DCP calls write_data before finish"
+        run, step = _step_of(self.checkpoint_id)
+        self.committed = self.store.commit(
+            run,
+            step,
+            world_size=drawn.world_size,
+            attempt=drawn.attempt,
+            tag=self._tag,
+            deadline=self._options["deadline"],
+        )
+
+    # What DCP calls of a stager.
+
+    def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Copies a state dict into memory that is kept: see `Staging`."""
+        return self._staging.stage(state_dict)
+
+    def synchronize_staging(self) -> None:
+        """Does nothing: `stage` returns when the copy is there."""
+
+    def close(self) -> None:
+        """Gives the memory of stages back."""
+        self._staging.close()
+
+    # The rest is ours.
+
+    def _key(self) -> str:
+        return f"gigastore/{self.checkpoint_id}"
+
+    def _drawn_for(self, plan: SavePlan) -> _Drawn:
+        """Returns what the coordinator drew for this save: a plan that DCP has cached tells of an earlier one."""
+        save, drawn = self._save, plan.storage_data
+        if save.drawn is not None:
+            drawn = save.drawn
+        elif not isinstance(drawn, _Drawn) or drawn.attempt in _USED:
+            attempt, world_size = dist.distributed_c10d._get_default_store().get(self._key()).decode().split()
+            drawn = _Drawn(attempt, int(world_size))
+        _USED.add(drawn.attempt)
+        return drawn
+
+    def _slices(
+        self, tensors: list[tuple[WriteItem, torch.Tensor]], planner: SavePlanner, drawn: _Drawn
+    ) -> tuple[dict[str, list[Slice]], HostArea]:
+        """Returns what the store saves, and the memory it is in where tensors on a device or out of order are copied;
+        others are read where they lie."""
+        copies = Copies()
+        moved = {
+            i: copies.plan(item.index.fqn, tensor)
+            for i, (item, tensor) in enumerate(tensors)
+            if not (tensor.is_cpu and tensor.layout == torch.strided and tensor.is_contiguous())
+        }
+        with self._lock:
+            area = self._area if self._area.free else HostArea()
+            made = copies.make(area.take) if moved else []
+        slices: dict[str, list[Slice]] = {}
+        for i, (item, tensor) in enumerate(tensors):
+            name, data = item.index.fqn, item.tensor_data
+            assert data is not None, "DCP describes each tensor"
+            if 0 in data.chunk.sizes and 0 not in data.size:
+                # An empty box of a tensor that has elements: what uneven sharding leaves to the last ranks.
+                continue
+            dtype = stored_dtype(name, tensor.dtype)
+            offsets, sizes = stored_box(name, dtype, data.chunk.offsets, data.chunk.sizes)
+            shape, _ = stored_box(name, dtype, data.size, data.size)
+            held = made[moved[i]] if i in moved else tensor
+            if held.shape != data.chunk.sizes:
+                text = f"{name} has shape {list(held.shape)}, and {list(data.chunk.sizes)} in DCP's plan"
+                raise InvalidError(text, object=name)
+            replicas = () if self._save.collective else _replicas(planner, name, self._save.rank, drawn.world_size)
+            slices.setdefault(name, []).append(Slice(held, shape, offsets, sizes, dtype, replicas))
+        return slices, area
+
+
+def _resolve(item: WriteItem, planner: SavePlanner) -> torch.Tensor:
+    """Returns the memory of a box of a tensor."""
+    found = planner.resolve_data(item)
+    if type(found) is torch.Tensor or isinstance(found, torch.nn.Parameter | torch.nn.Buffer):
+        return found.detach()
+    raise InvalidError(
+        f"{item.index.fqn}: a {type(found).__qualname__} is no plain tensor",
+        object=item.index.fqn,
+        hint="save the tensors that it is made of",
+    )
+
+
+def _object(item: WriteItem, planner: SavePlanner) -> tuple[str, bytes]:
+    """Returns path and content of the file for a value that is no tensor."""
+    name = item.index.fqn
+    # A planner need not know its values by name; what it makes of them is bytes.
+    lookup = getattr(planner, "lookup_object", None)
+    value = io.BytesIO() if lookup is None else lookup(item.index)
+    if not isinstance(value, io.BytesIO):
+        try:
+            return objects.path_of(name, ".json"), objects.encode(name, value)
+        except objects.NotPlain:
+            pass
+    try:
+        found = planner.resolve_data(item)
+    except Exception as error:
+        text = f"{name}: a {type(value).__qualname__} can't be stored: {error}"
+        raise InvalidError(text, object=name, hint="take it out of the state dict, or make it plain data") from error
+    assert isinstance(found, io.BytesIO), "DCP's planners resolve values to bytes"
+    return objects.path_of(name, ".pt"), found.getvalue()
+
+
+def _step_of(target: str | None) -> tuple[str, int]:
+    """Returns run and step of a target."""
+    found = _TARGET.fullmatch(target or "")
+    if found is None:
+        raise InvalidError(
+            f"{target!r} is no target to save to" if target else "nothing says where to save",
+            hint="expected project/run@step, such as demo/run@100, as target= or as checkpoint_id=",
+        )
+    return found[1], int(found[2])
+
+
+def _replicas(planner: SavePlanner, name: str, rank: int, world_size: int) -> list[int]:
+    """Returns the ranks that hold the same box of a DTensor; none where that is not known, which costs only bytes."""
+    value = getattr(planner, "state_dict", {}).get(name)
+    if not isinstance(value, DTensor) or (dist.get_rank(), dist.get_world_size()) != (rank, world_size):
+        return []
+    mesh, coordinate = value.device_mesh, value.device_mesh.get_coordinate()
+    if coordinate is None or not all(isinstance(one, Shard | Replicate) for one in value.placements):
+        return []
+    # Those that differ only where the tensor is replicated.
+    pick = tuple(
+        at if isinstance(one, Shard) else slice(None) for at, one in zip(coordinate, value.placements, strict=True)
+    )
+    ranks: list[int] = mesh.mesh[pick].reshape(-1).tolist()
+    return sorted(ranks) if len(ranks) > 1 else []
