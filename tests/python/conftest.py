@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,11 +27,11 @@ for variable in ("GIGASTORE_STORE", "GIGASTORE_TOKEN", "GIGASTORE_TOKENS", "GIGA
     os.environ.pop(variable, None)
 
 
-def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs the command of the package, and returns what it said; fails where it does."""
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, **options)
     assert done.returncode == 0, f"gigastore {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done  # type: ignore[no-any-return]
+    return done
 
 
 class Service:
@@ -55,32 +58,34 @@ def store(url: str) -> gigastore.Store:
     return gigastore.Store(url)
 
 
+@contextmanager
+def running(store: str, log: Path, *arguments: str) -> Iterator[Service]:
+    """Runs a service over a store, and kills it."""
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*COMMAND, "--store", store, "serve", "--listen", "127.0.0.1:0", "--keep-free", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith("serving "), f"the service did not start: {log.read_text()}"
+        yield Service(said.rpartition(" at ")[2].strip(), store, process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Starts services: `serve(store URL, *more arguments)`. They are killed when the test is over."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(store: str, *arguments: str) -> Service:
-        errors = tmp_path / f"service-{len(running)}.log"
-        with errors.open("w") as log:
-            process = subprocess.Popen(
-                [*COMMAND, "--store", store, "serve", "--listen", "127.0.0.1:0", "--keep-free", "0", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        running.append(process)
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        assert said.startswith("serving "), f"the service did not start: {errors.read_text()}"
-        return Service(said.rpartition(" at ")[2].strip(), store, process)
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    with ExitStack() as stack:
+        count = itertools.count()
+        yield lambda store, *arguments: stack.enter_context(
+            running(store, tmp_path / f"service-{next(count)}.log", *arguments)
+        )
 
 
 @pytest.fixture

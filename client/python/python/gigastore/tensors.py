@@ -160,6 +160,8 @@ def memory_of(name: str, tensor: Any) -> tuple[Any, str | None, tuple[int, ...] 
 def _memory_of_torch(torch: Any, name: str, tensor: Any) -> tuple[Any, str, tuple[int, ...]]:
     if hasattr(tensor, "device_mesh"):
         raise InvalidError(f"{name}: a DTensor is a part of a tensor", hint="save it with gigastore.torch")
+    if tensor.is_nested:
+        raise InvalidError(f"{name}: a nested tensor has no one shape", hint="save its parts: unbind()")
     if tensor.is_meta:
         raise InvalidError(f"{name}: a tensor on the meta device has no bytes", hint="materialise it first: to_empty()")
     if tensor.layout != torch.strided:
