@@ -8,6 +8,7 @@ mod clock;
 mod coded;
 mod local;
 mod peer;
+mod python;
 mod row;
 mod rows;
 mod seaweed;
@@ -164,6 +165,7 @@ fn measure(group: &str, plan: &Plan) -> Res<()> {
         "plan" => runtime.block_on(rows::plan(plan)),
         "async" => runtime.block_on(stall::stall(plan)),
         "coded" => runtime.block_on(coded::coded(plan)),
+        "python" => runtime.block_on(python::python(plan)),
         "peers" => runtime.block_on(peer::peers(plan)),
         _ => Err(format!("there is no group {group}").into()),
     }

@@ -1,6 +1,7 @@
 """PyTorch's distributed checkpoint, one rank, to files; it syncs them itself and loads into the trainer's tensors."""
 
 import files
+import quarter
 import torch.distributed.checkpoint as dcp
 
 
@@ -15,3 +16,7 @@ def save(tensors, kept, folder):
 
 def load(tensors, kept, folder):
     dcp.load(kept, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
+
+
+def load_quarter(tensors, kept, folder):
+    return quarter.load(tensors, lambda state: load(tensors, state, folder))
