@@ -81,7 +81,7 @@ def test_async_save_in_a_process(ranks: Ranks, url: str) -> None:
 
 
 def test_plans_that_dcp_caches_do_not_mix_saves(ranks: Ranks, url: str, store: gigastore.Store) -> None:
-    ranks(3, jobs.save_cached, url, "demo/cached", False)
+    ranks(3, jobs.save_cached, url, "demo/cached")
     assert [one.number for one in store.list("demo")[0].live] == [1, 2, 3]
     plain = [store.checkpoint(f"demo/cached@{step}").load(["plain"], device="cpu")["plain"] for step in (1, 2, 3)]
     assert torch.equal(plain[2], jobs.values(5, 4, 4))

@@ -5,7 +5,6 @@ Must never take values at random: every rank of every world makes the same globa
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import Any
 
@@ -151,7 +150,7 @@ def save_async(rank: int, world: int, url: str, target: str, process: bool) -> i
     return kept.pop()
 
 
-def save_cached(rank: int, world: int, url: str, target: str, fail: bool) -> None:
+def save_cached(rank: int, world: int, url: str, target: str) -> None:
     """Saves three steps with plans that DCP caches, each by a writer of its own."""
     for step in (1, 2, 3):
         state = sharded(world, True)
@@ -182,6 +181,13 @@ def save_in_subgroup(rank: int, world: int, url: str, target: str) -> str | None
     return writer.committed.target if writer.committed else None
 
 
-def pickled_id() -> int:
-    """Returns the id of this process."""
-    return os.getpid()
+def save_folder(rank: int, world: int, folder: str, collectives: bool) -> None:
+    """Saves the sharded state as DCP itself does."""
+    dcp.save(sharded(world, True), checkpoint_id=folder, use_collectives=collectives)
+
+
+def load_folder(rank: int, world: int, folder: str, names: list[str]) -> None:
+    """Loads what it names of the sharded state as DCP itself does, and checks it."""
+    state = {name: value for name, value in sharded(world, False).items() if name in names}
+    dcp.load(state, checkpoint_id=folder)
+    check(state)

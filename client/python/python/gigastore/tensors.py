@@ -185,8 +185,10 @@ def _memory_of_torch(torch: Any, name: str, tensor: Any) -> tuple[Any, str, tupl
     if tensor.is_neg() or tensor.is_conj():
         tensor = tensor.resolve_neg().resolve_conj()
     if tensor.numel() == 0:
-        return b"", dtype, shape
-    return tensor.reshape(-1).view(torch.uint8).numpy(), dtype, shape
+        # Memory of no bytes may be filled with nothing.
+        return bytearray(), dtype, shape
+    # Not reshape: a tensor of one element may keep a stride of its own, over which torch does not look at bytes.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy(), dtype, shape
 
 
 def native_slices(tensors: Mapping[str, Any]) -> list[tuple[str, str, list[int], list[int], list[int], Any, list[int]]]:

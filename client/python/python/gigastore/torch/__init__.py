@@ -13,8 +13,10 @@ and back; `python -m gigastore.torch --help` does the same on the command line. 
 alone is imported.
 """
 
+from .command import main
+from .convert import export_dcp, import_dcp
 from .reader import StorageReader
 from .staging import Staging
 from .writer import StorageWriter
 
-__all__ = ["Staging", "StorageReader", "StorageWriter"]
+__all__ = ["Staging", "StorageReader", "StorageWriter", "export_dcp", "import_dcp", "main"]

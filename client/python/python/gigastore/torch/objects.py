@@ -95,7 +95,7 @@ def _encode(name: str, value: Any, above: set[int]) -> Any:
         raise NotPlain(f"a {kind.__module__}.{kind.__qualname__}")
     if id(value) in above:
         raise InvalidError(
-            f"{name} holds itself: a state dict has no cycles", hint="save what it is made of, and tie it when it is loaded"
+            f"{name} holds itself: a state dict has no cycles", hint="save its parts, and tie them when they are loaded"
         )
     above.add(id(value))
     try:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint._nested_dict import FLATTEN_MAPPING
 from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import (
@@ -38,7 +37,7 @@ from ..store import Progress, Store
 from ..tensors import memory_of
 from . import objects
 from .layout import STRUCTURE, as_bits, paths_of, stored_box, torch_shape, torch_type
-from .staging import HostArea
+from .memory import HostArea, room
 
 __all__ = ["StorageReader", "describe", "value_of"]
 
@@ -199,14 +198,14 @@ class StorageReader(DcpStorageReader):
         """Reads boxes in place, and the others batch by batch; a tensor of another type is converted, as DCP does."""
         batches = list(_batches(staged)) or [[]]
         for batch in batches:
-            flat = self._area.take(sum(_room(piece) for piece in batch))
+            flat = self._area.take(sum(room(piece.bytes) for piece in batch))
             start, held = 0, []
             for piece in batch:
                 at = flat[start : start + piece.bytes]
                 box = stored_box(piece.name, checkpoint.tensors[piece.name].dtype, piece.offsets, piece.into.shape)
                 wanted.append((piece.name, box, at.numpy()))
                 held.append(at.view(piece.dtype).reshape(piece.into.shape))
-                start += _room(piece)
+                start += room(piece.bytes)
             checkpoint.read_into(wanted, progress=self._progress)
             for piece, at in zip(batch, held, strict=True):
                 _put(piece, at)
@@ -221,18 +220,18 @@ class StorageReader(DcpStorageReader):
         with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
             texts = list(threads.map(checkpoint.read_file, paths))
         # What the default planner does with bytes is to unpickle them, whatever they hold.
-        direct = isinstance(planner, DefaultLoadPlanner) and type(planner).load_bytes is DefaultLoadPlanner.load_bytes
+        unpickles = getattr(type(planner), "load_bytes", None) is DefaultLoadPlanner.load_bytes
+        direct = planner if isinstance(planner, DefaultLoadPlanner) and unpickles else None
         for item, path, text in zip(items, paths, texts, strict=True):
             name = item.dest_index.fqn
-            if not direct and path.endswith(".pt"):
+            if direct is None and path.endswith(".pt"):
                 planner.load_bytes(item, io.BytesIO(text))
                 continue
             value = value_of(item.storage_index.fqn, path, text, self._trust_pickle)
-            if direct and planner.flatten_state_dict:
-                mappings: FLATTEN_MAPPING = planner.mappings
-                set_element(planner.original_state_dict, mappings[name], value)
-            elif direct:
-                planner.state_dict[name] = value
+            if direct is not None and direct.flatten_state_dict:
+                set_element(direct.original_state_dict, direct.mappings[name], value)
+            elif direct is not None:
+                direct.state_dict[name] = value
             else:
                 data = io.BytesIO()
                 torch.save(value, data)
@@ -270,7 +269,7 @@ def value_of(name: str, path: str, text: bytes, trust_pickle: bool) -> Any:
         raise InvalidError(
             f"the value of {name} can be read by running its pickle only: {error}",
             object=path,
-            hint="StorageReader(…, trust_pickle=True) where you trust who saved it, or torch.serialization.safe_globals",
+            hint="trust_pickle=True where you trust who saved it, or torch.serialization.add_safe_globals",
         ) from error
 
 
@@ -280,10 +279,6 @@ def _value_path(checkpoint: Checkpoint, name: str) -> str:
         if path in checkpoint.files:
             return path
     raise NotFoundError(f"{checkpoint.target} has no value {name!r}", known=list(checkpoint.files)[:100])
-
-
-def _room(piece: _Piece) -> int:
-    return -(-piece.bytes // 64) * 64
 
 
 def _cut(piece: _Piece) -> Iterator[_Piece]:
@@ -302,11 +297,11 @@ def _batches(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
     batch: list[_Piece] = []
     filled = 0
     for piece in pieces:
-        if batch and filled + _room(piece) > _STAGED_BYTES:
+        if batch and filled + room(piece.bytes) > _STAGED_BYTES:
             yield batch
             batch, filled = [], 0
         batch.append(piece)
-        filled += _room(piece)
+        filled += room(piece.bytes)
     if batch:
         yield batch
 

@@ -1,7 +1,6 @@
-"""Host memory that is kept between saves, and the copy of a state dict into it: what a trainer stands still for.
+"""Stages state dicts for saves in the background: what a trainer stands still for.
 
-Must never hand memory out again while anything may still read it: an area is free when the save that reads it said that
-its bytes are stored, or when no tensor refers to it any more.
+Must never let a later step of the trainer change what is being saved: tensors and all other values are copied.
 """
 
 from __future__ import annotations
@@ -10,161 +9,23 @@ import copy
 import gc
 import threading
 import time
-import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
-from torch.distributed._shard.sharded_tensor.api import ShardedTensorBase
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor, ShardedTensorBase
+from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.tensor import DTensor
 
-from .. import _native
 from ..errors import InvalidError, UnavailableError
-from .layout import as_bits
+from .memory import Copies, HostArea
 
-__all__ = ["HostArea", "Staging", "release"]
+__all__ = ["Staging"]
 
-#: Tensors begin at a cache line: the widest loads of hashing and copying stay within one.
-_ALIGNMENT = 64
 #: How often a stage that waits for memory looks for it: a hundredth of a second is nothing beside a save.
 _POLL = 0.01
-
-
-class HostArea:
-    """Memory of the host for tensors, kept until a larger state needs more; pinned where CUDA is there."""
-
-    def __init__(self, shared: bool = False) -> None:
-        self._shared = shared
-        self._flat = torch.empty(0, dtype=torch.uint8)
-        self._alone = 0
-        self._leased = False
-        self._unpin: Callable[[], object] | None = None
-
-    def _storage(self) -> int:
-        return self._flat.untyped_storage()._cdata
-
-    @property
-    def bytes(self) -> int:
-        """How large it is."""
-        return self._flat.numel()
-
-    @property
-    def free(self) -> bool:
-        """Tells whether nobody reads it any more."""
-        return not self._leased or torch._C._storage_Use_Count(self._storage()) <= self._alone
-
-    def take(self, size: int) -> torch.Tensor:
-        """Returns `size` bytes of it as a flat tensor, of any content. It is not free until `give_back`, or until no
-        tensor made from what this returned is left."""
-        if self._flat.numel() < size:
-            self._grow(size)
-        self._leased = True
-        return self._flat[:size]
-
-    def give_back(self) -> None:
-        """Says that what was put into it is stored."""
-        self._leased = False
-
-    def _grow(self, size: int) -> None:
-        _AREAS.pop(self._storage(), None)
-        if self._unpin is not None:
-            self._unpin()
-        # The old memory goes before the new comes: a host seldom has room for both.
-        self._flat = torch.empty(0, dtype=torch.uint8)
-        if self._shared:
-            storage = torch.UntypedStorage._new_shared(size, device="cpu")
-            self._flat = torch.empty(0, dtype=torch.uint8).set_(storage)
-        else:
-            self._flat = torch.frombuffer(_native.Memory(size), dtype=torch.uint8)
-        if torch.cuda.is_available():
-            self._pin()
-        self._alone = torch._C._storage_Use_Count(self._storage())
-        _AREAS[self._storage()] = self
-
-    def _pin(self) -> None:
-        import torch.cuda._pin_memory_utils as pinning
-
-        flat, address = self._flat, self._flat.data_ptr()
-        pinning.pin_memory(address, flat.nbytes)
-        self._unpin = weakref.finalize(self, pinning.unpin_memory, address)
-        self._unpin.atexit = False  # type: ignore[attr-defined]
-
-
-_AREAS: weakref.WeakValueDictionary[int, HostArea] = weakref.WeakValueDictionary()
-
-
-def release(tensors: Iterable[torch.Tensor]) -> None:
-    """Says that the bytes of tensors are stored: areas that they lie in may be used again."""
-    for storage in {tensor.untyped_storage()._cdata for tensor in tensors}:
-        area = _AREAS.get(storage)
-        if area is not None:
-            area.give_back()
-
-
-class Copies:
-    """Copies of tensors, planned first and made at once: contiguous ones of the host by one parallel copy."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], int] = {}
-        self._sources: list[torch.Tensor] = []
-
-    def plan(self, name: str, tensor: torch.Tensor) -> int:
-        """Plans the copy of a plain tensor, and returns its number. The same memory is copied once."""
-        if tensor.is_meta:
-            raise InvalidError(f"{name}: a tensor on the meta device has no bytes", hint="materialise it: to_empty()")
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            what = "a quantized tensor" if tensor.is_quantized else f"a tensor of layout {tensor.layout}"
-            raise InvalidError(f"{name}: {what} has no row-major bytes", hint="convert it first: to_dense(), dequantize()")
-        tensor = tensor.detach()
-        if tensor.is_conj() or tensor.is_neg():
-            tensor = tensor.resolve_conj().resolve_neg()
-        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        number = self._known.setdefault(key, len(self._sources))
-        if number == len(self._sources):
-            self._sources.append(tensor)
-        return number
-
-    def make(self, area: Callable[[int], torch.Tensor]) -> list[torch.Tensor]:
-        """Makes the copies in memory that `area` gives for a number of bytes; returns them by number."""
-        order = sorted(range(len(self._sources)), key=lambda i: not self._plain(self._sources[i]))
-        starts, gathered, end = {}, 0, 0
-        for i in order:
-            starts[i] = end
-            end += -(-self._sources[i].nbytes // _ALIGNMENT) * _ALIGNMENT
-            gathered = end if self._plain(self._sources[i]) else gathered
-        flat = area(end)
-        copies = [self._place(flat, starts[i], source) for i, source in enumerate(self._sources)]
-        self._gather([self._sources[i] for i in order if self._plain(self._sources[i])], flat[:gathered])
-        devices = set()
-        for source, found in zip(self._sources, copies, strict=True):
-            if not self._plain(source):
-                as_bits(found).copy_(as_bits(source), non_blocking=True)
-                devices.add(source.device)
-        for device in devices:
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)
-        return copies
-
-    @staticmethod
-    def _plain(tensor: torch.Tensor) -> bool:
-        return tensor.device.type == "cpu" and tensor.is_contiguous()
-
-    @staticmethod
-    def _place(flat: torch.Tensor, start: int, source: torch.Tensor) -> torch.Tensor:
-        return flat[start : start + source.nbytes].view(source.dtype).reshape(source.shape)
-
-    @staticmethod
-    def _gather(sources: list[torch.Tensor], into: torch.Tensor) -> None:
-        parts: list[Any] = []
-        for source in sources:
-            if source.nbytes:
-                parts.append(source.reshape(-1).view(torch.uint8).numpy())
-                parts.append(bytes(-source.nbytes % _ALIGNMENT))
-        if parts:
-            _native.gather(parts, into.numpy())
 
 
 class Staging(AsyncStager):
@@ -173,7 +34,7 @@ class Staging(AsyncStager):
     Structure stays as it is: nested containers, DTensor, ShardedTensor; what is no tensor is copied too. While the save
     before still reads its copy, a second one is made beside it (`states` is how many there may be); past that `stage`
     waits, for `deadline` seconds at most. Copies of tensors are on the CPU whatever device they came from. `shared`: in
-    memory that other processes see too, for `AsyncCheckpointerType.PROCESS`; else torch moves it there at the first save.
+    memory that other processes see, for `AsyncCheckpointerType.PROCESS`; else torch moves it there at the first save.
     """
 
     _synchronize_after_execute = False
@@ -303,7 +164,7 @@ def _distributed(tensor: DTensor, local: torch.Tensor) -> DTensor:
 def _sharded(tensor: ShardedTensor, shards: list[Shard]) -> ShardedTensor:
     """Returns a sharded tensor that differs from another in the memory of its local shards."""
     properties = tensor.metadata().tensor_properties
-    found = ShardedTensorBase.__new__(
+    found: ShardedTensor = ShardedTensorBase.__new__(
         ShardedTensor, tensor.sharding_spec(), tensor.size(), dtype=properties.dtype, layout=properties.layout
     )
     vars(found).update(vars(tensor))

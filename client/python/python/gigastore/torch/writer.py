@@ -1,7 +1,7 @@
 """DCP's storage writer: each rank's part of a state dict goes to the store, and one commit makes all of them visible.
 
-Must never commit under another rank's attempt or another thread's target, and never copy what lies in order in memory of
-the host: such tensors are read where they are.
+Must never commit under another rank's attempt or another thread's target, and never copy what lies in order in memory
+of the host: such tensors are read where they are.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from ..store import CommitInfo, Store, _attempt
 from ..tensors import Slice
 from . import objects
 from .layout import stored_box, stored_dtype, structure_file
-from .staging import Copies, HostArea, Staging, release
+from .memory import Copies, HostArea, release
+from .staging import Staging
 
-__all__ = ["StorageWriter"]
+__all__ = ["StorageWriter", "step_of"]
 
 _TARGET = re.compile(r"(?:gigastore://)?([^/@]+/[^/@]+)@(\d+)")
 #: Folders among a checkpoint's files that this module fills.
@@ -66,8 +67,8 @@ class StorageWriter(DcpStorageWriter):
 
     `target` is "project/run@step"; where it is left out, DCP's `checkpoint_id` says it. Values that are no tensors are
     files of the checkpoint: JSON where it has a form for them, else bytes of torch.save. `attempt` and `world_size` are
-    needed only with `use_collectives=False`, where launchers other than torchrun and SLURM do not tell them. As a stager
-    it is a `Staging`, so that `dcp.async_save(state, storage_writer=writer)` copies into memory that is kept.
+    for saves with `use_collectives=False`, under launchers other than torchrun and SLURM, or in a group of some ranks.
+    As a stager it is a `Staging`: `dcp.async_save(state, storage_writer=writer)` copies into memory that is kept.
     """
 
     _synchronize_after_execute = False
@@ -91,10 +92,11 @@ class StorageWriter(DcpStorageWriter):
         super().__init__()
         self.store = Store(store) if isinstance(store, str) else store
         if target is not None:
-            _step_of(target)
+            step_of(target)
         for path in files or ():
             if path.startswith(_OURS):
-                raise InvalidError(f"file {path!r}: {' and '.join(_OURS)} hold the state dict", hint="name it otherwise")
+                hint = "name it otherwise"
+                raise InvalidError(f"file {path!r}: {' and '.join(_OURS)} hold the state dict", hint=hint)
         self._target, self._attempt, self._world_size = target, attempt, world_size
         self._metadata, self._files, self._tag = dict(metadata or {}), dict(files or {}), tag
         self._options: dict[str, Any] = {"compress": compress, "dedup": dedup, "deadline": deadline}
@@ -124,7 +126,7 @@ class StorageWriter(DcpStorageWriter):
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begins another save."""
         if checkpoint_id is not None:
-            _step_of(str(checkpoint_id))
+            step_of(str(checkpoint_id))
             self._save.target = str(checkpoint_id)
 
     @property
@@ -145,7 +147,7 @@ class StorageWriter(DcpStorageWriter):
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Refuses what can't be stored before any rank sends a byte."""
-        _step_of(self.checkpoint_id)
+        step_of(self.checkpoint_id)
         for item in plan.items:
             if item.tensor_data is not None:
                 stored_dtype(item.index.fqn, item.tensor_data.properties.dtype)
@@ -175,7 +177,7 @@ class StorageWriter(DcpStorageWriter):
         """Sends this rank's part."""
         save = self._save
         drawn = save.drawn = self._drawn_for(plan)
-        run, step = _step_of(self.checkpoint_id)
+        run, step = step_of(self.checkpoint_id)
         path, structure = structure_file(plan.planner_data)
         files = {**(self._files if save.coordinator else {}), path: structure}
         tensors: list[tuple[WriteItem, torch.Tensor]] = []
@@ -212,7 +214,7 @@ class StorageWriter(DcpStorageWriter):
         """Commits: with collectives the coordinator, else every rank, and the first to find all parts there does."""
         drawn = self._save.drawn
         assert drawn is not None, "DCP calls write_data before finish"
-        run, step = _step_of(self.checkpoint_id)
+        run, step = step_of(self.checkpoint_id)
         self.committed = self.store.commit(
             run,
             step,
@@ -316,7 +318,7 @@ def _object(item: WriteItem, planner: SavePlanner) -> tuple[str, bytes]:
     return objects.path_of(name, ".pt"), found.getvalue()
 
 
-def _step_of(target: str | None) -> tuple[str, int]:
+def step_of(target: str | None) -> tuple[str, int]:
     """Returns run and step of a target."""
     found = _TARGET.fullmatch(target or "")
     if found is None:

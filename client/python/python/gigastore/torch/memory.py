@@ -1,0 +1,163 @@
+"""Memory of the host that is kept, and copies of tensors into it.
+
+Must never hand memory out again while anything may still read it: an area is free when the save that reads it said that
+its bytes are stored, or when no tensor refers to it any more.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from .. import _native
+from ..errors import InvalidError
+from .layout import as_bits
+
+__all__ = ["Copies", "HostArea", "release", "room"]
+
+#: Tensors begin at a cache line: the widest loads of hashing and copying stay within one.
+_ALIGNMENT = 64
+
+
+def room(size: int) -> int:
+    """Returns the bytes that a tensor of so many takes up in an area."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+class HostArea:
+    """Memory of the host for tensors, kept until a larger state needs more; pinned where CUDA is there."""
+
+    def __init__(self, shared: bool = False) -> None:
+        self._shared = shared
+        self._flat = torch.empty(0, dtype=torch.uint8)
+        self._alone = 0
+        self._leased = False
+        self._unpin: Callable[[], object] | None = None
+
+    def _storage(self) -> int:
+        return int(self._flat.untyped_storage()._cdata)
+
+    @property
+    def bytes(self) -> int:
+        """How large it is."""
+        return self._flat.numel()
+
+    @property
+    def free(self) -> bool:
+        """Tells whether nobody reads it any more."""
+        return not self._leased or torch._C._storage_Use_Count(self._storage()) <= self._alone
+
+    def take(self, size: int) -> torch.Tensor:
+        """Returns `size` bytes of it as a flat tensor, of any content. It is not free until `give_back`, or until no
+        tensor made from what this returned is left."""
+        if self._flat.numel() < size:
+            self._grow(size)
+        self._leased = True
+        return self._flat[:size]
+
+    def give_back(self) -> None:
+        """Says that what was put into it is stored."""
+        self._leased = False
+
+    def _grow(self, size: int) -> None:
+        _AREAS.pop(self._storage(), None)
+        if self._unpin is not None:
+            self._unpin()
+        # The old memory goes before the new comes: a host seldom has room for both.
+        self._flat = torch.empty(0, dtype=torch.uint8)
+        if self._shared:
+            storage = torch.UntypedStorage._new_shared(size, device="cpu")  # type: ignore[no-untyped-call]
+            self._flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+        else:
+            self._flat = torch.frombuffer(_native.Memory(size), dtype=torch.uint8)
+        if torch.cuda.is_available():
+            self._pin()
+        self._alone = torch._C._storage_Use_Count(self._storage())
+        _AREAS[self._storage()] = self
+
+    def _pin(self) -> None:
+        import torch.cuda._pin_memory_utils as pinning
+
+        flat, address = self._flat, self._flat.data_ptr()
+        pinning.pin_memory(address, flat.nbytes)
+        unpin = weakref.finalize(self, pinning.unpin_memory, address)
+        unpin.atexit = False
+        self._unpin = unpin
+
+
+_AREAS: weakref.WeakValueDictionary[int, HostArea] = weakref.WeakValueDictionary()
+
+
+def release(tensors: Iterable[torch.Tensor]) -> None:
+    """Says that the bytes of tensors are stored: areas that they lie in may be used again."""
+    for storage in {tensor.untyped_storage()._cdata for tensor in tensors}:
+        area = _AREAS.get(storage)
+        if area is not None:
+            area.give_back()
+
+
+class Copies:
+    """Copies of tensors, planned first and made at once: contiguous ones of the host by one parallel copy."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], int] = {}
+        self._sources: list[torch.Tensor] = []
+
+    def plan(self, name: str, tensor: torch.Tensor) -> int:
+        """Plans the copy of a plain tensor, and returns its number. The same memory is copied once."""
+        if tensor.is_meta:
+            raise InvalidError(f"{name}: a tensor on the meta device has no bytes", hint="materialise it: to_empty()")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            what = "a quantized tensor" if tensor.is_quantized else f"a tensor of layout {tensor.layout}"
+            raise InvalidError(f"{name}: {what} has no row-major bytes", hint="pass tensor.to_dense() or .dequantize()")
+        tensor = tensor.detach()
+        if tensor.is_conj() or tensor.is_neg():
+            tensor = tensor.resolve_conj().resolve_neg()
+        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        number = self._known.setdefault(key, len(self._sources))
+        if number == len(self._sources):
+            self._sources.append(tensor)
+        return number
+
+    def make(self, area: Callable[[int], torch.Tensor]) -> list[torch.Tensor]:
+        """Makes the copies in memory that `area` gives for a number of bytes; returns them by number."""
+        order = sorted(range(len(self._sources)), key=lambda i: not self._plain(self._sources[i]))
+        starts, gathered, end = {}, 0, 0
+        for i in order:
+            starts[i] = end
+            end += room(self._sources[i].nbytes)
+            gathered = end if self._plain(self._sources[i]) else gathered
+        flat = area(end)
+        copies = [self._place(flat, starts[i], source) for i, source in enumerate(self._sources)]
+        self._gather([self._sources[i] for i in order if self._plain(self._sources[i])], flat[:gathered])
+        devices = set()
+        for source, found in zip(self._sources, copies, strict=True):
+            if not self._plain(source):
+                as_bits(found).copy_(as_bits(source), non_blocking=True)
+                devices.add(source.device)
+        for device in devices:
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+        return copies
+
+    @staticmethod
+    def _plain(tensor: torch.Tensor) -> bool:
+        return tensor.device.type == "cpu" and tensor.is_contiguous()
+
+    @staticmethod
+    def _place(flat: torch.Tensor, start: int, source: torch.Tensor) -> torch.Tensor:
+        return flat[start : start + source.nbytes].view(source.dtype).reshape(source.shape)
+
+    @staticmethod
+    def _gather(sources: list[torch.Tensor], into: torch.Tensor) -> None:
+        parts: list[Any] = []
+        for source in sources:
+            if source.nbytes:
+                parts.append(source.as_strided((source.numel(),), (1,)).view(torch.uint8).numpy())
+                parts.append(bytes(room(source.nbytes) - source.nbytes))
+        if parts:
+            destination: Any = into.numpy()
+            _native.gather(parts, destination)
