@@ -38,7 +38,7 @@ class Gate:
 
 
 class SlowProxy:
-    """A TCP proxy before a service of this machine: bytes to the service pass the gate `up`, answers the gate `down`."""
+    """A TCP proxy before a service: bytes to the service pass the gate `up`, answers the gate `down`."""
 
     def __init__(self, port: int, *, up: int | None = None, down: int | None = None) -> None:
         self.up, self.down = Gate(up), Gate(down)

@@ -213,7 +213,8 @@ def test_ranks_that_do_not_agree_how_many_they_are(url: str) -> None:
 def test_what_is_not_there(store: Store) -> None:
     store.save("demo/run", 1, {"w": W}, files={"a.json": b"{}"})
     checkpoint = store.checkpoint("demo/run")
-    for call in (lambda: checkpoint.load(["w", "v"]), lambda: checkpoint.slice("v", ...), lambda: checkpoint.slices("v")):
+    calls = [lambda: checkpoint.load(["w", "v"]), lambda: checkpoint.slice("v", ...), lambda: checkpoint.slices("v")]
+    for call in calls:
         with pytest.raises(NotFoundError, match="no tensor") as caught:
             call()
         assert "v" in str(caught.value) and isinstance(caught.value, LookupError)

@@ -248,6 +248,7 @@ def test_it_is_registered_as_the_package_says() -> None:
     assert fsspec.get_filesystem_class("gigastore") is GigastoreFileSystem
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_copies_in_other_processes(fs: GigastoreFileSystem) -> None:
     again = pickle.loads(pickle.dumps(fs))
     assert again.cat_file("demo/run@100/config.json") == b'{"step": 100}'

@@ -8,21 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import gigastore
 import jax
 import ml_dtypes
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
-from conftest import Service, command
-from gigastore import ConflictError, IntegrityError, InvalidError, Memory, PendingSave, Slice, Store
-from slow_proxy import SlowProxy
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from tqdm import tqdm
+from conftest import Service
+from gigastore import ConflictError, IntegrityError, InvalidError, Memory, Slice, Store
+from gigastore.errors import of_fault
 
 W = np.arange(4, dtype=np.float32)
 
@@ -280,161 +274,6 @@ def test_a_flipped_bit_is_found_and_never_loaded(store: Store, tmp_path: Path) -
         store.verify("demo", depth="deep")
 
 
-def test_progress_is_told(store: Store) -> None:
-    array, calls = raw(8 << 20), []
-    store.save("demo/run", 1, {"w": array}, progress=lambda *numbers: calls.append(numbers))
-    done, total, moved = calls[-1]
-    assert done == total >= array.nbytes and moved >= array.nbytes
-    assert all(before[0] <= after[0] for before, after in zip(calls, calls[1:], strict=False))
-    checkpoint = store.checkpoint("demo/run")
-    with tqdm(unit="B", unit_scale=True, disable=None) as bar:
-
-        def tell(done: int, total: int, moved: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        found = checkpoint.load(progress=tell)
-        assert bar.total == array.nbytes
-    np.testing.assert_array_equal(found["w"], array)
-    seen: list[int] = []
-    store.verify("demo", progress=lambda done, total, moved: seen.append(done))
-    assert seen and seen[-1] >= array.nbytes
-
-
-def test_what_a_progress_callback_raises_stops_the_save(store: Store) -> None:
-    def stop(*_: int) -> None:
-        raise RuntimeError("enough")
-
-    with pytest.raises(RuntimeError, match="enough"):
-        store.save("demo/run", 1, {"w": raw(8 << 20)}, progress=stop)
-    with pytest.raises(RuntimeError, match="enough"):
-        store.save("demo/run", 2, {"w": W})
-        store.checkpoint("demo/run@2").load(progress=stop)
-
-
-def test_a_save_in_the_background_is_of_the_moment(store: Store) -> None:
-    state, pending = np.zeros(1 << 20, np.float32), []
-    for step in range(3):
-        state[:] = step
-        pending.append(store.save("demo/run", step, {"w": state}, files={"step": b"%d" % step}, asynchronous=True))
-        state[:] = -1
-    assert all(isinstance(one, PendingSave) for one in pending)
-    assert pending[-1].wait().target == "demo/run@2"
-    assert all(one.copied > 0 and one.waited >= 0 for one in pending)
-    for step in range(3):
-        checkpoint = store.checkpoint(f"demo/run@{step}")
-        assert (checkpoint.load()["w"] == step).all() and checkpoint.read_file("step") == b"%d" % step
-
-
-def test_what_fails_in_the_background_is_told(store: Store) -> None:
-    store.save("demo/run", 1, {"w": W})
-    pending = store.save("demo/run", 1, {"w": W + 1}, asynchronous=True)
-    with pytest.raises(ConflictError, match="demo/run@1 exists"):
-        pending.wait()
-    store.save("demo/run", 1, {"w": W + 2}, asynchronous=True)
-    with pytest.raises(ConflictError, match="demo/run@1 exists"):
-        store.save("demo/run", 2, {"w": W}, asynchronous=True)
-    # It was told of, and does not stand in the way for ever.
-    last = store.save("demo/run", 3, {"w": W}, asynchronous=True)
-    assert last.wait().number == 3
-    store.wait()
-
-
-def test_a_save_is_skipped_while_another_is_under_way(service: Service) -> None:
-    with SlowProxy(service.port, up=1 << 20) as proxy:
-        store = Store(proxy.url)
-        first = store.save("demo/run", 1, {"w": raw(4 << 20)}, asynchronous="skip")
-        assert isinstance(first, PendingSave) and proxy.up.reached.wait(30)
-        assert store.save("demo/run", 2, {"w": raw(4 << 20)}, asynchronous="skip") is None
-        proxy.up.open()
-        assert first.wait().number == 1
-        third = store.save("demo/run", 3, {"w": raw(4 << 20)}, asynchronous="skip")
-        assert isinstance(third, PendingSave) and third.wait().number == 3
-    live = Store(service.store).list("demo")[0].live
-    assert [info.number for info in live] == [1, 3]
-
-
-def test_stores_and_checkpoints_travel_as_pickles(store: Store) -> None:
-    store.save("demo/run", 1, {"w": W})
-    checkpoint = store.checkpoint("demo/run")
-    store.save("demo/run", 2, {"w": W + 1})
-    again = pickle.loads(pickle.dumps({"store": store, "checkpoint": checkpoint}))
-    assert again["store"].url == store.url
-    assert again["checkpoint"].target == "demo/run@1"
-    np.testing.assert_array_equal(again["checkpoint"].load()["w"], W)
-
-
-class Rows(TorchDataset[torch.Tensor]):
-    """Rows of a tensor of a checkpoint, read by whichever process asks."""
-
-    def __init__(self, store: Store, checkpoint: gigastore.Checkpoint) -> None:
-        self.store, self.checkpoint = store, checkpoint
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, row: int) -> torch.Tensor:
-        assert self.store.resolve("demo/run").number == 1
-        found: torch.Tensor = self.checkpoint.slice("w", row, device="cpu")
-        return found
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_workers_of_a_data_loader(url: str, serve: Any, method: str) -> None:
-    """The store was used before the workers begin: they have connections of their own, and the parent keeps its."""
-    whole = torch.arange(8 * 1000, dtype=torch.float32).reshape(8, 1000)
-    Store(url).save("demo/run", 1, {"w": whole})
-    for place in (url, serve(url).url):
-        store = Store(place)
-        checkpoint = store.checkpoint("demo/run")
-        assert torch.equal(checkpoint.slice("w", 0, device="cpu"), whole[0])
-        loader = DataLoader(Rows(store, checkpoint), batch_size=2, num_workers=2, multiprocessing_context=method)
-        assert torch.equal(torch.cat(list(loader)), whole)
-        assert torch.equal(checkpoint.slice("w", 7, device="cpu"), whole[7])
-
-
-def test_rows_of_a_dataset(url: str, tmp_path: Path) -> None:
-    table = pyarrow.table({"id": np.arange(10_000), "text": [f"row {n}" for n in range(10_000)]})
-    pyarrow.parquet.write_table(table, tmp_path / "part-0.parquet", row_group_size=1000)
-    command("--store", url, "data", "push", str(tmp_path / "part-0.parquet"), "--to", "demo/corpus")
-    dataset = Store(url).dataset("demo/corpus")
-    assert dataset.target == "demo/corpus@1" and dataset.files["part-0.parquet"].rows == 10_000
-    content = (tmp_path / "part-0.parquet").read_bytes()
-    assert dataset.read_file("part-0.parquet") == content
-    assert dataset.read_file("part-0.parquet", 100, 200) == content[100:200]
-    reader = pyarrow.RecordBatchReader.from_stream(dataset.batches("part-0.parquet", batch_size=512))
-    assert reader.schema.names == ["id", "text"]
-    batches = list(reader)
-    assert max(batch.num_rows for batch in batches) <= 512
-    assert pyarrow.Table.from_batches(batches).equals(table.cast(reader.schema))
-    rows = pyarrow.RecordBatchReader.from_stream(dataset.batches("part-0.parquet", columns=["id"]))
-    assert rows.schema.names == ["id"]
-    connection = duckdb.connect()
-    assert connection.execute("select sum(id) from rows").fetchall() == [(sum(range(10_000)),)]
-    for call in (lambda: dataset.read_file("nope"), lambda: dataset.batches("nope")):
-        with pytest.raises(gigastore.NotFoundError, match="nope"):
-            call()
-    with pytest.raises(InvalidError, match="no column"):
-        pyarrow.RecordBatchReader.from_stream(dataset.batches("part-0.parquet", columns=["nope"]))
-    again = pickle.loads(pickle.dumps(dataset))
-    assert again.read_file("part-0.parquet", 0, 4) == b"PAR1"
-
-
-def test_a_damaged_dataset_yields_no_row_of_it(url: str, tmp_path: Path) -> None:
-    table = pyarrow.table({"id": np.arange(200_000)})
-    pyarrow.parquet.write_table(table, tmp_path / "part-0.parquet", row_group_size=100_000, compression="none")
-    command("--store", url, "data", "push", str(tmp_path / "part-0.parquet"), "--to", "demo/corpus")
-    (blob,) = [path for path in (tmp_path / "store").rglob("blobs/**/*") if path.is_file()]
-    with blob.open("r+b") as file:
-        file.seek(blob.stat().st_size - 400_000)
-        byte = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([byte[0] ^ 1]))
-    dataset = Store(url).dataset("demo/corpus")
-    with pytest.raises(Exception, match="BLAKE3"):
-        pyarrow.RecordBatchReader.from_stream(dataset.batches("part-0.parquet")).read_all()
-
-
 def test_memory_goes_to_frameworks_without_a_copy() -> None:
     memory = Memory(32, "F32", [2, 4])
     view = np.frombuffer(memory, dtype=np.float32)
@@ -493,8 +332,29 @@ def test_the_same_through_a_service(service: Service) -> None:
     np.testing.assert_array_equal(checkpoint.slice("w", (slice(100, 200), 3)), array[100:200, 3])
     assert checkpoint.read_file("config.json") == b"{}"
     assert store.verify("demo").ok and store.projects() == ["demo"]
-    service.process.kill()
-    service.process.wait()
-    with pytest.raises(gigastore.UnavailableError) as caught:
-        Store(service.url).projects()
-    assert isinstance(caught.value, ConnectionError)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "builtin"),
+    [
+        ("invalid", gigastore.InvalidError, ValueError),
+        ("not_found", gigastore.NotFoundError, LookupError),
+        ("gone", gigastore.GoneError, gigastore.NotFoundError),
+        ("conflict", gigastore.ConflictError, Exception),
+        ("missing_ranks", gigastore.MissingRanksError, TimeoutError),
+        ("integrity", gigastore.IntegrityError, Exception),
+        ("lost", gigastore.IntegrityError, Exception),
+        ("denied", gigastore.AuthError, PermissionError),
+        ("unavailable", gigastore.UnavailableError, ConnectionError),
+        ("commit_state_unknown", gigastore.CommitStateUnknownError, gigastore.UnavailableError),
+        ("store_full", gigastore.StoreWriteError, OSError),
+        ("read_only", gigastore.StoreWriteError, OSError),
+    ],
+)
+def test_what_a_fault_becomes(code: str, kind: type[gigastore.GigastoreError], builtin: type[Exception]) -> None:
+    error = of_fault(code, "it failed", "object", "expected", "actual", "do that", ["known"], "request")
+    assert type(error) is kind and isinstance(error, builtin) and isinstance(error, gigastore.GigastoreError)
+    for one in (error, pickle.loads(pickle.dumps(error))):
+        assert (one.code, one.object, one.expected, one.actual) == (code, "object", "expected", "actual")
+        assert (one.hint, one.known, one.request_id) == ("do that", ["known"], "request")
+        assert str(one) == "it failed (do that)"
