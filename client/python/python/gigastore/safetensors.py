@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 
@@ -167,8 +167,7 @@ def save_file(
     opened = Store(store) if isinstance(store, str) else store
     prefixed = {_METADATA_PREFIX + key: value for key, value in (metadata or {}).items()}
     host = {key: _on_host(tensor) for key, tensor in tensors.items()}
-    committed = opened.save(name, int(step), host, metadata=prefixed, tag=tag, compress=compress, progress=progress)
-    return cast(CommitInfo, committed)
+    return opened.save(name, int(step), host, metadata=prefixed, tag=tag, compress=compress, progress=progress)
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str] | None:
