@@ -18,7 +18,7 @@ from . import _native
 from .checkpoint import Checkpoint
 from .dataset import Dataset
 from .errors import InvalidError
-from .tensors import native_slices
+from .tensors import counted, native_slices
 
 __all__ = ["CommitInfo", "Diff", "Finding", "NameInfo", "PendingSave", "Progress", "Store", "VerifyReport"]
 
@@ -212,6 +212,7 @@ class Store:
         with `asynchronous="skip"` it does nothing and returns `None`. The copy is in memory that is kept for the next
         save. `compress`: False, True, or "auto" (while the store takes bytes more slowly than they are compressed).
         """
+        step, rank, world_size = counted("step", step), counted("rank", rank), counted("world_size", world_size)
         attempt = _attempt(attempt, world_size)
         if asynchronous not in _ASYNCHRONOUS:
             raise InvalidError(f"asynchronous={asynchronous!r}: expected one of {_ASYNCHRONOUS}")

@@ -6,6 +6,7 @@ with the buffer protocol is looked at where it lies. torch and ml_dtypes are use
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -212,5 +213,21 @@ def native_slices(tensors: Mapping[str, Any]) -> list[tuple[str, str, list[int],
                 raise InvalidError(f"{name}: bytes do not tell their shape", hint="gigastore.Slice(data, sizes=…)")
             whole = sizes if one.global_shape is None else one.global_shape
             offsets = [0] * len(whole) if one.global_offsets is None else one.global_offsets
-            found.append((name, dtype, list(whole), list(offsets), list(sizes), memory, list(one.replicas)))
+            area = [_counted_all(name, numbers) for numbers in (whole, offsets, sizes)]
+            found.append((name, dtype, area[0], area[1], area[2], memory, _counted_all(name, one.replicas)))
+    return found
+
+
+def _counted_all(name: str, numbers: Sequence[int]) -> list[int]:
+    return [counted(name, number) for number in numbers]
+
+
+def counted(what: str, number: Any) -> int:
+    """Returns a number that counts something; refuses what does not."""
+    try:
+        found = operator.index(number)
+    except TypeError:
+        found = -1
+    if not 0 <= found < 1 << 64:
+        raise InvalidError(f"{what}: {number!r} is no whole number from 0 to 2^64 - 1")
     return found
