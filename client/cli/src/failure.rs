@@ -83,6 +83,11 @@ impl Failure {
         Self::new(130, "interrupted", text.to_owned())
     }
 
+    /// A program that was started failed, and said why.
+    pub(crate) fn of_program(name: &str, exit: u8) -> Self {
+        Self::new(exit, "general", format!("{name} ended with exit code {exit}; what it said stands above"))
+    }
+
     /// Adds what to do next.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -2,6 +2,7 @@
 //!
 //! Must never hold more than the list.
 
+mod dcp;
 mod diff;
 mod ls;
 mod restore;

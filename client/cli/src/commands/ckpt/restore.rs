@@ -14,6 +14,7 @@ use gigastore_formats::name::{Selector, Target};
 use gigastore_formats::wire::{CommitInfo, FaultCode};
 use serde_json::json;
 
+use super::dcp;
 use crate::context::Globals;
 use crate::failure::Failure;
 use crate::output::{note, say, say_json, size, with_progress, would};
@@ -36,6 +37,9 @@ pub(crate) struct Restore {
     /// The folder to write to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Write a folder that PyTorch's DCP loads instead; needs the Python package, and torch
+    #[arg(long, conflicts_with_all = ["names", "fallback", "overwrite"])]
+    dcp: bool,
     /// Only these tensors and files: names, or patterns of names; each must match something
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     names: Vec<String>,
@@ -63,6 +67,9 @@ impl<E: Coded> From<E> for Refused {
 
 impl Restore {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        if self.dcp && !globals.dry_run {
+            return dcp::export(globals, &self.target, &self.out).await;
+        }
         let store = globals.open().await?;
         let started = Instant::now();
         let candidates = self.candidates(&store).await?;

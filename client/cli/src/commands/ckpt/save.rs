@@ -2,7 +2,7 @@
 //!
 //! Must never report success before the log has the commit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -14,6 +14,7 @@ use gigastore_formats::name::{Name, Selector, Target};
 use gigastore_formats::wire::Committed;
 use serde_json::json;
 
+use super::dcp;
 use crate::context::Globals;
 use crate::failure::Failure;
 use crate::output::{note, say, say_json, size, with_progress, would};
@@ -30,11 +31,17 @@ use crate::output::{note, say, say_json, size, with_progress, would};
 ///   gigastore ckpt save model.safetensors --to demo/minilm@100 --tag best
 ///
 ///   gigastore ckpt save ./model --to demo/minilm@100 --rank 2 --ranks 4 --attempt job-17
+///
+///   gigastore ckpt save --from-dcp ./checkpoint --to demo/run@1000
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Save {
     /// The model
-    path: PathBuf,
+    #[arg(required_unless_present = "from_dcp")]
+    path: Option<PathBuf>,
+    /// Save a folder that PyTorch's DCP wrote, its shards as slices; needs the Python package, and torch
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["path", "ranks", "rank", "attempt", "metadata", "no_dedup"])]
+    from_dcp: Option<PathBuf>,
     /// Where to: PROJECT/RUN@STEP
     #[arg(long, value_name = "PROJECT/RUN@STEP")]
     to: Target,
@@ -99,7 +106,10 @@ impl Save {
         if self.rank.is_some_and(|rank| rank >= self.ranks) {
             return Err(Failure::usage(format!("--rank must be below --ranks {}", self.ranks)));
         }
-        let model = LocalModel::open(&self.path)?;
+        let Some(path) = &self.path else {
+            return self.import(globals).await;
+        };
+        let model = LocalModel::open(path)?;
         let (tensors, bytes) = (model.tensors().len(), model.bytes());
         if globals.dry_run {
             let (files, bytes) = (model.files().len(), size(bytes));
@@ -154,5 +164,15 @@ impl Save {
             note(&format_args!("content digest {}", committed.info.commit.content));
         }
         Ok(())
+    }
+
+    async fn import(&self, globals: &Globals) -> Result<(), Failure> {
+        let folder = self.from_dcp.as_deref().unwrap_or(Path::new(""));
+        if globals.dry_run {
+            would(globals.format, &format!("save the DCP checkpoint {} as {}", folder.display(), self.to));
+            return Ok(());
+        }
+        let tag = self.tag.as_ref().map(Name::as_str);
+        dcp::import(globals, folder, &self.to, tag, self.compress.is_some()).await
     }
 }
