@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import pickle
 import shutil
@@ -312,6 +313,29 @@ def test_safetensors_reads_unaware(fs: GigastoreFileSystem, url: str, tmp_path: 
         simplecache={"cache_storage": str(tmp_path / "cache")},
     )
     assert torch.equal(safetensors.torch.load_file(local)["w"], tensors["w"])
+
+
+def test_tensors_are_files_too(url: str, model: Path, tmp_path: Path) -> None:
+    """What four ranks saved is one safetensors file here, with no copy of it anywhere."""
+    command("--store", url, "ckpt", "save", str(model), "--to", "demo/minilm@1", "--ranks", "4")
+    command("--store", url, "ckpt", "restore", "demo/minilm", "--out", str(tmp_path / "restored"))
+    fs, path = GigastoreFileSystem(store=url), "demo/minilm/model.safetensors"
+    whole = (tmp_path / "restored" / "model.safetensors").read_bytes()
+    assert path in fs.ls("demo/minilm", detail=False) and fs.size(path) == len(whole)
+    assert fs.cat_file(path, 50_000_000, 50_001_000) == whole[50_000_000:50_001_000]
+    with fs.open(path) as file:
+        header = json.loads(file.read(8 + int.from_bytes(whole[:8], "little"))[8:])
+        assert len(header) == len(gigastore.Store(url).checkpoint("demo/minilm").tensors) + 1
+        file.seek(-100, io.SEEK_END)
+        assert file.read() == whole[-100:]
+    fs.get("demo/minilm", str(tmp_path / "copied"), recursive=True)
+    for copied in (tmp_path / "restored").rglob("*"):
+        if copied.is_file():
+            there = tmp_path / "copied" / copied.relative_to(tmp_path / "restored")
+            assert there.read_bytes() == copied.read_bytes(), copied
+    found = safetensors.torch.load_file(tmp_path / "copied" / "model.safetensors")
+    wanted = safetensors.torch.load_file(model / "model.safetensors")
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_damage_is_never_data(fs: GigastoreFileSystem, tmp_path: Path) -> None:
