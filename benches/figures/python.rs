@@ -50,7 +50,12 @@ async fn plain(plan: &Plan, state: &State, folder: &std::path::Path) -> Res<()> 
         ours.close()?;
     }
     saves.report(plan, "python.save", state.bytes(), "limit: the client in Rust, same bytes, same run")?;
-    loads.report(plan, "python.load", state.bytes(), "limit: the client in Rust, same bytes, same run; warm, in place")?;
+    loads.report(
+        plan,
+        "python.load",
+        state.bytes(),
+        "limit: the client in Rust, same bytes, same run; warm, in place",
+    )?;
     Ok(work.close()?)
 }
 

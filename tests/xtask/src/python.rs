@@ -41,7 +41,14 @@ pub(crate) fn test(step: &Step, root: &Path, data: &TestData, named: &[&str]) ->
         command
     };
     step.command(run(&["-m", "mypy", "--strict", "--package", "gigastore"]))?;
-    step.command(run(&["-m", "mypy.stubtest", "gigastore._native", "--ignore-disjoint-bases", "--allowlist", "stubtest.allow"]))?;
+    step.command(run(&[
+        "-m",
+        "mypy.stubtest",
+        "gigastore._native",
+        "--ignore-disjoint-bases",
+        "--allowlist",
+        "stubtest.allow",
+    ]))?;
     let mut pytest = run(&["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--durations=10"]);
     pytest.args(named);
     step.command(pytest)
