@@ -109,6 +109,21 @@ def test_shards_stay_shards(ranks: Ranks, url: str, store: gigastore.Store, tmp_
     ranks(2, jobs.load_folder, str(tmp_path / "out"), names)
 
 
+def test_descriptions_of_older_versions_are_read(folder: Path, url: str) -> None:
+    from torch.distributed._shard.sharded_tensor.metadata import TensorProperties
+
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    for entry in metadata.state_dict_metadata.values():
+        if hasattr(entry, "properties"):
+            entry.properties = TensorProperties(dtype=entry.properties.dtype)
+    del metadata.storage_meta, metadata.version
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    import_dcp(folder, url, "demo/run@1")
+    found = blank(STATE)
+    dcp.load(found, storage_reader=StorageReader(url, "demo/run@1"))
+    check(found)
+
+
 class Attack:
     """What runs when it is unpickled."""
 

@@ -94,12 +94,39 @@ def test_a_group_of_some_ranks_saves_by_itself(ranks: Ranks, url: str, store: gi
     assert sorted(checkpoint.tensors) == ["of.1", "of.2"]
 
 
-def test_ranks_that_claim_the_same_box_with_other_bytes_are_named(ranks: Ranks, url: str, store: gigastore.Store) -> None:
+def test_ranks_that_claim_one_box_with_other_bytes_are_named(ranks: Ranks, url: str, store: gigastore.Store) -> None:
     parts = {rank: {"w": torch.full((4,), float(rank)), "step": 1} for rank in range(2)}
     said = ranks(2, jobs.save_parts, url, "demo/claim@1", parts)
     assert all("ConflictError" in one and "ranks 0 and 1 disagree" in one and "w[0:4]" in one for one in said), said
     with pytest.raises(gigastore.NotFoundError):
         store.checkpoint("demo/claim@1")
+
+
+def test_values_that_differ_between_ranks_are_named(ranks: Ranks, url: str) -> None:
+    parts = {rank: {"w": torch.ones(2), "step": rank} for rank in range(2)}
+    said = ranks(2, jobs.save_parts, url, "demo/values@1", parts)
+    assert all("ConflictError" in one and "objects/step.json" in one for one in said), said
+
+
+def test_a_step_is_saved_again_after_a_rank_failed(ranks: Ranks, url: str, store: gigastore.Store) -> None:
+    blamed = ranks(2, jobs.save_after_failure, url, "demo/again@1")
+    assert all(len(one) == 1 and one[0].startswith("1: of.1: a generator") for one in blamed), blamed
+    assert store.checkpoint("demo/again@1").read_file("objects/of.1.json") == b"1"
+
+
+def test_sharded_tensors_of_fsdp1(ranks: Ranks, url: str, store: gigastore.Store) -> None:
+    ranks(3, jobs.save_sharded_tensor, url, "demo/st@1")
+    assert len(store.checkpoint("demo/st@1").slices("st")) == 3
+    assert ranks(3, jobs.load_sharded_tensor, url, "demo/st@1")[2] == [12.0, 13.0, 14.0, 15.0, 16.0, 17.0]
+
+
+@pytest.mark.parametrize("collectives", [True, False])
+def test_a_wrong_world_size_is_refused(ranks: Ranks, url: str, store: gigastore.Store, collectives: bool) -> None:
+    options = {"use_collectives": collectives, "writer": {"attempt": "1", "world_size": 2, "deadline": 1.0}}
+    with pytest.raises(Failed, match="no rank saved all of|world_size=2, and 3 ranks"):
+        ranks(3, jobs.save, url, "demo/wrong@1", options)
+    with pytest.raises(gigastore.NotFoundError):
+        store.checkpoint("demo/wrong@1")
 
 
 def test_a_rank_that_never_comes_is_named(ranks: Ranks, url: str) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed._shard.sharded_tensor import init_from_local_shards
+from torch.distributed._shard.sharded_tensor.shard import Shard as LocalShard
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
@@ -157,12 +160,13 @@ def save_cached(rank: int, world: int, url: str, target: str) -> None:
         state["step"] = 7
         state["plain"].add_(step - 3)
         planner = DefaultSavePlanner(enable_plan_caching=True)
-        dcp.save(state, storage_writer=StorageWriter(url, deadline=10), checkpoint_id=f"{target}@{step}", planner=planner)
+        writer = StorageWriter(url, deadline=10)
+        dcp.save(state, storage_writer=writer, checkpoint_id=f"{target}@{step}", planner=planner)
 
 
 def save_parts(rank: int, world: int, url: str, target: str, parts: dict[int, dict[str, Any]]) -> str:
     """Saves what is given for this rank without collectives; returns the fault that it met."""
-    writer = StorageWriter(url, target, attempt="1", deadline=5)
+    writer = StorageWriter(url, target, attempt="1", deadline=2)
     try:
         dcp.save(parts[rank], storage_writer=writer, use_collectives=False)
     except Exception as error:
@@ -179,6 +183,42 @@ def save_in_subgroup(rank: int, world: int, url: str, target: str) -> str | None
     writer = StorageWriter(url, target)
     dcp.save({f"of.{rank}": torch.full((3,), rank), "both": 5}, storage_writer=writer, process_group=group)
     return writer.committed.target if writer.committed else None
+
+
+def save_after_failure(rank: int, world: int, url: str, target: str) -> list[str]:
+    """Saves a state that only rank 1 can't store, then the same step without the fault; returns who was blamed."""
+    writer = StorageWriter(url, target)
+    state = {"w": torch.ones(3), f"of.{rank}": (i for i in range(3)) if rank == 1 else 0}
+    blamed = []
+    try:
+        dcp.save(state, storage_writer=writer)
+    except CheckpointException as error:
+        blamed = [f"{failed}: {fault}" for failed, (fault, _) in error.failures.items()]
+    dcp.save({**state, f"of.{rank}": rank}, storage_writer=writer)
+    return blamed
+
+
+def sharded_tensor(world: int, filled: bool) -> dict[str, Any]:
+    """Returns a ShardedTensor of rows, as FSDP1 makes them: two for each rank."""
+    rank = dist.get_rank()
+    rows = torch.arange(rank * 6.0, rank * 6.0 + 6).reshape(2, 3) if filled else torch.zeros(2, 3)
+    shard = LocalShard.from_tensor_and_offsets(rows, [rank * 2, 0], rank)
+    return {"st": init_from_local_shards([shard], [world * 2, 3])}
+
+
+def save_sharded_tensor(rank: int, world: int, url: str, target: str) -> None:
+    """Saves a ShardedTensor in the background, and changes it at once."""
+    state = sharded_tensor(world, True)
+    future = dcp.async_save(state, storage_writer=StorageWriter(url, target))
+    state["st"].local_shards()[0].tensor.fill_(-1)
+    future.result()
+
+
+def load_sharded_tensor(rank: int, world: int, url: str, target: str) -> list[float]:
+    """Loads a ShardedTensor, and returns this rank's elements."""
+    state = sharded_tensor(world, False)
+    dcp.load(state, storage_reader=StorageReader(url, target))
+    return state["st"].local_shards()[0].tensor.reshape(-1).tolist()
 
 
 def save_folder(rank: int, world: int, folder: str, collectives: bool) -> None:

@@ -66,7 +66,7 @@ class Ranks:
         for pipe in self._pipes:
             pipe.close()
         for worker in self._workers:
-            worker.join(5)
+            worker.join(30)
             if worker.is_alive():
                 worker.kill()
                 worker.join()

@@ -1,7 +1,7 @@
 """Checkpoints from folders of DCP's own, and back into such folders: bit for bit, sharded as they were.
 
-Both ways go share by share, so that memory is bounded by a share, whatever the size of the checkpoint. Must never show
-half a checkpoint: one commit, or one rename of the folder's description, comes last.
+Both ways go share by share, so that memory is bounded by a share or the largest box, whatever the checkpoint has. Must
+never show half a checkpoint: one commit, or one rename of the folder's description, comes last.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from ..tensors import Slice, empty
 from . import objects
 from .layout import stored_box, stored_dtype, structure_file, torch_shape
 from .pickled import FolderReader
-from .reader import describe, value_of
+from .reader import describe, value_of, value_path
 from .writer import step_of
 
 __all__ = ["export_dcp", "import_dcp"]
@@ -233,6 +233,7 @@ class _Given(SavePlanner):
     def __init__(self, checkpoint: Checkpoint, description: Metadata) -> None:
         self._checkpoint, self._entries = checkpoint, description.state_dict_metadata
         self._tensors: dict[MetadataIndex, torch.Tensor] = {}
+        self._values: dict[str, tuple[str, bytes]] = {}
 
     def items(self, share: _Share) -> list[WriteItem]:
         """Returns what DCP writes for a share."""
@@ -245,7 +246,7 @@ class _Given(SavePlanner):
         return items
 
     def load(self, share: _Share) -> None:
-        """Reads the tensors of a share."""
+        """Reads what is in a share."""
         wanted: list[Wanted] = []
         self._tensors.clear()
         for name, chunk, i in share.boxes:
@@ -255,19 +256,19 @@ class _Given(SavePlanner):
             wanted.append((name, (offsets, sizes), memory))
             self._tensors[MetadataIndex(name, chunk.offsets, i)] = tensor
         self._checkpoint.read_into(wanted)
+        paths = [value_path(self._checkpoint, name) for name in share.values]
+        self._values = dict(zip(share.values, zip(paths, self._checkpoint.read_files(paths), strict=True), strict=True))
 
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
         """Returns a tensor of the share, or bytes of torch.save."""
         if write_item.type != WriteItemType.BYTE_IO:
             return self._tensors[write_item.index]
         name = write_item.index.fqn
+        path, text = self._values[name]
+        if path.endswith(".pt"):
+            return io.BytesIO(text)
         data = io.BytesIO()
-        kept = objects.path_of(name, ".pt")
-        if kept in self._checkpoint.files:
-            data.write(self._checkpoint.read_file(kept))
-        else:
-            path = objects.path_of(name, ".json")
-            torch.save(value_of(name, path, self._checkpoint.read_file(path), False), data)
+        torch.save(value_of(name, path, text, False), data)
         return data
 
     def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
+from torch.distributed._shard.sharded_tensor.metadata import MEM_FORMAT_ENCODING
+from torch.distributed._shard.sharded_tensor.metadata import TensorProperties as OldTensorProperties
 from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     _MEM_FORMAT_ENCODING,
@@ -41,10 +43,13 @@ _KINDS: tuple[type, ...] = (
     StorageMeta,
     _MEM_FORMAT_ENCODING,
     _StorageInfo,
+    # As torch before 2.3 described tensors.
+    OldTensorProperties,
+    MEM_FORMAT_ENCODING,
 )
 _ADMITTED: dict[tuple[str, str], Any] = {
     **{(kind.__module__, kind.__qualname__): kind for kind in _KINDS},
-    **{("builtins", kind.__name__): kind for kind in (set, frozenset, bytearray, complex)},
+    **{("builtins", kind.__name__): kind for kind in (set, frozenset)},
     **{("pathlib", name): pathlib.PurePosixPath for name in ("PosixPath", "PurePosixPath")},
     **{("pathlib", name): pathlib.PureWindowsPath for name in ("WindowsPath", "PureWindowsPath")},
     **{("pathlib._local", name): pathlib.PurePosixPath for name in ("PosixPath", "PurePosixPath")},

@@ -11,7 +11,6 @@ import io
 import os
 import pickle
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +38,10 @@ from . import objects
 from .layout import STRUCTURE, as_bits, paths_of, stored_box, torch_shape, torch_type
 from .memory import HostArea, room
 
-__all__ = ["StorageReader", "describe", "value_of"]
+__all__ = ["StorageReader", "describe", "value_of", "value_path"]
 
 #: Bytes on their way to a device, or to memory out of order, at once: 256 MiB, a fiftieth of a second of a PCIe 4 link.
 _STAGED_BYTES = 256 << 20
-#: Files read at once: a remote store answers each in tens of milliseconds, and a state dict may hold thousands.
-_FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -216,9 +213,8 @@ class StorageReader(DcpStorageReader):
 
     def _load_values(self, checkpoint: Checkpoint, items: list[ReadItem], planner: LoadPlanner) -> None:
         """Reads values that are no tensors, and hands them to the planner."""
-        paths = [_value_path(checkpoint, item.storage_index.fqn) for item in items]
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
-            texts = list(threads.map(checkpoint.read_file, paths))
+        paths = [value_path(checkpoint, item.storage_index.fqn) for item in items]
+        texts = checkpoint.read_files(paths)
         # What the default planner does with bytes is to unpickle them, whatever they hold.
         unpickles = getattr(type(planner), "load_bytes", None) is DefaultLoadPlanner.load_bytes
         direct = planner if isinstance(planner, DefaultLoadPlanner) and unpickles else None
@@ -273,7 +269,8 @@ def value_of(name: str, path: str, text: bytes, trust_pickle: bool) -> Any:
         ) from error
 
 
-def _value_path(checkpoint: Checkpoint, name: str) -> str:
+def value_path(checkpoint: Checkpoint, name: str) -> str:
+    """Returns the path of the file that holds the value of a name."""
     for suffix in (".json", ".pt"):
         path = objects.path_of(name, suffix)
         if path in checkpoint.files:

@@ -31,6 +31,7 @@ _POLL = 0.01
 class Staging(AsyncStager):
     """Stages state dicts for `dcp.async_save` in memory that is kept between saves: the trainer stops for one copy.
 
+    The first `stage` takes the memory: one before the training begins, its result dropped, spares the first step that.
     Structure stays as it is: nested containers, DTensor, ShardedTensor; what is no tensor is copied too. While the save
     before still reads its copy, a second one is made beside it (`states` is how many there may be); past that `stage`
     waits, for `deadline` seconds at most. Copies of tensors are on the CPU whatever device they came from. `shared`: in
@@ -165,7 +166,14 @@ def _sharded(tensor: ShardedTensor, shards: list[Shard]) -> ShardedTensor:
     """Returns a sharded tensor that differs from another in the memory of its local shards."""
     properties = tensor.metadata().tensor_properties
     found: ShardedTensor = ShardedTensorBase.__new__(
-        ShardedTensor, tensor.sharding_spec(), tensor.size(), dtype=properties.dtype, layout=properties.layout
+        ShardedTensor,
+        tensor.sharding_spec(),
+        tensor.size(),
+        dtype=properties.dtype,
+        layout=properties.layout,
+        pin_memory=False,
+        requires_grad=False,
+        strides=properties.strides,
     )
     vars(found).update(vars(tensor))
     found._sharded_tensor_id = None
