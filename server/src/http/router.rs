@@ -29,6 +29,7 @@ use crate::cache::Cache;
 use crate::manifests::Manifests;
 use crate::maps::Maps;
 use crate::metrics::Metrics;
+use crate::packs::Packs;
 
 /// What every handler has.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(crate) struct Service {
     pub(crate) metrics: Metrics,
     pub(crate) cache: Arc<Cache>,
     pub(crate) manifests: Manifests,
+    pub(crate) packs: Packs,
     /// Maps of a store's files, where they may be sent as they are.
     pub(crate) maps: Option<Arc<Maps>>,
     /// Connections that are open.
@@ -87,11 +89,13 @@ pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("GET", "/v1/projects/{project}/checkpoints", Some(Access::Read)),
     ("GET", "/v1/projects/{project}/checkpoints/{run}/{selector}", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/checkpoints/{run}/{selector}/plan", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/checkpoints/{run}/{selector}/files", Some(Access::Read)),
     ("GET", "/v1/projects/{project}/checkpoints/{run}/{selector}/files/{*path}", Some(Access::Read)),
     ("HEAD", "/v1/projects/{project}/checkpoints/{run}/{selector}/files/{*path}", Some(Access::Read)),
     ("GET", "/v1/projects/{project}/datasets", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/datasets", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/datasets/{name}/{selector}", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/datasets/{name}/{selector}/files", Some(Access::Read)),
     ("GET", "/v1/projects/{project}/datasets/{name}/{selector}/files/{*path}", Some(Access::Read)),
     ("HEAD", "/v1/projects/{project}/datasets/{name}/{selector}/files/{*path}", Some(Access::Read)),
     ("PUT", "/v1/projects/{project}/tags/{name}/{tag}", Some(Access::Write)),
@@ -122,9 +126,11 @@ pub(crate) fn router(service: Shared) -> Router {
         .route(&below("/checkpoints"), get(checkpoints::list))
         .route(&below("/checkpoints/{run}/{selector}"), get(checkpoints::resolve))
         .route(&below("/checkpoints/{run}/{selector}/plan"), post(checkpoints::plan))
+        .route(&below("/checkpoints/{run}/{selector}/files"), get(checkpoints::files))
         .route(&below("/checkpoints/{run}/{selector}/files/{*path}"), get(checkpoints::file))
         .route(&below("/datasets"), get(datasets::list).post(datasets::commit))
         .route(&below("/datasets/{name}/{selector}"), get(datasets::resolve))
+        .route(&below("/datasets/{name}/{selector}/files"), get(datasets::files))
         .route(&below("/datasets/{name}/{selector}/files/{*path}"), get(datasets::file))
         .route(&below("/tags/{name}/{tag}"), put(projects::tag))
         .route(&below("/log"), get(projects::log))
