@@ -22,7 +22,7 @@ use gigastore_formats::object::ObjectKind;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use super::error::Refused;
-use super::{body, checkpoints, datasets, meta, objects, projects, saves};
+use super::{body, checkpoints, datasets, hub, meta, objects, projects, saves};
 use crate::admission::Admission;
 use crate::auth::{Access, Caller, Gate};
 use crate::cache::Cache;
@@ -101,6 +101,20 @@ pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("PUT", "/v1/projects/{project}/tags/{name}/{tag}", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/log", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/verify", Some(Access::Read)),
+    ("GET", "/api/models/{project}/{name}", Some(Access::Read)),
+    ("GET", "/api/models/{project}/{name}/revision/{selector}", Some(Access::Read)),
+    ("GET", "/api/models/{project}/{name}/tree/{selector}", Some(Access::Read)),
+    ("GET", "/api/models/{project}/{name}/tree/{selector}/{*path}", Some(Access::Read)),
+    ("POST", "/api/models/{project}/{name}/paths-info/{selector}", Some(Access::Read)),
+    ("GET", "/api/datasets/{project}/{name}", Some(Access::Read)),
+    ("GET", "/api/datasets/{project}/{name}/revision/{selector}", Some(Access::Read)),
+    ("GET", "/api/datasets/{project}/{name}/tree/{selector}", Some(Access::Read)),
+    ("GET", "/api/datasets/{project}/{name}/tree/{selector}/{*path}", Some(Access::Read)),
+    ("POST", "/api/datasets/{project}/{name}/paths-info/{selector}", Some(Access::Read)),
+    ("GET", "/{project}/{name}/resolve/{selector}/{*path}", Some(Access::Read)),
+    ("HEAD", "/{project}/{name}/resolve/{selector}/{*path}", Some(Access::Read)),
+    ("GET", "/datasets/{project}/{name}/resolve/{selector}/{*path}", Some(Access::Read)),
+    ("HEAD", "/datasets/{project}/{name}/resolve/{selector}/{*path}", Some(Access::Read)),
 ];
 
 /// Returns the routes over a service.
@@ -135,6 +149,7 @@ pub(crate) fn router(service: Shared) -> Router {
         .route(&below("/tags/{name}/{tag}"), put(projects::tag))
         .route(&below("/log"), get(projects::log))
         .route(&below("/verify"), post(projects::verify))
+        .merge(hub::routes())
         .route_layer(from_fn_with_state(Arc::clone(&service), admit))
         .fallback(nowhere)
         .method_not_allowed_fallback(no_such_method)
@@ -258,6 +273,9 @@ async fn account(State(service): State<Shared>, request: Request, next: Next) ->
         let fault = Fault { request_id: Some(id.clone()), ..fault };
         service.metrics.fault(&fault);
         tracing::warn!(request = id, code = ?fault.code, message = fault.message, "refused");
+        if matched.as_deref().is_some_and(hub::is_route) {
+            hub::translate(&mut response, &fault);
+        }
         let body = serde_json::to_vec(&fault).unwrap_or_default();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
