@@ -10,13 +10,15 @@
 //! | `open.rs` | from a target to its manifest |
 //! | `restore.rs` | whole tensors or boxes into sinks |
 //! | `model.rs` | local safetensors files as sources |
-//! | `export.rs` | a checkpoint as safetensors files |
+//! | `export.rs` | a checkpoint as safetensors files on this machine |
+//! | `files.rs` | the same files, read without being written |
 //! | `shard.rs` | which box of a tensor a rank takes, where nobody says otherwise |
 
 pub mod asynchronous;
 pub mod compare;
 pub mod diff;
 pub mod export;
+pub mod files;
 mod known;
 pub mod model;
 pub mod open;

@@ -4,6 +4,7 @@
 
 mod background;
 mod details;
+mod files;
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -12,7 +13,6 @@ use gigastore_formats::pack::PackError;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use crate::checkpoint::compare::CompareError;
-use crate::checkpoint::export::ExportError;
 use crate::checkpoint::model::ModelError;
 use crate::checkpoint::open::OpenError;
 use crate::checkpoint::restore::RestoreError;
@@ -293,33 +293,6 @@ impl Coded for ModelError {
             | Self::Name { .. }
             | Self::Slice(_)
             | Self::Shard { .. } => FaultCode::Invalid,
-        }
-    }
-}
-
-impl Coded for ExportError {
-    fn code(&self) -> FaultCode {
-        match self {
-            Self::Glob { .. } => FaultCode::Invalid,
-            Self::NoMatch { .. } => FaultCode::NotFound,
-            Self::Clash { .. } => FaultCode::Conflict,
-            Self::Staging(source) => source.code(),
-            Self::Restore(source) => source.code(),
-        }
-    }
-
-    fn behind(&self) -> Option<&dyn Coded> {
-        match self {
-            Self::Glob { .. } | Self::NoMatch { .. } | Self::Clash { .. } => None,
-            Self::Staging(source) => Some(source),
-            Self::Restore(source) => Some(source),
-        }
-    }
-
-    fn known(&self) -> &[String] {
-        match self {
-            Self::NoMatch { known, .. } => known,
-            other => other.behind().map_or(&[], |behind| behind.known()),
         }
     }
 }

@@ -8,12 +8,13 @@
 //! | [`digest`], [`verified`] | BLAKE3 digests, and the group trees that make any range checkable |
 //! | [`sealed`], [`record`] | self-checking JSON documents, and the records of the log |
 //! | [`name`], [`object`], [`range`] | names and targets, names of stored objects, byte ranges |
-//! | [`tensor`] | element types, boxes, safetensors headers |
+//! | [`moment`] | moments as dates |
+//! | [`tensor`] | element types, boxes, safetensors headers, the files that tensors make |
 //! | [`ambient`] | the interface to time, chance and threads; no implementation |
 //! | [`pack`] | packs: stored objects of many slices, their codecs and their check |
 //! | [`manifest`] | checkpoint and dataset manifests, parts, pack lists, timelines |
 //! | [`table`] | what a Parquet file's footer says |
-//! | [`plan`] | wanted boxes to ranges of packs |
+//! | [`plan`] | wanted boxes to ranges of packs, ranges of files to parts of slices |
 //! | [`timeline`] | what the phases of a save took |
 //! | [`wire`] | what a client and a store say to each other |
 //! | [`limits`] | every bound |
@@ -24,6 +25,7 @@ pub mod ambient;
 pub mod digest;
 pub mod limits;
 pub mod manifest;
+pub mod moment;
 pub mod name;
 pub mod object;
 pub mod pack;

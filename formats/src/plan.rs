@@ -3,6 +3,7 @@
 //!
 //! Pure, and the same for a store in this process. Must never leave out a slice that a wanted box touches.
 
+mod files;
 mod index;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use crate::tensor::boxes::{BoxError, CopyPlan, TensorBox};
 use crate::tensor::dtype::Dtype;
 use crate::tensor::slice::{Codec, Place, SliceError, SliceId, SliceKind, SliceRow};
 use crate::wire::{CommitInfo, Fault, FaultCode};
+
+pub use self::files::{FileRead, SlicePart};
 
 /// Boxes of one plan: 100,000, each tensor of a large model a few times.
 pub const MAX_BOXES: usize = 100_000;
@@ -123,12 +126,23 @@ pub enum PlanError {
         /// What is wrong.
         source: BoxError,
     },
+    /// The saved slices do not cover what is wanted.
+    #[error("integrity failure: the manifest has {actual} of the {expected} bytes that are wanted of {name}")]
+    Uncovered {
+        /// The tensor.
+        name: String,
+        /// Bytes that are wanted.
+        expected: u64,
+        /// Bytes that slices have of them.
+        actual: u64,
+    },
 }
 
 impl From<&PlanError> for Fault {
     fn from(error: &PlanError) -> Self {
         match error {
             PlanError::Unknown { .. } => Self::new(FaultCode::NotFound, error),
+            PlanError::Uncovered { .. } => Self::new(FaultCode::Integrity, error),
             PlanError::TooMany { .. } | PlanError::TooMuch | PlanError::Box { .. } => {
                 Self::new(FaultCode::Invalid, error)
             }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::name::{Name, ProjectName};
 use crate::object::{ObjectKind, Stored};
 use crate::record::{Commit, Record, Sort, TxnId};
@@ -101,6 +102,20 @@ pub struct NameInfo {
     pub live: Vec<CommitInfo>,
     /// The highest step or version ever committed; a dataset's next version is one more, even after drops.
     pub highest: u64,
+}
+
+/// A file of a checkpoint or dataset version: one that was saved, or one that tensors make.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Its path.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// What names its content for caches: files of one tag have the same bytes.
+    pub tag: Digest,
+    /// BLAKE3 of its bytes, where that is known: not of a file that tensors make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<Digest>,
 }
 
 /// A project as a reader sees it.

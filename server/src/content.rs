@@ -6,25 +6,23 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use gigastore_formats::ambient::Ambient;
 use gigastore_formats::digest::Digest;
-use gigastore_formats::limits::MAX_PACK_HEADER_BYTES;
 use gigastore_formats::manifest::checkpoint::CheckpointRow;
 use gigastore_formats::manifest::dataset::FileRow;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
-use gigastore_formats::pack::{PackEntry, PackHeader};
+use gigastore_formats::pack::PackEntry;
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{Fault, FaultCode};
 
-use crate::cache::Cache;
+use crate::http::Shared;
+use crate::packs::{damaged, len_of};
 
 /// A file whose bytes can be read in groups.
 #[derive(Clone, Debug)]
 pub(crate) struct Content {
-    cache: Arc<Cache>,
-    ambient: Arc<dyn Ambient>,
+    shared: Shared,
     project: ProjectName,
     place: Place,
 }
@@ -39,50 +37,55 @@ enum Place {
 
 impl Content {
     /// Returns a file of a dataset.
-    pub(crate) fn of_file(
-        cache: &Arc<Cache>,
-        ambient: &Arc<dyn Ambient>,
-        project: &ProjectName,
-        row: &FileRow,
-    ) -> Self {
+    pub(crate) fn of_file(shared: &Shared, project: &ProjectName, row: &FileRow) -> Self {
         let place = Place::Blob(row.blob, row.tree.clone());
-        Self { cache: Arc::clone(cache), ambient: Arc::clone(ambient), project: project.clone(), place }
+        Self { shared: Arc::clone(shared), project: project.clone(), place }
     }
 
-    /// Finds a file of a checkpoint in its pack.
-    pub(crate) async fn of_slice(
-        cache: &Arc<Cache>,
-        ambient: &Arc<dyn Ambient>,
-        project: &ProjectName,
-        row: &CheckpointRow,
-    ) -> Result<Self, Fault> {
+    /// Finds a slice of a checkpoint, such as one of its files, in its pack.
+    pub(crate) async fn of_slice(shared: &Shared, project: &ProjectName, row: &CheckpointRow) -> Result<Self, Fault> {
         let pack = row.place.pack;
-        let len = row.place.header_len.min(MAX_PACK_HEADER_BYTES);
-        let range = ByteRange::new(0, len).map_err(|error| Fault::new(FaultCode::Integrity, &error))?;
-        let lost = || Fault {
-            object: Some(pack.key(ObjectKind::Pack)),
-            ..Fault::of(FaultCode::Lost, format!("integrity failure: pack {pack} is not in the store"))
+        let (pack_len, entry) = match PackEntry::of_row(row) {
+            Some(entry) => (len_of(shared, project, pack, entry.stored.end()).await?, entry),
+            None => {
+                let (len, header) = shared.packs.header(shared, project, pack, row.place.header_len).await?;
+                let entries = header.entries();
+                let first = entries.partition_point(|entry| entry.stored.start() < row.place.offset);
+                let here = entries[first..].iter().take_while(|entry| entry.stored.start() == row.place.offset);
+                let same = |entry: &&PackEntry| {
+                    entry.slice.tree.root() == row.blake3 && entry.slice.tree.len() == row.slice.bytes()
+                };
+                let absent = || damaged(pack, &format!("no slice {} where its manifest has it", row.slice));
+                (len, here.into_iter().find(same).ok_or_else(absent)?.clone())
+            }
         };
-        let pack_len = cache.len(project, ObjectKind::Pack, pack, len).await?.ok_or_else(lost)?;
-        let parsed = async || {
-            let bytes = cache.read(project, ObjectKind::Pack, pack, range, pack_len).await?;
-            Ok::<_, Fault>(ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await)
+        let place = Place::Slice(pack, pack_len, Box::new(entry));
+        Ok(Self { shared: Arc::clone(shared), project: project.clone(), place })
+    }
+
+    /// Reads what has all of `range`, verified: pieces in their order, each with the position of its first byte. Groups
+    /// of a slice of which a part alone is wanted are kept, for whoever wants the rest.
+    pub(crate) async fn pieces(&self, range: ByteRange) -> Result<Vec<(u64, Bytes)>, Fault> {
+        let Place::Slice(pack, _, entry) = &self.place else {
+            return Ok(vec![(range.start(), self.read(range).await?)]);
         };
-        let mut header = parsed().await?;
-        if header.is_err() && cache.forget(project, ObjectKind::Pack, pack, range).await {
-            header = parsed().await?;
+        let (tree, size) = (self.tree(), self.tree().size().bytes());
+        let (mut pieces, mut at, end) = (Vec::new(), range.start(), range.end().min(tree.len()));
+        while at < end {
+            let (index, group) = (at / size, tree.group_range(at / size));
+            let (start, bytes) = if range.contains(&group) {
+                // All that are wanted whole, at once.
+                let end = if end == tree.len() { end } else { end / size * size };
+                let run = ByteRange::new(at, end).map_err(|error| Fault::new(FaultCode::Integrity, &error))?;
+                (at, self.read(run).await?)
+            } else {
+                let read = || self.read(group);
+                (group.start(), self.shared.packs.group(&self.project, *pack, entry, index, read).await?)
+            };
+            at = start + bytes.len() as u64;
+            pieces.push((start, bytes));
         }
-        let damaged = |text: String| Fault {
-            object: Some(pack.key(ObjectKind::Pack)),
-            ..Fault::of(FaultCode::Integrity, format!("pack {pack}: {text}"))
-        };
-        let header = header.map_err(|error| damaged(error.to_string()))?;
-        let same =
-            |entry: &&PackEntry| entry.stored.start() == row.place.offset && entry.slice.tree.root() == row.blake3;
-        let entry = header.entries().iter().find(same);
-        let entry = entry.ok_or_else(|| damaged(format!("no slice {} where its manifest has it", row.slice)))?;
-        let place = Place::Slice(pack, pack_len, Box::new(entry.clone()));
-        Ok(Self { cache: Arc::clone(cache), ambient: Arc::clone(ambient), project: project.clone(), place })
+        Ok(pieces)
     }
 
     fn tree(&self) -> &GroupTree {
@@ -113,11 +116,11 @@ impl Content {
             Place::Blob(blob, tree) => (ObjectKind::Blob, *blob, tree.len(), widened),
             Place::Slice(pack, len, entry) => (ObjectKind::Pack, *pack, *len, entry.stored_groups(groups.clone())),
         };
-        let bytes = self.cache.read(&self.project, kind, object, stored, len).await?;
+        let bytes = self.shared.cache.read(&self.project, kind, object, stored, len).await?;
         let mut checked = self.checked(bytes, widened, groups.clone(), stored).await;
-        if checked.is_err() && self.cache.forget(&self.project, kind, object, stored).await {
+        if checked.is_err() && self.shared.cache.forget(&self.project, kind, object, stored).await {
             // What was kept may have been damaged on its way here: the store itself is asked before it is blamed.
-            let bytes = self.cache.read(&self.project, kind, object, stored, len).await?;
+            let bytes = self.shared.cache.read(&self.project, kind, object, stored, len).await?;
             checked = self.checked(bytes, widened, groups, stored).await;
         }
         let bytes = checked.map_err(|text| Fault {
@@ -152,6 +155,6 @@ impl Content {
                 Ok(logical.freeze())
             }
         };
-        self.ambient.computed(check).await
+        self.shared.ambient.computed(check).await
     }
 }

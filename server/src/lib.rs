@@ -9,8 +9,9 @@
 //! | `auth.rs`, `tokens.rs` | who asks, and what they may; the token file |
 //! | `admission.rs` | bytes in memory, room on the disk |
 //! | `cache.rs` | reads of objects, shared and kept (in memory and on the disk: crate `gigastore-cache`) |
-//! | `content.rs` | files out of packs and blobs, verified |
-//! | `manifests.rs` | decoded manifests that are kept, for plans and files |
+//! | `content.rs` | slices and files out of packs and blobs, verified |
+//! | `files.rs` | files as they are served: saved ones, and those that tensors make |
+//! | `manifests.rs`, `packs.rs` | decoded manifests and what is known of packs, kept (`kept.rs`) for plans and files |
 //! | `maps.rs` | files of the store that the kernel sends by itself |
 //! | `metrics.rs` | what `/metrics` shows |
 //!
@@ -24,11 +25,14 @@ mod admission;
 mod auth;
 mod cache;
 mod content;
+mod files;
 mod http;
+mod kept;
 mod manifests;
 mod maps;
 mod metrics;
 mod pace;
+mod packs;
 
 mod run;
 pub mod tokens;

@@ -25,6 +25,7 @@ use crate::cache::Cache;
 use crate::http::{Service, Shared, router};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
+use crate::packs::Packs;
 use crate::tokens::TokenError;
 
 /// Files that a service needs open beside its connections.
@@ -224,6 +225,7 @@ impl Server {
             gate: Arc::new(gate),
             cache,
             manifests: Manifests::new(config.limits.manifests),
+            packs: Packs::new(),
             maps,
             connections: AtomicU64::new(0),
             direct: config.limits.direct,

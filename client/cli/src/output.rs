@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use gigastore_client::transfer::progress::Progress;
+use gigastore_formats::moment::Moment;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -134,19 +135,9 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-/// A moment as `2026-11-24 03:15:00Z`, from milliseconds since 1970 (the civil-from-days rule of H. Hinnant).
+/// A moment as `2026-11-24 03:15:00Z`, from milliseconds since 1970.
 pub(crate) fn moment(ms: u64) -> String {
-    let (days, seconds) = (ms / 86_400_000, ms / 1000 % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
-    let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+    Moment::of_ms(ms).to_string()
 }
 
 /// Runs `work` while its progress is shown: a bar on a terminal, else a line every ten seconds.
@@ -213,12 +204,5 @@ mod tests {
     fn columns_are_aligned() {
         let rows = [vec!["a".to_owned(), "10".to_owned()], vec!["bcd".to_owned(), "7".to_owned()]];
         assert_eq!(lines(&["name", "n"], &rows), ["name   n", "a     10", "bcd    7"]);
-    }
-
-    #[test]
-    fn moments_are_civil_dates() {
-        assert_eq!(moment(0), "1970-01-01 00:00:00Z");
-        assert_eq!(moment(951_827_696_000), "2000-02-29 12:34:56Z");
-        assert_eq!(moment(1_795_487_400_000), "2026-11-24 02:30:00Z");
     }
 }

@@ -1,27 +1,22 @@
-//! A checkpoint as safetensors files: whole tensors, each once, and its opaque files beside them.
+//! A checkpoint as safetensors files on this machine: whole tensors, each once, and its opaque files beside them.
 //!
 //! Files are written under staging names in the destination and renamed when all of them are complete. Must never leave
 //! a partial file under its final name, nor replace a file unless told to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gigastore_formats::range::ByteRange;
-use gigastore_formats::tensor::header::{TensorInfo as HeaderEntry, write_header};
+use gigastore_formats::tensor::files::{FileLayout, FileTensor, INDEX, LayoutError, SHARD_BYTES, View};
 use gigastore_formats::tensor::slice::SliceKind;
 use globset::Glob;
 
-use super::model::METADATA_PREFIX;
 use super::open::{Checkpoint, TensorInfo};
 use super::restore::{RestoreError, Wanted};
 use crate::staging::{Staging, StagingError};
 use crate::transfer::progress::Progress;
 use crate::transfer::sink::{FileSink, Sink};
-
-/// Alignment of the data of an exported file: a page, so that readers can map tensors.
-const ALIGNMENT: u64 = 4096;
 
 /// What is exported, and how.
 #[derive(Clone, Debug)]
@@ -38,7 +33,7 @@ pub struct ExportSpec {
 impl Default for ExportSpec {
     /// Everything, into files of up to 5 GB, the size that model hubs use.
     fn default() -> Self {
-        Self { names: Vec::new(), overwrite: false, max_file_bytes: 5_000_000_000 }
+        Self { names: Vec::new(), overwrite: false, max_file_bytes: SHARD_BYTES }
     }
 }
 
@@ -85,21 +80,15 @@ pub enum ExportError {
         /// The file.
         name: String,
     },
+    /// The tensors do not make files.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// The destination took no file.
     #[error(transparent)]
     Staging(#[from] StagingError),
     /// The checkpoint can't be read.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-}
-
-/// One safetensors file to be written.
-struct Plan<'t> {
-    name: String,
-    header: Vec<u8>,
-    /// Tensors and where their data start in the file.
-    tensors: Vec<(&'t TensorInfo, u64)>,
-    len: u64,
 }
 
 impl Checkpoint {
@@ -109,22 +98,21 @@ impl Checkpoint {
         let chosen = self.choose(&all, &spec.names)?;
         let (tensors, files): (Vec<&TensorInfo>, Vec<_>) =
             chosen.into_iter().partition(|tensor| tensor.kind == SliceKind::Tensor);
-        let plans = self.plan_files(&tensors, spec.max_file_bytes);
-        let written = |name: &str| plans.iter().any(|plan| plan.name == name) || plans.len() > 1 && name == INDEX;
+        let layout = self.lay_out(&tensors, spec.max_file_bytes)?;
+        let written = |name: &str| layout.file(name).is_some() || name == INDEX && layout.index().is_some();
         if let Some(file) = files.iter().find(|file| written(&file.name)) {
             return Err(ExportError::Clash { target: self.target().to_string(), name: file.name.clone() });
         }
         let mut staging = Staging::new(out, spec.overwrite, &self.store.ambient)?;
         let mut wanted = Vec::new();
-        for plan in &plans {
-            let file = staging.create(&plan.name, plan.len)?;
-            staging.write(&file, &plan.name, &plan.header, 0)?;
-            wanted.extend(plan.tensors.iter().map(|(tensor, start)| want(tensor, &file, *start)));
+        for made in layout.files() {
+            let file = staging.create(&made.name, made.len)?;
+            staging.write(&file, &made.name, &made.header, 0)?;
+            wanted.extend(made.tensors.clone().map(|i| want(tensors[i], &file, layout.start(i))));
         }
-        if plans.len() > 1 {
-            let index = index(&plans);
+        if let Some(index) = layout.index() {
             let file = staging.create(INDEX, index.len() as u64)?;
-            staging.write(&file, INDEX, &index, 0)?;
+            staging.write(&file, INDEX, index, 0)?;
         }
         for tensor in &files {
             let file = staging.create(&tensor.name, tensor.bytes)?;
@@ -134,6 +122,16 @@ impl Checkpoint {
         let bytes = tensors.iter().chain(&files).map(|tensor| tensor.bytes).sum();
         let files = staging.finish(&*self.store.ambient).await?;
         Ok(Exported { files, tensors: tensors.len(), bytes })
+    }
+
+    /// Puts tensors into files in the order of their names, each file up to `max_bytes`.
+    fn lay_out(&self, tensors: &[&TensorInfo], max_bytes: u64) -> Result<FileLayout, LayoutError> {
+        let view = View::fitting(tensors.iter().map(|tensor| tensor.bytes), max_bytes);
+        let tensors: Vec<FileTensor<'_>> = tensors
+            .iter()
+            .map(|tensor| FileTensor { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape })
+            .collect();
+        FileLayout::new(&tensors, &self.meta().metadata, &self.info().commit.content, view)
     }
 
     /// Finds what has one of these names or matches one of these globs.
@@ -158,64 +156,6 @@ impl Checkpoint {
         }
         Ok(chosen.into_iter().map(|i| &all[i]).collect())
     }
-
-    /// Puts tensors into files in the order of their names, each file up to `max_bytes`.
-    fn plan_files<'t>(&self, tensors: &[&'t TensorInfo], max_bytes: u64) -> Vec<Plan<'t>> {
-        let mut files: Vec<Vec<&TensorInfo>> = Vec::new();
-        let mut filled = 0;
-        for tensor in tensors.iter().copied() {
-            match files.last_mut() {
-                Some(file) if filled + tensor.bytes <= max_bytes => file.push(tensor),
-                _ => {
-                    files.push(vec![tensor]);
-                    filled = 0;
-                }
-            }
-            filled += tensor.bytes;
-        }
-        let metadata = self.meta().metadata.iter();
-        let metadata: BTreeMap<String, String> = metadata
-            .filter_map(|(key, value)| Some((key.strip_prefix(METADATA_PREFIX)?.to_owned(), value.clone())))
-            .collect();
-        let count = files.len();
-        let name = |i: usize| match count {
-            1 => "model.safetensors".to_owned(),
-            _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
-        };
-        files.into_iter().enumerate().map(|(i, tensors)| plan_file(name(i), &metadata, tensors)).collect()
-    }
-}
-
-/// The name of the index of a model in several files.
-const INDEX: &str = "model.safetensors.index.json";
-
-fn plan_file<'t>(name: String, metadata: &BTreeMap<String, String>, tensors: Vec<&'t TensorInfo>) -> Plan<'t> {
-    let mut end = 0;
-    let entries: Vec<(String, HeaderEntry)> = tensors
-        .iter()
-        .map(|tensor| {
-            let data = ByteRange::with_len(end, tensor.bytes).expect("tensors of one file stay below 2^64");
-            end = data.end();
-            (tensor.name.clone(), HeaderEntry { dtype: tensor.dtype, shape: tensor.shape.clone(), data })
-        })
-        .collect();
-    let header = write_header(metadata, &entries, ALIGNMENT);
-    let start = header.len() as u64;
-    let places = entries.iter().map(|(_, entry)| start + entry.data.start());
-    let tensors = tensors.into_iter().zip(places).collect();
-    Plan { name, len: start + end, header, tensors }
-}
-
-fn index(plans: &[Plan<'_>]) -> Vec<u8> {
-    let weight_map: BTreeMap<&str, &str> = plans
-        .iter()
-        .flat_map(|plan| plan.tensors.iter().map(|(tensor, _)| (tensor.name.as_str(), plan.name.as_str())))
-        .collect();
-    let total: u64 = plans.iter().flat_map(|plan| plan.tensors.iter()).map(|(tensor, _)| tensor.bytes).sum();
-    let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-    let mut bytes = serde_json::to_vec_pretty(&index).expect("names and numbers are JSON");
-    bytes.push(b'\n');
-    bytes
 }
 
 fn want(tensor: &TensorInfo, file: &Arc<File>, start: u64) -> Wanted {

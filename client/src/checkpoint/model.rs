@@ -13,9 +13,9 @@ use gigastore_formats::limits::MAX_SAFETENSORS_HEADER_BYTES;
 use gigastore_formats::name::{NameError, check_path};
 use gigastore_formats::tensor::boxes::{BoxError, TensorBox};
 use gigastore_formats::tensor::dtype::Dtype;
-use gigastore_formats::tensor::header::{
-    HeaderError, PREFIX_BYTES, SafetensorsHeader, ShardIndex, ShardIndexError, header_len,
-};
+pub use gigastore_formats::tensor::files::METADATA_PREFIX;
+use gigastore_formats::tensor::header::{HeaderError, PREFIX_BYTES, SafetensorsHeader, header_len};
+use gigastore_formats::tensor::index::{ShardIndex, ShardIndexError};
 use gigastore_formats::tensor::slice::{SliceError, SliceId};
 
 use super::save::Slice;
@@ -30,9 +30,6 @@ const MAX_FILES: usize = 1000;
 
 /// The ending of an index of a sharded model.
 const INDEX_SUFFIX: &str = ".safetensors.index.json";
-
-/// A prefix for the metadata of safetensors files, which is kept with the checkpoint and written on export.
-pub const METADATA_PREFIX: &str = "safetensors:";
 
 /// A model on this machine.
 #[derive(Debug)]

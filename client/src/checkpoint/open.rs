@@ -3,20 +3,23 @@
 //! Must never parse a byte of a manifest that was not checked against the commit record.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
-use gigastore_formats::manifest::checkpoint::{CheckpointMeta, CheckpointReader, CheckpointRow, Selection};
+use gigastore_formats::manifest::checkpoint::{
+    Checkpoint as Found, CheckpointMeta, CheckpointReader, CheckpointRow, Selection,
+};
 use gigastore_formats::manifest::packs::{PackRow, read_packs};
 use gigastore_formats::manifest::timeline::{Timeline, read_timeline};
 use gigastore_formats::manifest::{ManifestError, Step};
 use gigastore_formats::name::Target;
 use gigastore_formats::object::ObjectKind;
-use gigastore_formats::plan::{PlanAnswer, PlannedSlice};
+use gigastore_formats::plan::{PlanAnswer, PlannedSlice, Planner};
 use gigastore_formats::range::{ByteRange, coalesce};
 use gigastore_formats::record::{Index, Sort};
 use gigastore_formats::tensor::dtype::Dtype;
+use gigastore_formats::tensor::files::{FileLayout, View};
 use gigastore_formats::tensor::slice::{SliceError, SliceKind};
 use gigastore_formats::verified::{GroupMismatch, TreeError};
 use gigastore_formats::wire::{CommitInfo, Fault};
@@ -38,8 +41,10 @@ pub struct Checkpoint {
     pub(crate) store: Store,
     target: Target,
     info: CommitInfo,
-    meta: CheckpointMeta,
-    rows: Vec<CheckpointRow>,
+    /// What its manifest says, or the part of it that was read, ready for plans.
+    pub(super) planner: Arc<Planner>,
+    /// The files that its tensors make, once somebody asked for them.
+    pub(super) layouts: Arc<Mutex<BTreeMap<View, Arc<FileLayout>>>>,
 }
 
 /// A tensor or file of a checkpoint.
@@ -129,7 +134,8 @@ impl Store {
                 }
             }
         };
-        Ok(Checkpoint { store: self.clone(), target: target.clone(), info, meta: found.meta, rows: found.rows })
+        let planner = self.ambient.computed(move || Arc::new(Planner::new(found))).await;
+        Ok(Checkpoint { store: self.clone(), target: target.clone(), info, planner, layouts: Arc::default() })
     }
 
     /// Reads the list of the distinct packs of the checkpoint that `target` means.
@@ -201,7 +207,8 @@ impl Checkpoint {
     pub(super) fn of_plan(store: Store, target: Target, plan: PlanAnswer) -> Result<Self, SliceError> {
         let PlanAnswer { info, meta, slices } = plan;
         let rows = slices.into_iter().map(PlannedSlice::row).collect::<Result<_, _>>()?;
-        Ok(Self { store, target, info, meta, rows })
+        let planner = Arc::new(Planner::new(Found { meta, content: info.commit.content, rows }));
+        Ok(Self { store, target, info, planner, layouts: Arc::default() })
     }
 
     /// Returns what it was opened as.
@@ -216,12 +223,12 @@ impl Checkpoint {
 
     /// Returns what its manifest says of it as a whole.
     pub fn meta(&self) -> &CheckpointMeta {
-        &self.meta
+        &self.planner.checkpoint().meta
     }
 
     /// Returns its slices, by kind, name and offsets.
     pub fn rows(&self) -> &[CheckpointRow] {
-        &self.rows
+        &self.planner.checkpoint().rows
     }
 
     /// Returns its tensors and files, by kind and name.
@@ -229,7 +236,7 @@ impl Checkpoint {
         let mut start = 0;
         let same =
             |a: &CheckpointRow, b: &CheckpointRow| a.slice.kind() == b.slice.kind() && a.slice.name() == b.slice.name();
-        let groups = self.rows.chunk_by(same).map(|rows| {
+        let groups = self.rows().chunk_by(same).map(|rows| {
             let first = &rows[0].slice;
             let range = start..start + rows.len();
             start = range.end;

@@ -134,6 +134,11 @@ impl Checkpoint {
         }
         let rows = self.rows().iter().zip(copies).filter(|(_, copies)| !copies.is_empty());
         let slices = rows.map(|(row, copies)| SliceRead { row: row.clone(), copies }).collect();
+        self.read_parts(slices, progress).await
+    }
+
+    /// Reads parts of slices.
+    pub(super) async fn read_parts(&self, slices: Vec<SliceRead>, progress: &Progress) -> Result<(), RestoreError> {
         match read_slices(&self.store, &self.target().project, slices, progress).await {
             Err(FetchError::Store(fault)) => Err(self.explain(fault).await.into()),
             done => Ok(done?),

@@ -56,9 +56,19 @@ impl RowIndex {
         name: &str,
     ) -> Option<TensorRows<'_, 'r>> {
         let found = self.tensors.binary_search_by(|tensor| key(&rows[tensor.start]).cmp(&(kind, name))).ok()?;
-        let end = self.tensors.get(found + 1).map_or(rows.len(), |next| next.start);
-        let Tensor { start, longest } = &self.tensors[found];
-        Some(TensorRows { start: *start, longest, rows: &rows[*start..end] })
+        Some(self.tensor(rows, found))
+    }
+
+    /// Returns the number of tensors and files.
+    pub(super) fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Returns the rows of a tensor or file, by its position: tensors come first, each kind by name.
+    pub(super) fn tensor<'r>(&self, rows: &'r [CheckpointRow], position: usize) -> TensorRows<'_, 'r> {
+        let end = self.tensors.get(position + 1).map_or(rows.len(), |next| next.start);
+        let Tensor { start, longest } = &self.tensors[position];
+        TensorRows { start: *start, longest, rows: &rows[*start..end] }
     }
 }
 

@@ -125,7 +125,7 @@ impl TensorBox {
             return Ok(vec![self.clone()]);
         }
         // Rows of sub-byte elements may only be cut where they make whole bytes.
-        let multiple = whole_byte_multiple(dtype);
+        let multiple = dtype.whole_bytes();
         let per_piece = (max_bytes / (bytes / rows).max(1)).max(1);
         let per_piece = if per_piece > multiple { per_piece - per_piece % multiple } else { multiple };
         let mut pieces = Vec::new();
@@ -234,6 +234,12 @@ impl CopyPlan {
         Ok(Some(Self { counts, strides, first, runs }))
     }
 
+    /// Returns the same copy to bytes of the wanted box `by` further on: to a box that is a part of something longer.
+    pub fn shifted(mut self, by: u64) -> Self {
+        self.first.to += by;
+        self
+    }
+
     /// Returns the number of runs.
     pub fn runs(&self) -> u64 {
         self.runs
@@ -301,16 +307,7 @@ fn to_bytes(dtype: Dtype, bits: u64) -> Result<u64, BoxError> {
 }
 
 fn sub_byte(dtype: Dtype) -> BoxError {
-    BoxError::SubByte { dtype, multiple: whole_byte_multiple(dtype) }
-}
-
-/// Elements that fill whole bytes: 2 for 4 bits, 4 for 6 bits, 1 for the rest.
-fn whole_byte_multiple(dtype: Dtype) -> u64 {
-    match dtype.bits() {
-        4 => 2,
-        6 => 4,
-        _ => 1,
-    }
+    BoxError::SubByte { dtype, multiple: dtype.whole_bytes() }
 }
 
 #[cfg(test)]

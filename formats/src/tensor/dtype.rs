@@ -84,6 +84,15 @@ impl Dtype {
             _ => None,
         }
     }
+
+    /// Returns how many elements fill whole bytes: 2 of 4 bits, 4 of 6 bits, 1 of the rest.
+    pub const fn whole_bytes(self) -> u64 {
+        match self.bits() {
+            4 => 2,
+            6 => 4,
+            _ => 1,
+        }
+    }
 }
 
 impl fmt::Display for Dtype {

@@ -1,4 +1,4 @@
-//! safetensors headers, and the index of a model that is cut into several safetensors files.
+//! safetensors headers.
 //!
 //! ```text
 //! 8 bytes  N, little-endian
@@ -16,7 +16,6 @@ use std::str::Utf8Error;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::name::{NameError, check_path};
 use crate::range::ByteRange;
 use crate::tensor::boxes::{BoxError, TensorBox};
 use crate::tensor::dtype::{Dtype, DtypeError};
@@ -25,7 +24,7 @@ use crate::tensor::dtype::{Dtype, DtypeError};
 pub const PREFIX_BYTES: usize = 8;
 
 /// The key of the JSON whose value is not a tensor.
-const METADATA_KEY: &str = "__metadata__";
+pub(super) const METADATA_KEY: &str = "__metadata__";
 
 /// One tensor of a safetensors file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -190,18 +189,32 @@ impl SafetensorsHeader {
     }
 }
 
-/// Returns the header, length prefix included, of tensors in the order given; the same arguments make the same bytes.
+/// Returns the header of tensors as [`write_entries`] does.
+pub fn write_header<'t>(
+    metadata: &BTreeMap<String, String>,
+    tensors: &'t [(String, TensorInfo)],
+    align: u64,
+) -> Vec<u8> {
+    let entry = |(name, info): &'t (String, TensorInfo)| (name.as_str(), info.dtype, &*info.shape, info.data);
+    write_entries(metadata, tensors.iter().map(entry), align)
+}
+
+/// Returns the header, length prefix included, of tensors in the order given (name, element type, shape, data); the same
+/// arguments make the same bytes.
 ///
 /// The JSON is filled up with spaces, so that the header's length, where the data starts, is a multiple of `align`.
-pub fn write_header(metadata: &BTreeMap<String, String>, tensors: &[(String, TensorInfo)], align: u64) -> Vec<u8> {
+pub fn write_entries<'t>(
+    metadata: &BTreeMap<String, String>,
+    tensors: impl IntoIterator<Item = (&'t str, Dtype, &'t [u64], ByteRange)>,
+    align: u64,
+) -> Vec<u8> {
     let mut bytes = vec![0; PREFIX_BYTES];
     bytes.push(b'{');
     if !metadata.is_empty() {
         write_pair(&mut bytes, METADATA_KEY, metadata);
     }
-    for (name, info) in tensors {
-        let (dtype, shape) = (info.dtype, info.shape.as_slice());
-        write_pair(&mut bytes, name, &WrittenInfo { dtype, shape, data_offsets: [info.data.start(), info.data.end()] });
+    for (name, dtype, shape, data) in tensors {
+        write_pair(&mut bytes, name, &WrittenInfo { dtype, shape, data_offsets: [data.start(), data.end()] });
     }
     bytes.push(b'}');
     let align = usize::try_from(align).unwrap_or(1).max(1);
@@ -231,66 +244,6 @@ fn check_layout(tensors: &mut [(String, TensorInfo)], header_len: u64) -> Result
         expected = info.data.end();
     }
     header_len.checked_add(expected).map(|_| ()).ok_or(HeaderError::Overflow)
-}
-
-/// `model.safetensors.index.json`: which file of a model has which tensor.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ShardIndex {
-    weight_map: BTreeMap<String, String>,
-}
-
-/// Why bytes are not the index of a model.
-#[derive(Debug, thiserror::Error)]
-pub enum ShardIndexError {
-    /// The JSON is not well-formed, or has no `weight_map` of texts.
-    #[error("index of shards is not of the expected form: {0}")]
-    Json(#[source] serde_json::Error),
-    /// A tensor stands there twice.
-    #[error("index of shards has tensor {tensor:?} twice")]
-    Duplicate {
-        /// The tensor, shortened.
-        tensor: String,
-    },
-    /// The file of a tensor is not a plain name beside the index.
-    #[error("index of shards puts tensor {tensor:?} into a file that is not beside it: {source}")]
-    File {
-        /// The tensor, shortened.
-        tensor: String,
-        /// What is wrong.
-        source: NameError,
-    },
-}
-
-impl ShardIndex {
-    /// Parses an index; what it says beside `weight_map` is not looked at.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ShardIndexError> {
-        let found: FoundIndex = serde_json::from_slice(bytes).map_err(ShardIndexError::Json)?;
-        let weight_map = distinct(found.weight_map.0).map_err(|tensor| ShardIndexError::Duplicate { tensor })?;
-        for (tensor, file) in &weight_map {
-            let refuse = |source| ShardIndexError::File { tensor: shortened(tensor), source };
-            check_path(file).map_err(refuse)?;
-            if file.contains('/') {
-                let reason = "it names a folder";
-                return Err(refuse(NameError::Path { text: shortened(file), reason }));
-            }
-        }
-        Ok(Self { weight_map })
-    }
-
-    /// Returns the file of each tensor, by the tensor's name.
-    pub fn weight_map(&self) -> &BTreeMap<String, String> {
-        &self.weight_map
-    }
-
-    /// Returns the distinct files.
-    pub fn files(&self) -> BTreeSet<&str> {
-        self.weight_map.values().map(String::as_str).collect()
-    }
-}
-
-#[derive(Deserialize)]
-struct FoundIndex {
-    weight_map: Pairs,
 }
 
 /// The JSON as it stands, repeated names included.
@@ -355,7 +308,7 @@ impl<'de> Deserialize<'de> for FoundHeader {
 }
 
 /// An object's pairs as they stand: a map would silently keep the last of two equal keys.
-struct Pairs(Vec<(String, String)>);
+pub(super) struct Pairs(pub(super) Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Pairs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -380,7 +333,7 @@ impl<'de> Deserialize<'de> for Pairs {
 }
 
 /// Collects pairs; fails with the first key, shortened, that comes twice.
-fn distinct(pairs: impl IntoIterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, String> {
+pub(super) fn distinct(pairs: impl IntoIterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, String> {
     let mut map = BTreeMap::new();
     for (key, value) in pairs {
         if map.contains_key(&key) {
@@ -391,7 +344,7 @@ fn distinct(pairs: impl IntoIterator<Item = (String, String)>) -> Result<BTreeMa
     Ok(map)
 }
 
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     text.chars().take(160).collect()
 }
 

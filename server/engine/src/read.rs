@@ -117,14 +117,7 @@ impl Engine {
     pub async fn resolve(&self, target: &Target) -> Result<CommitInfo, ReadError> {
         let project = &target.project;
         let state = self.state(project).await?;
-        if state.seq == 0 {
-            let known = self.projects().await?.iter().map(Name::to_string).collect();
-            return Err(not_found("project", project.as_str(), String::new(), known));
-        }
-        let Some(named) = state.names.get(&target.name) else {
-            let known = state.names.keys().map(Name::to_string).collect();
-            return Err(not_found("run or dataset", target.name.as_str(), format!(" in project {project}"), known));
-        };
+        let named = self.named(&state, project, &target.name).await?;
         let selector = target.selector_or_latest();
         let live = named.select(&selector).ok_or_else(|| {
             let numbers = named.live.keys().rev().map(u64::to_string);
@@ -133,6 +126,31 @@ impl Engine {
             not_found("live step, version or tag", &selector.to_string(), of, known)
         })?;
         Ok(describe(named, live))
+    }
+
+    /// Finds the live commit of a run or dataset for which `is` holds, given the commit and the number of its record:
+    /// the newest of them; `None` where there is none. A run or dataset that is not there is not found.
+    pub async fn find(
+        &self,
+        project: &ProjectName,
+        name: &Name,
+        is: impl Fn(&Commit, u64) -> bool,
+    ) -> Result<Option<CommitInfo>, ReadError> {
+        let state = self.state(project).await?;
+        let named = self.named(&state, project, name).await?;
+        let found = named.live.values().rev().find(|live| is(&live.commit, live.seq));
+        Ok(found.map(|live| describe(named, live)))
+    }
+
+    async fn named<'s>(&self, state: &'s State, project: &ProjectName, name: &Name) -> Result<&'s Named, ReadError> {
+        if state.seq == 0 {
+            let known = self.projects().await?.iter().map(Name::to_string).collect();
+            return Err(not_found("project", project.as_str(), String::new(), known));
+        }
+        state.names.get(name).ok_or_else(|| {
+            let known = state.names.keys().map(Name::to_string).collect();
+            not_found("run or dataset", name.as_str(), format!(" in project {project}"), known)
+        })
     }
 
     /// Reads a range of a stored object. The caller checks it against the digests it holds.

@@ -26,7 +26,7 @@ use crate::cache::BLOCK_BYTES;
 pub(crate) const MAX_JSON_BYTES: u64 = 16 << 20;
 
 /// Pieces of an answer that are read at once.
-const AHEAD: usize = 2;
+pub(crate) const AHEAD: usize = 2;
 
 /// Memory of one answer in pieces: those being read, and one on its way out.
 pub(crate) const ANSWER_BYTES: u64 = (AHEAD as u64 + 1) * BLOCK_BYTES;

@@ -7,19 +7,18 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Response};
-use gigastore_formats::limits::{MAX_PACK_HEADER_BYTES, MAX_PATH_BYTES};
+use gigastore_formats::limits::MAX_PATH_BYTES;
 use gigastore_formats::name::{ProjectName, Target};
 use gigastore_formats::plan::{PlanAnswer, PlanRequest, Planner};
 use gigastore_formats::record::{Commit, Sort};
-use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode};
 
-use super::body::{ANSWER_BYTES, Head, document, json, ranged};
+use super::body::{AHEAD, ANSWER_BYTES, Head, document, json, ranged};
 use super::error::{Refused, refused};
 use super::objects::project;
 use super::range::wanted;
 use super::router::{Service, Shared};
-use crate::content::Content;
+use crate::files::{self, Opened};
 
 pub(super) async fn list(State(shared): State<Shared>, Path(in_path): Path<String>) -> Result<Response<Body>, Refused> {
     document(&listed(&shared, &in_path, Sort::Checkpoint).await?)
@@ -49,6 +48,14 @@ pub(super) async fn plan(
     answered.await
 }
 
+pub(super) async fn files(
+    State(shared): State<Shared>,
+    Path((in_path, run, selector)): Path<(String, String, String)>,
+) -> Result<Response<Body>, Refused> {
+    let (project, info) = found(&shared, &in_path, &run, &selector, Sort::Checkpoint).await?;
+    document(&files::list(&shared, &project, &info.commit).await?)
+}
+
 pub(super) async fn file(
     State(shared): State<Shared>,
     method: Method,
@@ -56,14 +63,8 @@ pub(super) async fn file(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refused> {
     let (project, info) = found(&shared, &in_path, &run, &selector, Sort::Checkpoint).await?;
-    let planner = decoded(&shared, &project, &info.commit).await?;
-    let row = planner.rows_of(SliceKind::File, &path).first();
-    let row = row.ok_or_else(|| no_file(&run, info.commit.number, &path))?;
-    // The header of its pack is held twice for a while: as it is stored, and parsed.
-    let held = shared.admission.memory(2 * row.place.header_len.min(MAX_PACK_HEADER_BYTES)).await?;
-    let content = Content::of_slice(&shared.cache, &shared.ambient, &project, row).await?;
-    drop(held);
-    send(&shared, content, method, headers).await
+    let opened = Opened::find(&shared, &project, &info.commit, &path).await?;
+    send(&shared, opened.ok_or_else(|| no_file(&run, info.commit.number, &path))?, method, headers).await
 }
 
 async fn decoded(shared: &Shared, project: &ProjectName, commit: &Commit) -> Result<Arc<Planner>, Refused> {
@@ -73,16 +74,17 @@ async fn decoded(shared: &Shared, project: &ProjectName, commit: &Commit) -> Res
 /// Sends a file, or the range of it that the headers ask for.
 pub(super) async fn send(
     shared: &Shared,
-    content: Content,
+    opened: Opened,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refused> {
-    let (etag, len) = (content.digest().to_string(), content.len());
+    let (etag, len) = (opened.tag().to_string(), opened.len());
     let wanted = wanted(&method, &headers, &etag, len)?;
-    let head = Head { etag, len, kind: "application/octet-stream", memory: ANSWER_BYTES };
+    let memory = ANSWER_BYTES + AHEAD as u64 * opened.memory();
+    let head = Head { etag, len, kind: "application/octet-stream", memory };
     let read = move |range| {
-        let content = content.clone();
-        async move { content.read(range).await }
+        let opened = opened.clone();
+        async move { opened.read(range).await }
     };
     ranged(shared, head, wanted, method == Method::GET, read).await
 }

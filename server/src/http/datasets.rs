@@ -16,7 +16,7 @@ use super::error::Refused;
 use super::objects::project;
 use super::router::Shared;
 use super::saves::within;
-use crate::content::Content;
+use crate::files::{self, Opened};
 
 /// What is said of a version beside its manifest, which is the body.
 #[derive(Deserialize)]
@@ -54,6 +54,14 @@ pub(super) async fn resolve(
     document(&found(&shared, &in_path, &name, &selector, Sort::Dataset).await?.1)
 }
 
+pub(super) async fn files(
+    State(shared): State<Shared>,
+    Path((in_path, name, selector)): Path<(String, String, String)>,
+) -> Result<Response<Body>, Refused> {
+    let (project, info) = found(&shared, &in_path, &name, &selector, Sort::Dataset).await?;
+    document(&files::list(&shared, &project, &info.commit).await?)
+}
+
 pub(super) async fn file(
     State(shared): State<Shared>,
     method: Method,
@@ -61,9 +69,6 @@ pub(super) async fn file(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refused> {
     let (project, info) = found(&shared, &in_path, &name, &selector, Sort::Dataset).await?;
-    let dataset = shared.manifests.dataset(&shared, &project, &info.commit).await?;
-    let row = dataset.rows.iter().find(|row| row.path == path);
-    let row = row.ok_or_else(|| no_file(&name, info.commit.number, &path))?;
-    let content = Content::of_file(&shared.cache, &shared.ambient, &project, row);
-    send(&shared, content, method, headers).await
+    let opened = Opened::find(&shared, &project, &info.commit, &path).await?;
+    send(&shared, opened.ok_or_else(|| no_file(&name, info.commit.number, &path))?, method, headers).await
 }

@@ -8,6 +8,7 @@
 //! | `checkpoints.rs` | `checkpoints`, `plan`, files of checkpoints |
 //! | `datasets.rs` | `datasets` and their files |
 //! | `projects.rs` | the project itself, `names`, `tags`, `log`, `verify` |
+//! | `hub.rs` | beside them: `/api/models`, `/api/datasets`, `/{project}/{name}/resolve`, as a Hugging Face Hub has them |
 //! | `meta.rs` | `/healthz`, `/readyz`, `/metrics`, `/v1/probe` |
 //! | `body.rs` | bodies in and out, at a pace and within memory |
 //! | `range.rs` | `Range`, `Content-Range`, `ETag` |
@@ -17,6 +18,7 @@ mod body;
 mod checkpoints;
 mod datasets;
 mod error;
+mod hub;
 mod meta;
 mod objects;
 mod projects;

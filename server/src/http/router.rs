@@ -22,13 +22,14 @@ use gigastore_formats::object::ObjectKind;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use super::error::Refused;
-use super::{body, checkpoints, datasets, meta, objects, projects, saves};
+use super::{body, checkpoints, datasets, hub, meta, objects, projects, saves};
 use crate::admission::Admission;
 use crate::auth::{Access, Caller, Gate};
 use crate::cache::Cache;
 use crate::manifests::Manifests;
 use crate::maps::Maps;
 use crate::metrics::Metrics;
+use crate::packs::Packs;
 
 /// What every handler has.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(crate) struct Service {
     pub(crate) metrics: Metrics,
     pub(crate) cache: Arc<Cache>,
     pub(crate) manifests: Manifests,
+    pub(crate) packs: Packs,
     /// Maps of a store's files, where they may be sent as they are.
     pub(crate) maps: Option<Arc<Maps>>,
     /// Connections that are open.
@@ -87,16 +89,32 @@ pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("GET", "/v1/projects/{project}/checkpoints", Some(Access::Read)),
     ("GET", "/v1/projects/{project}/checkpoints/{run}/{selector}", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/checkpoints/{run}/{selector}/plan", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/checkpoints/{run}/{selector}/files", Some(Access::Read)),
     ("GET", "/v1/projects/{project}/checkpoints/{run}/{selector}/files/{*path}", Some(Access::Read)),
     ("HEAD", "/v1/projects/{project}/checkpoints/{run}/{selector}/files/{*path}", Some(Access::Read)),
     ("GET", "/v1/projects/{project}/datasets", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/datasets", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/datasets/{name}/{selector}", Some(Access::Read)),
+    ("GET", "/v1/projects/{project}/datasets/{name}/{selector}/files", Some(Access::Read)),
     ("GET", "/v1/projects/{project}/datasets/{name}/{selector}/files/{*path}", Some(Access::Read)),
     ("HEAD", "/v1/projects/{project}/datasets/{name}/{selector}/files/{*path}", Some(Access::Read)),
     ("PUT", "/v1/projects/{project}/tags/{name}/{tag}", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/log", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/verify", Some(Access::Read)),
+    ("GET", "/api/models/{project}/{name}", Some(Access::Read)),
+    ("GET", "/api/models/{project}/{name}/revision/{selector}", Some(Access::Read)),
+    ("GET", "/api/models/{project}/{name}/tree/{selector}", Some(Access::Read)),
+    ("GET", "/api/models/{project}/{name}/tree/{selector}/{*path}", Some(Access::Read)),
+    ("POST", "/api/models/{project}/{name}/paths-info/{selector}", Some(Access::Read)),
+    ("GET", "/api/datasets/{project}/{name}", Some(Access::Read)),
+    ("GET", "/api/datasets/{project}/{name}/revision/{selector}", Some(Access::Read)),
+    ("GET", "/api/datasets/{project}/{name}/tree/{selector}", Some(Access::Read)),
+    ("GET", "/api/datasets/{project}/{name}/tree/{selector}/{*path}", Some(Access::Read)),
+    ("POST", "/api/datasets/{project}/{name}/paths-info/{selector}", Some(Access::Read)),
+    ("GET", "/{project}/{name}/resolve/{selector}/{*path}", Some(Access::Read)),
+    ("HEAD", "/{project}/{name}/resolve/{selector}/{*path}", Some(Access::Read)),
+    ("GET", "/datasets/{project}/{name}/resolve/{selector}/{*path}", Some(Access::Read)),
+    ("HEAD", "/datasets/{project}/{name}/resolve/{selector}/{*path}", Some(Access::Read)),
 ];
 
 /// Returns the routes over a service.
@@ -122,13 +140,16 @@ pub(crate) fn router(service: Shared) -> Router {
         .route(&below("/checkpoints"), get(checkpoints::list))
         .route(&below("/checkpoints/{run}/{selector}"), get(checkpoints::resolve))
         .route(&below("/checkpoints/{run}/{selector}/plan"), post(checkpoints::plan))
+        .route(&below("/checkpoints/{run}/{selector}/files"), get(checkpoints::files))
         .route(&below("/checkpoints/{run}/{selector}/files/{*path}"), get(checkpoints::file))
         .route(&below("/datasets"), get(datasets::list).post(datasets::commit))
         .route(&below("/datasets/{name}/{selector}"), get(datasets::resolve))
+        .route(&below("/datasets/{name}/{selector}/files"), get(datasets::files))
         .route(&below("/datasets/{name}/{selector}/files/{*path}"), get(datasets::file))
         .route(&below("/tags/{name}/{tag}"), put(projects::tag))
         .route(&below("/log"), get(projects::log))
         .route(&below("/verify"), post(projects::verify))
+        .merge(hub::routes())
         .route_layer(from_fn_with_state(Arc::clone(&service), admit))
         .fallback(nowhere)
         .method_not_allowed_fallback(no_such_method)
@@ -252,6 +273,9 @@ async fn account(State(service): State<Shared>, request: Request, next: Next) ->
         let fault = Fault { request_id: Some(id.clone()), ..fault };
         service.metrics.fault(&fault);
         tracing::warn!(request = id, code = ?fault.code, message = fault.message, "refused");
+        if matched.as_deref().is_some_and(hub::is_route) {
+            hub::translate(&mut response, &fault);
+        }
         let body = serde_json::to_vec(&fault).unwrap_or_default();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

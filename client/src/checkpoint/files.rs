@@ -1,0 +1,145 @@
+//! The files of a checkpoint, read without being written first: what was saved as a file, and the safetensors files that
+//! its tensors make.
+//!
+//! Must never return a byte that was not verified, nor hold more than the range that is asked for.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use gigastore_formats::plan::{FileRead, PlanError, SlicePart};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::tensor::boxes::{BoxError, TensorBox};
+use gigastore_formats::tensor::files::{FileLayout, INDEX, LayoutError, View};
+use gigastore_formats::tensor::slice::SliceKind;
+use gigastore_formats::wire::FileInfo;
+
+use super::open::Checkpoint;
+use super::restore::{RestoreError, Wanted};
+use crate::transfer::progress::Progress;
+use crate::transfer::read::{Copy, SliceRead};
+use crate::transfer::sink::{BufferSink, Sink};
+
+/// Why a file of a checkpoint can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The checkpoint has no such file.
+    #[error("{target} has no file {path:?}")]
+    Unknown {
+        /// The checkpoint.
+        target: String,
+        /// What was asked for.
+        path: String,
+        /// The files that there are.
+        known: Vec<String>,
+    },
+    /// The range does not lie inside the file.
+    #[error("{range} do not lie inside {path}, which has {bytes} bytes")]
+    Range {
+        /// The file.
+        path: String,
+        /// What was asked for.
+        range: ByteRange,
+        /// Bytes of the file.
+        bytes: u64,
+    },
+    /// The tensors do not make files.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The manifest does not have what the file needs.
+    #[error("{target}: {source}")]
+    Plan {
+        /// The checkpoint.
+        target: String,
+        /// What is wrong.
+        source: PlanError,
+    },
+    /// Reading failed.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+impl Checkpoint {
+    /// Lists its files, by path: those that were saved, and beside them what its tensors make: `model.safetensors`, or
+    /// of more than 5 GB of them `model-00001-of-0000N.safetensors` and so on with `model.safetensors.index.json`. They
+    /// are, byte for byte, the files that [`export`](Self::export) writes. One that was saved under such a name stands
+    /// in its place.
+    ///
+    /// Of a checkpoint that was opened with some of its tensors, these make the files.
+    pub fn files(&self) -> Result<Vec<FileInfo>, FileError> {
+        Ok(self.planner.files(&*self.layout(self.planner.listed())?))
+    }
+
+    /// Reads a range of a file, all of it where none is given, into memory. Whoever reads long files asks for a piece
+    /// after the other: each stored group that a piece touches is read once, and once more where the next piece starts
+    /// inside it.
+    ///
+    /// Both forms of a model can be read, whichever is listed.
+    pub async fn read_file(
+        &self,
+        path: &str,
+        range: Option<ByteRange>,
+        progress: &Progress,
+    ) -> Result<Bytes, FileError> {
+        let within = |bytes: u64| {
+            let whole = ByteRange::new(0, bytes).expect("0 is the smallest number");
+            let range = range.unwrap_or(whole);
+            let refuse = || FileError::Range { path: path.to_owned(), range, bytes };
+            whole.contains(&range).then_some(range).ok_or_else(refuse)
+        };
+        if let Some(row) = self.planner.rows_of(SliceKind::File, path).first() {
+            return self.read_saved(path, within(row.slice.bytes())?, progress).await;
+        }
+        let unknown = || FileError::Unknown {
+            target: self.target().to_string(),
+            path: path.to_owned(),
+            known: self.files().unwrap_or_default().into_iter().map(|file| file.path).collect(),
+        };
+        let layout = self.layout(View::of(path).ok_or_else(unknown)?)?;
+        if let (INDEX, Some(index)) = (path, layout.index()) {
+            let range = within(index.len() as u64)?;
+            return Ok(index.slice(range.start() as usize..range.end() as usize));
+        }
+        let file = layout.file(path).ok_or_else(unknown)?;
+        let range = within(file.len)?;
+        let planned = self.planner.read_file(&layout, file, range);
+        let planned = planned.map_err(|source| FileError::Plan { target: self.target().to_string(), source })?;
+        self.assemble(planned, range.len(), progress).await
+    }
+
+    /// Returns the files of one view, laid out once for all clones of the checkpoint.
+    fn layout(&self, view: View) -> Result<Arc<FileLayout>, LayoutError> {
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layout) = layouts.get(&view) {
+            return Ok(Arc::clone(layout));
+        }
+        let layout = Arc::new(self.planner.layout(view)?);
+        layouts.insert(view, Arc::clone(&layout));
+        Ok(layout)
+    }
+
+    async fn read_saved(&self, path: &str, range: ByteRange, progress: &Progress) -> Result<Bytes, FileError> {
+        let sink = BufferSink::new(vec![0; range.len() as usize]);
+        let boxed = |source: BoxError| RestoreError::Box { name: path.to_owned(), source };
+        let area = TensorBox::new(vec![range.start()], vec![range.len()]).map_err(boxed)?;
+        let (name, to) = (path.to_owned(), Arc::<BufferSink<_>>::clone(&sink));
+        let wanted = Wanted { kind: SliceKind::File, name, area: Some(area), sink: to };
+        self.read(vec![wanted], progress).await?;
+        Ok(sink.into_inner().expect("a restore that is done holds no sink").into())
+    }
+
+    /// Puts a range together.
+    async fn assemble(&self, planned: FileRead, len: u64, progress: &Progress) -> Result<Bytes, FileError> {
+        let FileRead { header, parts } = planned;
+        let mut buffer = vec![0; len as usize];
+        buffer[..header.len()].copy_from_slice(&header);
+        progress.plan(len - header.len() as u64);
+        let sink = BufferSink::new(buffer);
+        let read = |SlicePart { row, copies, .. }| {
+            let to = || Arc::<BufferSink<_>>::clone(&sink) as Arc<dyn Sink>;
+            let copies = copies.into_iter().map(|plan| Copy { plan, sink: to() }).collect();
+            SliceRead { row: self.rows()[row].clone(), copies }
+        };
+        self.read_parts(parts.into_iter().map(read).collect(), progress).await?;
+        Ok(sink.into_inner().expect("a restore that is done holds no sink").into())
+    }
+}

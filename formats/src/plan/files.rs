@@ -1,0 +1,146 @@
+//! The files of a checkpoint, and which parts of which saved slices a range of one is made of.
+//!
+//! Slices are saved row after row, as files are: what a slice has of a range lies together in the slice. Must never
+//! plan a range of which a byte would be left out.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::index::TensorRows;
+use super::{PlanError, Planner};
+use crate::digest::Digest;
+use crate::range::ByteRange;
+use crate::tensor::boxes::{BoxError, CopyPlan};
+use crate::tensor::dtype::Dtype;
+use crate::tensor::files::{FileLayout, FileTensor, INDEX, LayoutError, SHARD_BYTES, TensorFile, View};
+use crate::tensor::flat::FlatTensor;
+use crate::tensor::slice::SliceKind;
+use crate::wire::FileInfo;
+
+/// What a range of a file is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileRead {
+    /// Bytes of the file's header, with which the range starts; none where it starts after them.
+    pub header: Bytes,
+    /// What comes from slices, by their rows: all other bytes, each once.
+    pub parts: Vec<SlicePart>,
+}
+
+/// A part of a saved slice, and where its bytes go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlicePart {
+    /// The position of the slice among the rows of its checkpoint.
+    pub row: usize,
+    /// The bytes of the slice, which are all wanted.
+    pub range: ByteRange,
+    /// From the bytes of the slice to those of the range of the file.
+    pub copies: Vec<CopyPlan>,
+}
+
+impl Planner {
+    /// Returns the tensors, by name.
+    fn tensors(&self) -> impl Iterator<Item = FileTensor<'_>> {
+        let rows = self.checkpoint.rows.as_slice();
+        let first = (0..self.index.len()).map(move |i| &self.index.tensor(rows, i).rows[0].slice);
+        let tensors = first.take_while(|slice| slice.kind() == SliceKind::Tensor);
+        tensors.map(|slice| FileTensor { name: slice.name(), dtype: slice.dtype(), shape: slice.global_shape() })
+    }
+
+    /// Returns the view in which the tensors are listed, and would be exported.
+    pub fn listed(&self) -> View {
+        // What has no length is refused where it is laid out.
+        View::fitting(self.tensors().map(|tensor| tensor.bytes().unwrap_or(u64::MAX)), SHARD_BYTES)
+    }
+
+    /// Lays out the tensors as safetensors files.
+    pub fn layout(&self, view: View) -> Result<FileLayout, LayoutError> {
+        let tensors: Vec<FileTensor<'_>> = self.tensors().collect();
+        FileLayout::new(&tensors, &self.checkpoint.meta.metadata, &self.checkpoint.content, view)
+    }
+
+    /// Lists the files that were saved, and those of `layout` that no saved one has the name of, by path.
+    pub fn files(&self, layout: &FileLayout) -> Vec<FileInfo> {
+        let rows = self.checkpoint.rows.as_slice();
+        let saved = &rows[rows.partition_point(|row| row.slice.kind() == SliceKind::Tensor)..];
+        let made = layout.files().iter().map(|file| (file.name.clone(), file.len, file.tag, None));
+        let index = layout.index().map(|index| {
+            let digest = Digest::of(index);
+            (INDEX.to_owned(), index.len() as u64, digest, Some(digest))
+        });
+        let saved =
+            saved.iter().map(|row| (row.slice.name().to_owned(), row.slice.bytes(), row.blake3, Some(row.blake3)));
+        let info = |(path, bytes, tag, blake3)| FileInfo { path, bytes, tag, blake3 };
+        // The later of two with one path stays: the one that was saved.
+        let files: BTreeMap<String, FileInfo> =
+            made.chain(index).chain(saved).map(|file| (file.0.clone(), info(file))).collect();
+        files.into_values().collect()
+    }
+
+    /// Plans a range of a file of a layout of these tensors, cut at the file's end.
+    pub fn read_file(&self, layout: &FileLayout, file: &TensorFile, range: ByteRange) -> Result<FileRead, PlanError> {
+        let (start, end) = (range.start(), range.end().min(file.len));
+        let len = file.header.len() as u64;
+        let header = file.header.slice(start.min(len) as usize..end.clamp(start.min(len), len) as usize);
+        let mut parts = BTreeMap::new();
+        for position in layout.tensors_in(file, range) {
+            let tensor = self.index.tensor(&self.checkpoint.rows, position);
+            let at = layout.start(position);
+            let slice = &tensor.rows[0].slice;
+            let boxed = |source| PlanError::Box { name: slice.name().to_owned(), source };
+            let flat = FlatTensor::new(slice.dtype(), slice.global_shape()).map_err(boxed)?;
+            let (from, to) = (start.max(at), end.min(at + flat.len()));
+            if from < to {
+                let wanted = ByteRange::new(from - at, to - at).expect("checked just above");
+                add(tensor, &flat, wanted, from - start, &mut parts).map_err(boxed)?;
+            }
+        }
+        let parts: Vec<SlicePart> = parts.into_values().collect();
+        let expected = end.saturating_sub(start.max(len));
+        let actual = parts.iter().flat_map(|part| &part.copies).map(CopyPlan::bytes).sum();
+        if expected != actual || parts.iter().any(|part| !part.is_whole()) {
+            return Err(PlanError::Uncovered { name: file.name.clone(), expected, actual });
+        }
+        Ok(FileRead { header, parts })
+    }
+}
+
+impl SlicePart {
+    /// Tells whether the copies take every byte of the range.
+    fn is_whole(&self) -> bool {
+        self.copies.iter().map(CopyPlan::bytes).sum::<u64>() == self.range.len()
+    }
+}
+
+/// Adds what slices have of a range of their tensor, which goes to byte `to` of what is planned.
+fn add(
+    tensor: TensorRows<'_, '_>,
+    flat: &FlatTensor<'_>,
+    wanted: ByteRange,
+    mut to: u64,
+    parts: &mut BTreeMap<usize, SlicePart>,
+) -> Result<(), BoxError> {
+    let first = &tensor.rows[0].slice;
+    for area in flat.boxes(wanted) {
+        for row in tensor.touching(&flat.around(&area)).0 {
+            let slice = &tensor.rows[row - tensor.start].slice;
+            if (slice.dtype(), slice.global_shape()) != (first.dtype(), first.global_shape()) {
+                // Of another tensor of the same name, which no commit has: its bytes are missed.
+                continue;
+            }
+            let saved = flat.box_of(slice.area())?;
+            let Some(copy) = CopyPlan::new(Dtype::U8, &saved, &area)? else { continue };
+            let (copy, range) = (copy.clone().shifted(to), copy.extent());
+            let part = parts.entry(row).or_insert_with(|| SlicePart { row, range, copies: Vec::new() });
+            let (start, end) = (part.range.start().min(range.start()), part.range.end().max(range.end()));
+            part.range = ByteRange::new(start, end).expect("each starts before its end");
+            part.copies.push(copy);
+        }
+        to += area.elements();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "files_test.rs"]
+mod tests;
