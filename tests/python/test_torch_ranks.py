@@ -66,9 +66,11 @@ def test_each_rank_reads_its_own_groups_only(ranks: Ranks, url: str, store: giga
     assert all(share <= one <= share + (1 << 20) for one in moved), moved
 
 
-def test_async_save_in_a_thread_keeps_what_was_staged(ranks: Ranks, url: str) -> None:
+def test_async_save_in_a_thread_keeps_what_was_staged(ranks: Ranks, url: str, store: gigastore.Store) -> None:
     kept = ranks(2, jobs.save_async, url, "demo/thread", False)
     assert min(kept) > 0
+    parameter = store.checkpoint("demo/thread@1").load(["parameter"], device="cpu")["parameter"]
+    assert torch.equal(parameter, jobs.values(1, *jobs.SHAPE))
     ranks(3, jobs.load, url, "demo/thread@1", COMMON)
     ranks(2, jobs.load, url, "demo/thread@2", COMMON)
 

@@ -140,12 +140,13 @@ def save_async(rank: int, world: int, url: str, target: str, process: bool) -> i
     kept = set()
     for step in (1, 2):
         state = sharded(world, True)
+        state["parameter"] = torch.nn.Parameter(state["rows"].clone())
         future = dcp.async_save(
             state, storage_writer=writer, checkpoint_id=f"{target}@{step}", async_checkpointer_type=kind
         )
         for value in state.values():
             if isinstance(value, torch.Tensor):
-                (value.to_local() if isinstance(value, DTensor) else value).fill_(-1)
+                (value.to_local() if isinstance(value, DTensor) else value).detach().fill_(-1)
         future.result()
         kept.add(writer._staging.bytes)
     executor._CHECKPOINT_PROCESS = None

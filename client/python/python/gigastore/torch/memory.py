@@ -16,7 +16,10 @@ from .. import _native
 from ..errors import InvalidError
 from .layout import as_bits
 
-__all__ = ["Copies", "HostArea", "release", "room"]
+__all__ = ["PLAIN", "Copies", "HostArea", "release", "room"]
+
+#: Types of tensors that are nothing but memory with a shape.
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 #: Tensors begin at a cache line: the widest loads of hashing and copying stay within one.
 _ALIGNMENT = 64
@@ -104,7 +107,8 @@ class Copies:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], int] = {}
-        self._sources: list[torch.Tensor] = []
+        #: Each tensor, and whether it lies in order in memory of the host.
+        self._sources: list[tuple[torch.Tensor, bool]] = []
 
     def plan(self, name: str, tensor: torch.Tensor) -> int:
         """Plans the copy of a plain tensor, and returns its number. The same memory is copied once."""
@@ -116,48 +120,46 @@ class Copies:
         tensor = tensor.detach()
         if tensor.is_conj() or tensor.is_neg():
             tensor = tensor.resolve_conj().resolve_neg()
-        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.get_device())
         number = self._known.setdefault(key, len(self._sources))
         if number == len(self._sources):
-            self._sources.append(tensor)
+            self._sources.append((tensor, tensor.is_cpu and tensor.is_contiguous()))
         return number
 
     def make(self, area: Callable[[int], torch.Tensor]) -> list[torch.Tensor]:
         """Makes the copies in memory that `area` gives for a number of bytes; returns them by number."""
-        order = sorted(range(len(self._sources)), key=lambda i: not self._plain(self._sources[i]))
-        starts, gathered, end = {}, 0, 0
-        for i in order:
-            starts[i] = end
-            end += room(self._sources[i].nbytes)
-            gathered = end if self._plain(self._sources[i]) else gathered
+        starts, end, gathered = [0] * len(self._sources), 0, 0
+        # What is gathered comes first and lies together.
+        for in_order in (True, False):
+            for number, (source, ordered) in enumerate(self._sources):
+                if ordered is in_order:
+                    starts[number], end = end, end + room(source.nbytes)
+            gathered = end if in_order else gathered
         flat = area(end)
-        copies = [self._place(flat, starts[i], source) for i, source in enumerate(self._sources)]
-        self._gather([self._sources[i] for i in order if self._plain(self._sources[i])], flat[:gathered])
-        devices = set()
-        for source, found in zip(self._sources, copies, strict=True):
-            if not self._plain(source):
-                as_bits(found).copy_(as_bits(source), non_blocking=True)
+        _gather([source for source, ordered in self._sources if ordered], flat[:gathered])
+        copies, devices = [], set()
+        for (source, ordered), start in zip(self._sources, starts, strict=True):
+            copy = flat[start : start + source.nbytes].view(source.dtype).view(source.shape)
+            copies.append(copy)
+            if not ordered:
+                as_bits(copy).copy_(as_bits(source), non_blocking=True)
                 devices.add(source.device)
         for device in devices:
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
         return copies
 
-    @staticmethod
-    def _plain(tensor: torch.Tensor) -> bool:
-        return tensor.device.type == "cpu" and tensor.is_contiguous()
 
-    @staticmethod
-    def _place(flat: torch.Tensor, start: int, source: torch.Tensor) -> torch.Tensor:
-        return flat[start : start + source.nbytes].view(source.dtype).reshape(source.shape)
-
-    @staticmethod
-    def _gather(sources: list[torch.Tensor], into: torch.Tensor) -> None:
-        parts: list[Any] = []
-        for source in sources:
-            if source.nbytes:
-                parts.append(source.as_strided((source.numel(),), (1,)).view(torch.uint8).numpy())
-                parts.append(bytes(room(source.nbytes) - source.nbytes))
-        if parts:
-            destination: Any = into.numpy()
-            _native.gather(parts, destination)
+def _gather(sources: list[torch.Tensor], into: torch.Tensor) -> None:
+    """Copies tensors one after another, each from the start of a cache line on."""
+    parts: list[Any] = []
+    for source in sources:
+        size = source.nbytes
+        if size:
+            # Not reshape: a tensor of one element may keep a stride of its own, over which torch sees no bytes.
+            parts.append(source.as_strided((source.numel(),), (1,)).view(torch.uint8).numpy())
+            if room(size) > size:
+                parts.append(bytes(room(size) - size))
+    if parts:
+        destination: Any = into.numpy()
+        _native.gather(parts, destination)

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.tensor import DTensor
 
 from ..errors import InvalidError, UnavailableError
-from .memory import Copies, HostArea
+from .memory import PLAIN, Copies, HostArea
 
 __all__ = ["Staging"]
 
@@ -97,6 +97,10 @@ class Staging(AsyncStager):
             time.sleep(_POLL)
 
 
+#: Types of values that nobody can change: most of what is no tensor.
+_ATOMS = (bool, int, float, str, bytes, type(None))
+#: Attributes in which DCP finds the boxes of a larger tensor that a plain one holds.
+_BOXES = ("global_shape", "global_offsets", "local_offsets", "local_sizes")
 #: Makes a value from the copies of all tensors.
 _Build = Callable[[list[torch.Tensor]], Any]
 
@@ -105,6 +109,8 @@ def _plan(copies: Copies, name: str, value: Any, above: set[int]) -> _Build:
     """Plans the copy of a value, and returns what makes it."""
     if isinstance(value, torch.Tensor):
         return _plan_tensor(copies, name, value)
+    if type(value) in _ATOMS:
+        return lambda _: value
     if not isinstance(value, Mapping | list | tuple):
         try:
             copied = copy.deepcopy(value)
@@ -128,23 +134,28 @@ def _plan(copies: Copies, name: str, value: Any, above: set[int]) -> _Build:
 
 
 def _plan_tensor(copies: Copies, name: str, tensor: torch.Tensor) -> _Build:
+    # By their very type: a parameter that is a DTensor calls itself a Parameter too.
+    if type(tensor) in PLAIN:
+        return _plan_plain(copies, name, tensor)
     if isinstance(tensor, DTensor):
         number = copies.plan(name, tensor._local_tensor)
         return lambda made: _distributed(tensor, made[number])
     if isinstance(tensor, ShardedTensor):
         shards = [(shard.metadata, copies.plan(name, shard.tensor)) for shard in tensor.local_shards()]
         return lambda made: _sharded(tensor, [Shard(made[number], metadata) for metadata, number in shards])
-    if type(tensor) is not torch.Tensor and not isinstance(tensor, torch.nn.Parameter | torch.nn.Buffer):
-        # A subclass with insides of its own: torch alone knows how to copy it.
-        copied = tensor.detach().to("cpu", copy=True)
-        return lambda _: copied
+    # A subclass with insides of its own: torch alone knows how to copy it.
+    copied = tensor.detach().to("cpu", copy=True)
+    return lambda _: copied
+
+
+def _plan_plain(copies: Copies, name: str, tensor: torch.Tensor) -> _Build:
     number = copies.plan(name, tensor)
-    attributes = dict(vars(tensor))
+    if not hasattr(tensor, _BOXES[0]):
+        return lambda made: made[number]
+    attributes = {key: value for key, value in vars(tensor).items() if key in _BOXES}
 
     def build(made: list[torch.Tensor]) -> torch.Tensor:
-        if not attributes:
-            return made[number]
-        # DCP finds boxes of checkpointable tensors in their attributes; an alias, as tied tensors share a copy.
+        # An alias: tied tensors share a copy, and may stand for other boxes.
         alias = made[number].detach()
         vars(alias).update(attributes)
         return alias

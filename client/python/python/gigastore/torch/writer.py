@@ -31,7 +31,7 @@ from ..store import CommitInfo, Store, _attempt
 from ..tensors import Slice
 from . import objects
 from .layout import stored_box, stored_dtype, structure_file
-from .memory import Copies, HostArea, release
+from .memory import PLAIN, Copies, HostArea, release
 from .staging import Staging
 
 __all__ = ["StorageWriter", "step_of"]
@@ -289,7 +289,7 @@ class StorageWriter(DcpStorageWriter):
 def _resolve(item: WriteItem, planner: SavePlanner) -> torch.Tensor:
     """Returns the memory of a box of a tensor."""
     found = planner.resolve_data(item)
-    if type(found) is torch.Tensor or isinstance(found, torch.nn.Parameter | torch.nn.Buffer):
+    if isinstance(found, torch.Tensor) and type(found) in PLAIN:
         return found.detach()
     raise InvalidError(
         f"{item.index.fqn}: a {type(found).__qualname__} is no plain tensor",
