@@ -257,7 +257,10 @@ def test_one_tensor_may_hold_several_boxes_of_another(url: str, store: gigastore
     def boxes(tensor: torch.Tensor) -> torch.Tensor:
         """Describes rows 0 to 2 and 4 to 6 of four columns, with a row of padding between them, to DCP."""
         vars(tensor).update(
-            global_shape=(4, 4), global_offsets=((0, 0), (2, 0)), local_offsets=((0, 0), (3, 0)), local_sizes=((2, 4),) * 2
+            global_shape=(4, 4),
+            global_offsets=((0, 0), (2, 0)),
+            local_offsets=((0, 0), (3, 0)),
+            local_sizes=((2, 4), (2, 4)),
         )
         return tensor
 
