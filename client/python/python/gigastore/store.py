@@ -370,13 +370,15 @@ def _attempt(attempt: str | None, world_size: int) -> str | None:
     if attempt is not None or world_size == 1:
         return attempt
     env = os.environ
-    if "TORCHELASTIC_RUN_ID" in env:
+    # Without an id of its own, torchrun calls every run "none".
+    if env.get("TORCHELASTIC_RUN_ID", "none") != "none":
         return f"{env['TORCHELASTIC_RUN_ID']}-{env.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if "SLURM_JOB_ID" in env:
         return f"{env['SLURM_JOB_ID']}-{env.get('SLURM_RESTART_COUNT', '0')}"
     raise InvalidError(
         f"{world_size} ranks, and nothing tells this launch of the job from others",
-        hint="pass attempt=…, the same on every rank and another after a restart; torchrun and SLURM set it themselves",
+        hint="pass attempt=…, the same on every rank and another after a restart; SLURM, and torchrun with --standalone "
+        "or --rdzv-id, tell it themselves",
     )
 
 
