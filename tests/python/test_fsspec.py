@@ -266,6 +266,9 @@ def test_a_service_asks_for_a_token(fs: GigastoreFileSystem, url: str, tmp_path:
     remote = GigastoreFileSystem(store=service.url, token=made.stdout.strip().split()[-1])
     assert remote.cat_file("demo/run@100/config.json") == b'{"step": 100}'
     assert remote.cat_file("demo/corpus/part-0.parquet", 0, 4) == b"PAR1"
+    tensors = "demo/run@100/model.safetensors"
+    assert remote.cat_file(tensors) == fs.cat_file(tensors)
+    assert remote.cat_file(tensors, -8) == np.int64(100).tobytes()
     with pytest.raises(gigastore.AuthError):
         GigastoreFileSystem(store=service.url, token="gst_wrong").exists("demo/run")
 
@@ -347,6 +350,24 @@ def test_damage_is_never_data(fs: GigastoreFileSystem, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="BLAKE3") as caught:
         pyarrow.parquet.read_table("demo/corpus@1/part-0.parquet", filesystem=fs)
     assert isinstance(caught.value, IntegrityError)
+
+
+def test_a_damaged_tensor_is_no_part_of_a_file(fs: GigastoreFileSystem, url: str, tmp_path: Path) -> None:
+    array = np.arange(4 << 20, dtype=np.uint8)
+    gigastore.Store(url).save("demo/large", 1, {"w": array})
+    (pack,) = [path for path in (tmp_path / "store").rglob("packs/**/*") if path.is_file() and _size(path) > 4 << 20]
+    _flip(pack, _size(pack) - (1 << 20) - 5)
+    path, size = "demo/large/model.safetensors", fs.size("demo/large/model.safetensors")
+    assert fs.cat_file(path, size - 1000) == array[-1000:].tobytes()
+    with pytest.raises(IntegrityError, match="tensor w"):
+        fs.cat_file(path, size - (2 << 20), size - (2 << 20) + 1)
+    with pytest.raises(IntegrityError, match="tensor w"):
+        fs.get_file(path, tmp_path / "copy")
+    assert not list(tmp_path.glob("copy*"))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def test_it_imports_without_torch(url: str) -> None:
