@@ -21,6 +21,12 @@ use crate::store::{Store, bound};
 /// A tensor's name, offsets and sizes of a box of it, memory.
 pub(crate) type BoxGiven<'py> = (String, Option<(Vec<u64>, Vec<u64>)>, Bound<'py, PyAny>);
 
+/// Name, type, shape, bytes and number of slices of a tensor.
+type TensorTold = (String, &'static str, Vec<u64>, u64, usize);
+
+/// Offsets, sizes and BLAKE3 of a slice.
+type SliceTold = (Vec<u64>, Vec<u64>, String);
+
 /// A checkpoint, bound to the record that committed it.
 #[pyclass(module = "gigastore._native", frozen)]
 pub(crate) struct Checkpoint {
@@ -60,13 +66,13 @@ impl Checkpoint {
     }
 
     /// Returns name, type, shape, bytes and number of slices of each tensor.
-    fn tensors(&self, py: Python<'_>) -> PyResult<Vec<(String, &'static str, Vec<u64>, u64, usize)>> {
+    fn tensors(&self, py: Python<'_>) -> PyResult<Vec<TensorTold>> {
         let tensors = self.opened(py)?.tensors().into_iter().filter(|one| one.kind == SliceKind::Tensor);
         Ok(tensors.map(|one| (one.name, one.dtype.as_str(), one.shape, one.bytes, one.rows.len())).collect())
     }
 
     /// Returns the boxes that a tensor was saved in: offsets, sizes, BLAKE3.
-    fn slices(&self, py: Python<'_>, name: &str) -> PyResult<Vec<(Vec<u64>, Vec<u64>, String)>> {
+    fn slices(&self, py: Python<'_>, name: &str) -> PyResult<Vec<SliceTold>> {
         let opened = self.opened(py)?;
         let rows = opened.rows().iter();
         let rows = rows.filter(|row| row.slice.kind() == SliceKind::Tensor && row.slice.name() == name);
@@ -112,8 +118,14 @@ impl Checkpoint {
         Ok(Memory::of_bytes(bytes))
     }
 
+    fn read_files(&self, py: Python<'_>, paths: Vec<String>) -> PyResult<Vec<Memory>> {
+        let opened = self.opened(py)?;
+        let watched = Watched::by(None);
+        let files = wait(py, &watched, opened.read_saved_files(&paths, &watched.progress))?;
+        Ok(files.into_iter().map(Memory::of_bytes).collect())
+    }
+
     #[pyo3(signature = (folder, names, overwrite, progress = None))]
-    #[expect(clippy::needless_pass_by_value, reason = "Python's arguments come owned")]
     fn export(
         &self,
         py: Python<'_>,

@@ -118,7 +118,6 @@ pub(crate) struct Batches {
 impl Batches {
     /// Hands the batches on as a stream of the Arrow PyCapsule interface.
     #[pyo3(signature = (requested_schema = None))]
-    #[expect(clippy::needless_pass_by_value, reason = "Python's arguments come owned")]
     fn __arrow_c_stream__<'py>(
         &self,
         py: Python<'py>,

@@ -83,7 +83,6 @@ pub(crate) fn sink(object: &Bound<'_, PyAny>) -> PyResult<Arc<dyn Sink>> {
 
 /// Copies memory of many objects, one after another, into one: on several cores, past the caches.
 #[pyfunction]
-#[expect(clippy::needless_pass_by_value, reason = "Python's arguments come owned")]
 pub(crate) fn gather(py: Python<'_>, sources: Vec<Bound<'_, PyAny>>, into: &Bound<'_, PyAny>) -> PyResult<()> {
     let mut into = View::of(into)?;
     if into.buffer.readonly() {

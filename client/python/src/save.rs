@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gigastore_client::checkpoint::asynchronous::{AsyncSaveError, AsyncSaver, Busy, Outcome, Staging, StateLayout};
+use gigastore_client::checkpoint::asynchronous::{AsyncSaver, Busy, Outcome, Staging, StateLayout};
 use gigastore_client::checkpoint::{Compression, SaveError, SaveSpec, Slice};
 use gigastore_client::transfer::source::SliceData;
 use gigastore_formats::name::{Name, Target};
@@ -88,7 +88,6 @@ impl Store {
         progress = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a call of Python's")]
-    #[expect(clippy::needless_pass_by_value, reason = "Python's arguments come owned")]
     fn save(
         &self,
         py: Python<'_>,
@@ -186,7 +185,6 @@ impl Saver {
         target, step, tensors, files, *, world_size, attempt, metadata, tag, compress, dedup, deadline, wait
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a call of Python's")]
-    #[expect(clippy::needless_pass_by_value, reason = "Python's arguments come owned")]
     fn save(
         &self,
         py: Python<'_>,
@@ -222,7 +220,7 @@ impl Saver {
     /// Waits until no save is under way.
     fn wait(&self, py: Python<'_>) -> PyResult<()> {
         let saver = self.saver(py)?;
-        wait_quietly(py, async { Ok::<_, AsyncSaveError>(saver.wait().await?) })
+        wait_quietly(py, saver.wait())
     }
 
     /// Returns what was committed last.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "TensorInfo", "Wanted"]
 
-#: Files read at once: a remote store answers each in tens of milliseconds.
-_FILES_AT_ONCE = 16
 
 #: Offsets and sizes of a box of a tensor.
 Box = tuple[Sequence[int], Sequence[int]]
@@ -139,9 +136,8 @@ class Checkpoint:
         return bytes(self._native.read_file(path, start, end))
 
     def read_files(self, paths: Sequence[str]) -> list[bytes]:
-        """Reads several files, in the order of their paths."""
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
-            return list(threads.map(self.read_file, paths))
+        """Reads saved files, each whole, in the order of `paths`: thousands of small ones in few requests."""
+        return [bytes(memory) for memory in self._native.read_files(list(paths))]
 
     def export(
         self,
