@@ -11,9 +11,8 @@ fn range(start: u64, end: u64) -> ByteRange {
 /// Positions, among all elements, of those of a box, in order.
 fn positions(shape: &[u64], area: &TensorBox) -> Vec<u64> {
     let mut all = vec![0];
-    for d in 0..shape.len() {
-        let (offset, size) = (area.offsets()[d], area.sizes()[d]);
-        all = all.into_iter().flat_map(|at| (0..size).map(move |i| at * shape[d] + offset + i)).collect();
+    for ((row, offset), size) in shape.iter().zip(area.offsets()).zip(area.sizes()) {
+        all = all.into_iter().flat_map(|at| (0..*size).map(move |i| at * row + offset + i)).collect();
     }
     all
 }
