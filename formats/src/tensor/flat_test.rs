@@ -50,7 +50,8 @@ proptest! {
     ) {
         let flat = FlatTensor::new(dtype, &shape).unwrap();
         let offsets: Vec<u64> = shape.iter().zip(&cuts).map(|(size, (offset, _))| offset % size).collect();
-        let sizes = shape.iter().zip(&offsets).zip(&cuts).map(|((size, offset), (_, count))| 1 + count % (size - offset));
+        let rest = shape.iter().zip(&offsets).map(|(size, offset)| size - offset);
+        let sizes = rest.zip(&cuts).map(|(rest, (_, count))| 1 + count % rest);
         let area = TensorBox::new(offsets.clone(), sizes.collect()).unwrap();
         let bits: Vec<u64> =
             positions(&shape, &area).into_iter().flat_map(|i| i * dtype.bits()..(i + 1) * dtype.bits()).collect();
