@@ -66,11 +66,7 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
         &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-server"],
         &["object_store"],
     ),
-    (
-        "gigastore-python",
-        &["gigastore", "gigastore-formats", "gigastore-client"],
-        &["object_store"],
-    ),
+    ("gigastore-python", &["gigastore", "gigastore-formats", "gigastore-client"], &["object_store"]),
     (
         "gigastore-tests",
         &["gigastore-formats", "gigastore-engine", "gigastore-cache", "gigastore-client", "gigastore-server"],

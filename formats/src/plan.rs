@@ -1,5 +1,5 @@
 //! Wanted boxes to ranges of packs: what a service works out for a client, from a manifest that the client need not
-//! read.
+//! read; and ranges of files that tensors make to parts of slices (`files.rs`).
 //!
 //! Pure, and the same for a store in this process. Must never leave out a slice that a wanted box touches.
 

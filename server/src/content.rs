@@ -32,7 +32,7 @@ enum Place {
     /// A stored object of its own.
     Blob(Stored, GroupTree),
     /// A slice of a pack of so many bytes.
-    Slice(Stored, u64, Box<PackEntry>),
+    Slice(Stored, u64, Arc<PackEntry>),
 }
 
 impl Content {
@@ -59,7 +59,7 @@ impl Content {
                 (len, here.into_iter().find(same).ok_or_else(absent)?.clone())
             }
         };
-        let place = Place::Slice(pack, pack_len, Box::new(entry));
+        let place = Place::Slice(pack, pack_len, Arc::new(entry));
         Ok(Self { shared: Arc::clone(shared), project: project.clone(), place })
     }
 

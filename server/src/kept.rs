@@ -41,8 +41,8 @@ impl<K: Key, V: Clone> Kept<K, V> {
         Self { capacity, entries: Mutex::new(Entries { entries: HashMap::new(), uses: 0, bytes: 0 }) }
     }
 
-    /// Returns what is kept, is being read by somebody else, or is read now, with the bytes that it takes; tells whether
-    /// it was read now.
+    /// Returns what is kept, is being read by somebody else, or is read now, with the bytes that it takes; tells
+    /// whether it was read now.
     pub(crate) async fn get<F>(&self, key: K, read: impl FnOnce() -> F) -> Result<(V, bool), Fault>
     where
         F: Future<Output = Result<(u64, V), Fault>>,

@@ -87,7 +87,8 @@ impl Packs {
         F: Future<Output = Result<Bytes, Fault>>,
     {
         let counted = || async {
-            let bytes = read().await?;
+            // A part of a longer block would keep all of it in memory.
+            let bytes = Bytes::copy_from_slice(&read().await?);
             Ok(((bytes.len() as u64).max(LEAST_GROUP_BYTES), bytes))
         };
         Ok(self.groups.get((project.clone(), pack, entry.stored.start(), index), counted).await?.0)

@@ -7,6 +7,8 @@ mod cached;
 mod connections;
 mod direct;
 mod feed;
+mod files;
+mod hub;
 mod joins;
 mod limits;
 mod names;

@@ -91,25 +91,24 @@ impl Dataset {
 
     #[pyo3(signature = (path, columns = None, batch_size = 8192))]
     fn batches(
-        &self,
-        py: Python<'_>,
+        slf: Bound<'_, Self>,
         path: String,
         columns: Option<Vec<String>>,
         batch_size: usize,
     ) -> PyResult<Batches> {
-        let opened = self.opened(py)?;
+        let py = slf.py();
+        let opened = slf.get().opened(py)?;
         // Says that there is no such file, before anybody reads.
         wait_quietly(py, opened.read(&path, Some(range(py, 0, 0, None)?), &Progress::default()))?;
-        let (source, process) = (Source { opened, path }, process(py)?);
-        Ok(Batches { source, process, columns, batch_size: batch_size.max(1) })
+        Ok(Batches { dataset: slf.unbind(), path, columns, batch_size: batch_size.max(1) })
     }
 }
 
 /// Record batches of one Parquet file.
 #[pyclass(module = "gigastore._native", frozen)]
 pub(crate) struct Batches {
-    source: Source,
-    process: &'static Process,
+    dataset: Py<Dataset>,
+    path: String,
     columns: Option<Vec<String>>,
     batch_size: usize,
 }
@@ -125,21 +124,22 @@ impl Batches {
     ) -> PyResult<Bound<'py, PyCapsule>> {
         // A wish that may be refused: the columns are what the file has.
         drop(requested_schema);
-        let broken = |error: ParquetError| invalid(py, format!("{}: {error}", self.source.path));
-        let builder = ParquetRecordBatchStreamBuilder::new(self.source.clone());
-        let builder = py.detach(|| self.process.runtime.block_on(builder)).map_err(broken)?;
+        let broken = |error: ParquetError| invalid(py, format!("{}: {error}", self.path));
+        let (opened, process) = (self.dataset.get().opened(py)?, process(py)?);
+        let builder = ParquetRecordBatchStreamBuilder::new(Source { opened, path: self.path.clone() });
+        let builder = py.detach(|| process.runtime.block_on(builder)).map_err(broken)?;
         let builder = match &self.columns {
             None => builder,
             Some(columns) => {
                 if let Some(missing) = columns.iter().find(|name| builder.schema().field_with_name(name).is_err()) {
-                    return Err(invalid(py, format!("{} has no column {missing:?}", self.source.path)));
+                    return Err(invalid(py, format!("{} has no column {missing:?}", self.path)));
                 }
                 let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().map(String::as_str));
                 builder.with_projection(mask)
             }
         };
         let stream = builder.with_batch_size(self.batch_size).build().map_err(broken)?;
-        let rows = Rows { schema: Arc::clone(stream.schema()), stream: Mutex::new(stream), process: self.process };
+        let rows = Rows { schema: Arc::clone(stream.schema()), stream: Mutex::new(stream), process };
         let rows: Box<dyn RecordBatchReader + Send> = Box::new(rows);
         PyCapsule::new_with_value(py, FFI_ArrowArrayStream::new(rows), c"arrow_array_stream")
     }

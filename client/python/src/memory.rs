@@ -15,7 +15,7 @@ use gigastore_client::transfer::sink::{BufferSink, Sink};
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::wire::{Fault, FaultCode};
-use pyo3::buffer::PyBuffer;
+use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -28,20 +28,20 @@ use crate::process::process;
 /// Memory from which on it comes in pages of its own: 2 MiB, one huge page; less would waste most of one.
 const PAGED_BYTES: usize = 2 << 20;
 
-/// Bytes of an object, for as long as the view is there.
+/// Bytes of an object, whatever its elements are, for as long as the view is there.
 struct View {
-    buffer: PyBuffer<u8>,
+    buffer: PyUntypedBuffer,
     start: NonNull<u8>,
 }
 
-// SAFETY: the address is that of the buffer, which the view keeps, and PyBuffer itself may go to any thread.
+// SAFETY: the address is that of the buffer, which the view keeps, and the buffer itself may go to any thread.
 unsafe impl Send for View {}
 // SAFETY: as above; shared views are only read.
 unsafe impl Sync for View {}
 
 impl View {
     fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let buffer = PyBuffer::get(object)?;
+        let buffer = PyUntypedBuffer::get(object)?;
         if !buffer.is_c_contiguous() {
             return Err(invalid(object.py(), "the memory is not contiguous"));
         }

@@ -1,5 +1,5 @@
-//! The files of a checkpoint, read without being written first: what was saved as a file, and the safetensors files that
-//! its tensors make.
+//! The files of a checkpoint, read without being written first: what was saved as a file, and the safetensors files
+//! that its tensors make.
 //!
 //! Must never return a byte that was not verified, nor hold more than the range that is asked for.
 

@@ -94,8 +94,8 @@ pub enum LayoutError {
     },
     /// A header is longer than readers of safetensors take.
     #[error(
-        "{file} would have a header of {actual} bytes, over the limit of safetensors of {limit}: put fewer tensors into \
-         one file"
+        "{file} would have a header of {actual} bytes, over the limit of safetensors of {limit}: put fewer tensors \
+         into one file"
     )]
     Header {
         /// The file.

@@ -11,8 +11,8 @@ fn range(start: u64, end: u64) -> ByteRange {
 /// Positions, among all elements, of those of a box, in order.
 fn positions(shape: &[u64], area: &TensorBox) -> Vec<u64> {
     let mut all = vec![0];
-    for (length, (offset, size)) in shape.iter().zip(area.offsets().iter().zip(area.sizes())) {
-        all = all.into_iter().flat_map(|at| (0..*size).map(move |i| at * length + offset + i)).collect();
+    for ((row, offset), size) in shape.iter().zip(area.offsets()).zip(area.sizes()) {
+        all = all.into_iter().flat_map(|at| (0..*size).map(move |i| at * row + offset + i)).collect();
     }
     all
 }
@@ -50,7 +50,8 @@ proptest! {
     ) {
         let flat = FlatTensor::new(dtype, &shape).unwrap();
         let offsets: Vec<u64> = shape.iter().zip(&cuts).map(|(size, (offset, _))| offset % size).collect();
-        let sizes = shape.iter().zip(&offsets).zip(&cuts).map(|((size, offset), (_, count))| 1 + count % (size - offset));
+        let rest = shape.iter().zip(&offsets).map(|(size, offset)| size - offset);
+        let sizes = rest.zip(&cuts).map(|(rest, (_, count))| 1 + count % rest);
         let area = TensorBox::new(offsets.clone(), sizes.collect()).unwrap();
         let bits: Vec<u64> =
             positions(&shape, &area).into_iter().flat_map(|i| i * dtype.bits()..(i + 1) * dtype.bits()).collect();

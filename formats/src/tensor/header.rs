@@ -190,17 +190,13 @@ impl SafetensorsHeader {
 }
 
 /// Returns the header of tensors as [`write_entries`] does.
-pub fn write_header<'t>(
-    metadata: &BTreeMap<String, String>,
-    tensors: &'t [(String, TensorInfo)],
-    align: u64,
-) -> Vec<u8> {
-    let entry = |(name, info): &'t (String, TensorInfo)| (name.as_str(), info.dtype, &*info.shape, info.data);
-    write_entries(metadata, tensors.iter().map(entry), align)
+pub fn write_header(metadata: &BTreeMap<String, String>, tensors: &[(String, TensorInfo)], align: u64) -> Vec<u8> {
+    let entries = tensors.iter().map(|(name, info)| (name.as_str(), info.dtype, &*info.shape, info.data));
+    write_entries(metadata, entries, align)
 }
 
-/// Returns the header, length prefix included, of tensors in the order given (name, element type, shape, data); the same
-/// arguments make the same bytes.
+/// Returns the header, length prefix included, of tensors in the order given, as name, element type, shape and data;
+/// the same arguments make the same bytes.
 ///
 /// The JSON is filled up with spaces, so that the header's length, where the data starts, is a multiple of `align`.
 pub fn write_entries<'t>(

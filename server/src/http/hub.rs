@@ -1,7 +1,8 @@
 //! A read-only Hugging Face Hub: checkpoints as models, dataset versions as datasets, under the names `project/name`.
 //!
 //! A revision is `main`, the latest; a step or version; a tag; or the 40 hex digits that are told of each commit. What
-//! is answered is what `huggingface_hub` reads. Must never answer by the digits of one commit with the bytes of another.
+//! is answered is what `huggingface_hub` reads. Must never answer by the digits of one commit with the bytes of
+//! another.
 
 mod question;
 
@@ -378,8 +379,8 @@ async fn resolve(
     Ok(response)
 }
 
-/// Returns the path of a file with the commit in place of its revision: `/project/name/resolve/revision/…`, and the word
-/// `datasets` before that.
+/// Returns the path of a file with the commit in place of its revision: `/project/name/resolve/revision/…`, and the
+/// word `datasets` before that.
 fn pinned(uri: &Uri, sort: Sort, sha: &str) -> String {
     let mut parts: Vec<&str> = uri.path().split('/').collect();
     let at = if sort == Sort::Dataset { 5 } else { 4 };

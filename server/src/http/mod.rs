@@ -8,7 +8,7 @@
 //! | `checkpoints.rs` | `checkpoints`, `plan`, files of checkpoints |
 //! | `datasets.rs` | `datasets` and their files |
 //! | `projects.rs` | the project itself, `names`, `tags`, `log`, `verify` |
-//! | `hub.rs` | beside them: `/api/models`, `/api/datasets`, `/{project}/{name}/resolve`, as a Hugging Face Hub has them |
+//! | `hub.rs` | beside them: `/api/models`, `/api/datasets`, `/{project}/{name}/resolve`: a Hugging Face Hub |
 //! | `meta.rs` | `/healthz`, `/readyz`, `/metrics`, `/v1/probe` |
 //! | `body.rs` | bodies in and out, at a pace and within memory |
 //! | `range.rs` | `Range`, `Content-Range`, `ETag` |

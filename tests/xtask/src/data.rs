@@ -1,4 +1,4 @@
-//! What others made and the tests and benches need: Python packages, a real S3 server, a real model, a real Parquet file.
+//! What others made and the tests and benches need: Python packages, an S3 server, a real model, a real Parquet file.
 //!
 //! All lies under `target/test-data`, in versions pinned here and in `tests/requirements.txt`; a stamp file makes a
 //! second run cost nothing. Must never install anything elsewhere, nor leave a half-made folder that looks
