@@ -61,8 +61,8 @@ impl Store {
         Self::open_in(SystemAmbient::shared(), url, mode, None).await
     }
 
-    /// As [`open`](Self::open), with the clock, randomness and threads of `ambient`, and a token for a service that goes
-    /// before the one in the environment.
+    /// As [`open`](Self::open), with the clock, randomness and threads of `ambient`, and a token for a service that
+    /// goes before the one in the environment.
     pub async fn open_in(
         ambient: Arc<dyn Ambient>,
         url: &str,

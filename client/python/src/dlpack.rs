@@ -49,6 +49,7 @@ struct Tensor {
 struct Managed {
     tensor: Tensor,
     context: *mut c_void,
+    // SAFETY: whoever has the structure calls it once, and not the structure afterwards.
     deleter: Option<unsafe extern "C" fn(*mut Self)>,
 }
 
@@ -57,6 +58,7 @@ struct Managed {
 struct ManagedVersioned {
     version: [u32; 2],
     context: *mut c_void,
+    // SAFETY: whoever has the structure calls it once, and not the structure afterwards.
     deleter: Option<unsafe extern "C" fn(*mut Self)>,
     flags: u64,
     tensor: Tensor,
@@ -93,10 +95,12 @@ pub(crate) fn capsule(py: Python<'_>, memory: Py<Memory>, versioned: bool) -> Py
     };
     let context = Box::into_raw(context).cast();
     let (pointer, name) = if versioned {
+        // SAFETY: it is called for this structure, whose context is the box above.
         let deleter = Some(ended::<ManagedVersioned> as unsafe extern "C" fn(_));
         let made = ManagedVersioned { version: [1, 0], context, deleter, flags, tensor };
         (Box::into_raw(Box::new(made)).cast::<c_void>(), VERSIONED)
     } else {
+        // SAFETY: as above.
         let deleter = Some(ended::<Managed> as unsafe extern "C" fn(_));
         (Box::into_raw(Box::new(Managed { tensor, context, deleter })).cast(), PLAIN)
     };
@@ -143,6 +147,7 @@ impl Ends for ManagedVersioned {
 }
 
 /// The deleter: whoever has the structure is done with it.
+// SAFETY: a caller hands over a structure of `capsule`, once.
 unsafe extern "C" fn ended<M: Ends>(managed: *mut M) {
     if managed.is_null() {
         return;
@@ -154,6 +159,7 @@ unsafe extern "C" fn ended<M: Ends>(managed: *mut M) {
 }
 
 /// The capsule's destructor: frees a structure that nobody took. Who takes it gives the capsule another name.
+// SAFETY: Python calls it with the capsule that it was given with.
 unsafe extern "C" fn unused(capsule: *mut ffi::PyObject) {
     // SAFETY: the capsule is one of ours, and Python calls this once, when nobody else has it.
     unsafe {

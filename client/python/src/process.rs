@@ -1,8 +1,8 @@
 //! The runtime of this process, and of any process that is forked off it.
 //!
-//! A fork takes no threads along: runtime, pool and connections of the parent are of no use to its child, which gets its
-//! own when it first needs them. What the child has of the parent's is forgotten, not closed, as its threads are not
-//! there to close it. Must never wait without looking for Ctrl-C, nor with the interpreter's lock held.
+//! A fork takes no threads along: runtime, pool and connections of the parent are of no use to its child, which gets
+//! its own when it first needs them. What the child has of the parent's is forgotten, not closed, as its threads are
+//! not there to close it. Must never wait without looking for Ctrl-C, nor with the interpreter's lock held.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -25,7 +25,8 @@ from .errors import (
     StoreWriteError,
     UnavailableError,
 )
-from .store import CommitInfo, Diff, Finding, NameInfo, PendingSave, Store, VerifyReport
+from .info import CommitInfo, Diff, Finding, NameInfo, VerifyReport
+from .store import PendingSave, Store
 from .tensors import Slice
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any
 from .checkpoint import Checkpoint
 from .dataset import Dataset
 from .errors import InvalidError, NotFoundError
-from .store import CommitInfo
+from .info import CommitInfo
 
 __all__ = ["BoundFile", "FileMissingError", "FolderError", "Place", "Version", "described", "missing"]
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import _native
 from .errors import InvalidError, NotFoundError
+from .info import CommitInfo, VerifyReport, commit_info
 from .tensors import empty, memory_of
 
 if TYPE_CHECKING:
-    from .store import CommitInfo, Progress, Store, VerifyReport
+    from .store import Progress, Store
 
 __all__ = ["Checkpoint", "TensorInfo", "Wanted"]
 
@@ -53,9 +54,7 @@ class Checkpoint:
         return (_open, (self._store, self.target))
 
     def _info(self, target: str) -> CommitInfo:
-        from .store import _commit_info
-
-        return _commit_info(target, json.loads(self._native.info))
+        return commit_info(target, json.loads(self._native.info))
 
     @property
     def info(self) -> CommitInfo:

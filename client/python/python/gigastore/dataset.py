@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import _native
 from .errors import NotFoundError
+from .info import CommitInfo, commit_info
 
 if TYPE_CHECKING:
-    from .store import CommitInfo, Store
+    from .store import Store
 
 __all__ = ["Dataset", "FileInfo"]
 
@@ -41,9 +42,7 @@ class Dataset:
         return (_open, (self._store, self.target))
 
     def _info(self, target: str) -> CommitInfo:
-        from .store import _commit_info
-
-        return _commit_info(target, json.loads(self._native.info))
+        return commit_info(target, json.loads(self._native.info))
 
     @property
     def info(self) -> CommitInfo:

@@ -15,7 +15,8 @@ import numpy as np
 
 from .checkpoint import Checkpoint, TensorInfo, Wanted
 from .errors import InvalidError, NotFoundError
-from .store import CommitInfo, PendingSave, Progress, Store
+from .info import CommitInfo
+from .store import PendingSave, Progress, Store
 from .tensors import _FROM_NUMPY, Slice, empty, numpy_dtype
 
 __all__ = ["restore_pytree", "save_pytree"]

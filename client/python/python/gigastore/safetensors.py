@@ -15,7 +15,8 @@ import numpy as np
 
 from .checkpoint import Checkpoint
 from .errors import InvalidError
-from .store import CommitInfo, Progress, Store
+from .info import CommitInfo
+from .store import Progress, Store
 from .tensors import bits_of, numpy_dtype, torch_dtype
 
 __all__ = ["OutOfRangeError", "SafeSlice", "load_file", "safe_open", "save_file"]

@@ -11,16 +11,16 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from . import _native
 from .checkpoint import Checkpoint
 from .dataset import Dataset
 from .errors import InvalidError
-from .tensors import counted, native_slices
+from .info import CommitInfo, Diff, NameInfo, VerifyReport, commit_info, committed, report
+from .tensors import counted, native_files, native_slices
 
-__all__ = ["CommitInfo", "Diff", "Finding", "NameInfo", "PendingSave", "Progress", "Store", "VerifyReport"]
+__all__ = ["PendingSave", "Progress", "SaveOptions", "Store"]
 
 #: Is called about ten times a second with bytes done, bytes in all, and bytes moved to or from the store.
 Progress = Callable[[int, int, int], object]
@@ -46,66 +46,6 @@ class SaveOptions(TypedDict, total=False):
     dedup: bool
     deadline: float
     progress: Progress | None
-
-
-@dataclass(frozen=True)
-class CommitInfo:
-    """A committed checkpoint, or version of a dataset."""
-
-    target: str
-    number: int
-    seq: int
-    #: Milliseconds since 1970 at the writer.
-    time: int
-    tags: tuple[str, ...]
-    content: str
-    bytes: int
-    #: Whether a save found the step committed already, with the same content.
-    existed: bool = False
-
-
-@dataclass(frozen=True)
-class NameInfo:
-    """A run (of checkpoints) or a dataset, with what is live of it, oldest first."""
-
-    name: str
-    kind: str
-    live: tuple[CommitInfo, ...]
-
-
-@dataclass(frozen=True)
-class Diff:
-    """What two checkpoints do not have in common, by names of tensors and files."""
-
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]
-    unchanged: int
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is not as it should be."""
-
-    object: str
-    affects: tuple[str, ...]
-    range: tuple[int, int] | None
-    problem: str
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What a verification looked at, and found."""
-
-    commits: int
-    objects: int
-    bytes_read: int
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Tells whether everything is as it should be."""
-        return not self.findings
 
 
 class PendingSave:
@@ -218,7 +158,10 @@ class Store:
             raise InvalidError(f"asynchronous={asynchronous!r}: expected one of {_ASYNCHRONOUS}")
         if compress not in _COMPRESSION:
             raise InvalidError(f"compress={compress!r}: expected one of {list(_COMPRESSION)}")
-        slices, opaque = native_slices(tensors), list((files or {}).items())
+        slices, opaque = native_slices(tensors), native_files(files or {})
+        for key, value in (metadata or {}).items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise InvalidError(f"metadata {key!r}: {value!r} is not text by text", hint="json.dumps(value)")
         common: dict[str, Any] = {
             "world_size": world_size,
             "attempt": attempt,
@@ -231,10 +174,10 @@ class Store:
         if not asynchronous:
             options = {**common, "rank": rank, "commit": commit, "progress": progress}
             found = self._native.save(target, step, slices, opaque, **options)
-            return None if found is None else _committed(target, found)
+            return None if found is None else committed(target, found)
         if not commit:
             raise InvalidError("commit=False and asynchronous exclude each other: a save in the background commits")
-        need = sum(memoryview(one[5]).nbytes for one in slices) + sum(len(data) for _, data in opaque)
+        need = sum(memoryview(one[5]).nbytes for one in slices) + sum(memoryview(data).nbytes for _, data in opaque)
         saver = self._saver(rank, need)
         stood_still = saver.save(target, step, slices, opaque, wait=asynchronous != "skip", **common)
         if stood_still is None:
@@ -255,7 +198,7 @@ class Store:
         found = self._native.commit(
             target, step, world_size=world_size, attempt=attempt, tag=tag, deadline=deadline
         )
-        return _committed(target, found)
+        return committed(target, found)
 
     def wait(self) -> None:
         """Waits for all saves in the background to this store. Raises what failed and nobody was told of."""
@@ -273,7 +216,7 @@ class Store:
 
     def resolve(self, target: str) -> CommitInfo:
         """Finds what a target means."""
-        return _commit_info(target, json.loads(self._native.resolve(target)))
+        return commit_info(target, json.loads(self._native.resolve(target)))
 
     def projects(self) -> list[str]:
         """Lists the projects."""
@@ -286,14 +229,14 @@ class Store:
             NameInfo(
                 name["name"],
                 name["sort"],
-                tuple(_commit_info(f"{project}/{name['name']}", info) for info in name["live"]),
+                tuple(commit_info(f"{project}/{name['name']}", info) for info in name["live"]),
             )
             for name in names
         ]
 
     def tag(self, target: str, tag: str) -> CommitInfo:
         """Points a tag at what a target means."""
-        return _commit_info(target, json.loads(self._native.set_tag(target, tag)))
+        return commit_info(target, json.loads(self._native.set_tag(target, tag)))
 
     def diff(self, before: str, after: str) -> Diff:
         """Compares two checkpoints by their hashes; no tensor is read."""
@@ -305,12 +248,7 @@ class Store:
 
         `depth`: "full", "quick" (lengths, and all of log and manifests), or a share of the bytes such as 0.05.
         """
-        found = json.loads(self._native.verify(target, str(depth), progress))
-        findings = tuple(
-            Finding(one["object"], tuple(one["affects"]), one["range"] and tuple(one["range"]), one["problem"])
-            for one in found["findings"]
-        )
-        return VerifyReport(found["commits"], found["objects"], found["bytes_read"], findings)
+        return report(self._native.verify(target, str(depth), progress))
 
     def watch(self, target: str, *, after: int | None = None, timeout: float | None = None) -> Iterator[CommitInfo]:
         """Yields each new commit of a run or dataset, as it comes; `after`: a log number to begin at, else from now on.
@@ -380,20 +318,6 @@ def _attempt(attempt: str | None, world_size: int) -> str | None:
         hint="pass attempt=…, the same on every rank and another after a restart; SLURM, and torchrun with --standalone "
         "or --rdzv-id, tell it themselves",
     )
-
-
-def _commit_info(target: str, info: dict[str, Any], existed: bool = False) -> CommitInfo:
-    commit = info["commit"]
-    named = f"{target.removeprefix('gigastore://').partition('@')[0]}@{commit['number']}"
-    tags = tuple(info["tags"])
-    return CommitInfo(
-        named, commit["number"], info["seq"], info["time"], tags, commit["content"], commit["bytes"], existed
-    )
-
-
-def _committed(target: str, text: str) -> CommitInfo:
-    found = json.loads(text)
-    return _commit_info(target, found["info"], found["existed"])
 
 
 def _again(url: str, token: str | None, create: bool) -> Store:

@@ -194,10 +194,11 @@ def _memory_of_torch(torch: Any, name: str, tensor: Any) -> tuple[Any, str, tupl
 
 def native_slices(tensors: Mapping[str, Any]) -> list[tuple[str, str, list[int], list[int], list[int], Any, list[int]]]:
     """Returns what the native part saves for tensors by name: a tensor, a `Slice`, or several slices of one tensor."""
+    if not isinstance(tensors, Mapping):
+        raise InvalidError(f"tensors are a {type(tensors).__qualname__}, expected a mapping of names to tensors")
     found = []
     for name, value in tensors.items():
-        if not isinstance(name, str):
-            raise InvalidError(f"a tensor's name is {name!r}, expected a str")
+        _check_name("a tensor", name)
         # A list is several boxes of one tensor: what a rank holds of it after uneven sharding.
         several = isinstance(value, (list, tuple)) and value and all(isinstance(one, Slice) for one in value)
         for one in value if several else [value]:
@@ -231,3 +232,24 @@ def counted(what: str, number: Any) -> int:
     if not 0 <= found < 1 << 64:
         raise InvalidError(f"{what}: {number!r} is no whole number from 0 to 2^64 - 1")
     return found
+
+
+def native_files(files: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns what the native part saves for files by path."""
+    found = []
+    for path, data in files.items():
+        _check_name("a file", path)
+        if isinstance(data, str):
+            raise InvalidError(f"file {path!r} is text, expected bytes", hint="text.encode()")
+        memory, _, _ = memory_of(path, data)
+        found.append((path, memory))
+    return found
+
+
+def _check_name(what: str, name: Any) -> None:
+    if not isinstance(name, str):
+        raise InvalidError(f"{what} is named {name!r}, expected a str")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidError(f"{what} is named {name!r}, which is no Unicode text: {error}") from None

@@ -41,7 +41,8 @@ from torch.distributed.checkpoint.planner import (
 
 from ..checkpoint import Checkpoint, Wanted
 from ..errors import ConflictError, InvalidError
-from ..store import CommitInfo, Store
+from ..info import CommitInfo
+from ..store import Store
 from ..tensors import Slice, empty
 from . import objects
 from .layout import stored_box, stored_dtype, structure_file, torch_shape

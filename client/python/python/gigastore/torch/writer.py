@@ -27,7 +27,8 @@ from torch.distributed.tensor.placement_types import Replicate
 from torch.futures import Future
 
 from ..errors import InvalidError
-from ..store import CommitInfo, Store, _attempt
+from ..info import CommitInfo
+from ..store import Store, _attempt
 from ..tensors import Slice
 from . import objects
 from .layout import stored_box, stored_dtype, structure_file
