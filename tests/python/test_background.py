@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Service
-from gigastore import ConflictError, PendingSave, Store
+from conftest import Service, command
+from gigastore import AuthError, ConflictError, PendingSave, Store
 from rows_of_checkpoint import Rows
 from slow_proxy import SlowProxy
 from torch.utils.data import ConcatDataset, DataLoader
@@ -95,6 +99,49 @@ def test_a_save_is_skipped_while_another_is_under_way(service: Service) -> None:
         assert isinstance(third, PendingSave) and third.wait().number == 3
     live = Store(service.store).list("demo")[0].live
     assert [info.number for info in live] == [1, 3]
+
+
+def test_runs_do_not_wait_for_each_other(service: Service) -> None:
+    """A run that is stuck holds up neither another run of the rank, nor another store."""
+    with SlowProxy(service.port, up=1 << 20) as proxy:
+        slow, fast = Store(proxy.url), Store(service.store)
+        stuck = slow.save("demo/slow", 1, {"w": raw(4 << 20)}, asynchronous=True)
+        assert proxy.up.reached.wait(30)
+        # It outgrew its memory, so it has to wait, and others do not wait with it.
+        larger = threading.Thread(
+            target=lambda: slow.save("demo/slow", 2, {"w": raw(5 << 20)}, asynchronous=True), daemon=True
+        )
+        larger.start()
+        time.sleep(0.2)
+        assert fast.save("demo/fast", 1, {"w": W}, asynchronous=True).wait().number == 1
+        # A save that may be skipped is, while another waits.
+        assert slow.save("demo/slow", 3, {"w": W}, asynchronous="skip") is None
+        assert slow.save("demo/other", 1, {}, files={"f": b"1"}, asynchronous=True).copied >= 0
+        assert larger.is_alive()
+        proxy.up.open()
+        assert stuck.wait().number == 1
+        larger.join(30)
+        slow.wait()
+    assert fast.resolve("demo/slow@2").number == 2 and fast.resolve("demo/other@1").number == 1
+
+
+def test_a_new_token_saves_what_a_revoked_one_could_not(url: str, tmp_path: Path, serve: Any) -> None:
+    tokens, made = str(tmp_path / "tokens.json"), []
+    for name in ("before", "after"):
+        said = command("token", "create", "--tokens", tokens, "--name", name, "--scope", "demo:write").stdout
+        made.append(said.strip().split()[-1])
+    Store(url)
+    service: Service = serve(url, "--tokens", tokens)
+    assert Store(service.url, made[0]).save("demo/run", 1, {"w": W}, asynchronous=True).wait().number == 1
+    listed = json.loads(command("--format", "json", "token", "ls", "--tokens", tokens).stdout)
+    command("token", "revoke", "--tokens", tokens, next(one["id"] for one in listed if one["name"] == "before"))
+    for _ in range(100):
+        try:
+            Store(service.url, made[0]).projects()
+        except AuthError:
+            break
+        time.sleep(0.1)
+    assert Store(service.url, made[1]).save("demo/run", 2, {"w": W + 1}, asynchronous=True).wait().number == 2
 
 
 def test_stores_and_checkpoints_travel_as_pickles(store: Store) -> None:

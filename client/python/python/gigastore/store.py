@@ -5,15 +5,14 @@ Reads and writes move bytes in the native part, with the interpreter's lock rele
 
 from __future__ import annotations
 
-import atexit
+import hashlib
 import json
 import os
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
 
-from . import _native
+from . import _native, background
+from .background import PendingSave
 from .checkpoint import Checkpoint
 from .dataset import Dataset
 from .errors import InvalidError
@@ -48,20 +47,6 @@ class SaveOptions(TypedDict, total=False):
     progress: Progress | None
 
 
-class PendingSave:
-    """A save in the background. What fails in it is raised by `wait`, or by the next save of the same store and rank."""
-
-    def __init__(self, saver: _native.Saver, store: Store, target: str, stood_still: tuple[float, float]) -> None:
-        self._saver, self._store, self.target = saver, store, target
-        #: Seconds that the caller waited for an earlier save, and seconds of the copy.
-        self.waited, self.copied = stood_still
-
-    def wait(self) -> CommitInfo:
-        """Waits until it is committed, and returns what was."""
-        self._saver.wait()
-        return self._store.resolve(self.target)
-
-
 class Store:
     """A store by its URL: `file:///DIR`, `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, or a service, `http(s)://HOST:PORT`.
 
@@ -74,6 +59,9 @@ class Store:
             raise InvalidError(f"{url!r} is not a URL", hint=f"did you mean file://{os.path.abspath(url)}?")
         self._native = _native.Store(url, token, create)
         self._token, self._create = token, create
+        # Tells stores of different tokens apart, and is no secret.
+        secret = token if token is not None else os.environ.get("GIGASTORE_TOKEN", "")
+        self._identity = hashlib.sha256(secret.encode()).hexdigest()
 
     @property
     def url(self) -> str:
@@ -177,12 +165,8 @@ class Store:
             return None if found is None else committed(target, found)
         if not commit:
             raise InvalidError("commit=False and asynchronous exclude each other: a save in the background commits")
-        need = sum(memoryview(one[5]).nbytes for one in slices) + sum(memoryview(data).nbytes for _, data in opaque)
-        saver = self._saver(rank, need)
-        stood_still = saver.save(target, step, slices, opaque, wait=asynchronous != "skip", **common)
-        if stood_still is None:
-            return None
-        return PendingSave(saver, self, f"{target}@{step}", stood_still)
+        skip = asynchronous == "skip"
+        return background.save(self, target, step, slices, opaque, rank=rank, skip=skip, **common)
 
     def commit(
         self,
@@ -202,9 +186,7 @@ class Store:
 
     def wait(self) -> None:
         """Waits for all saves in the background to this store. Raises what failed and nobody was told of."""
-        for (process, url, _), (saver, _) in list(_SAVERS.items()):
-            if process == os.getpid() and url == self.url:
-                saver.wait()
+        background.wait(self.url)
 
     def checkpoint(self, target: str) -> Checkpoint:
         """Opens a checkpoint: "project/run@step", "project/run@tag", or "project/run" for the one committed last."""
@@ -271,36 +253,6 @@ class Store:
                             yield self.resolve(f"{project}/{name}@{entry['number']}")
                         except LookupError:
                             continue
-
-    def _saver(self, rank: int, need: int) -> _native.Saver:
-        """Returns the rank's saver; a state that outgrew its memory gets a new one, when the old is idle."""
-        key = (os.getpid(), self.url, rank)
-        with _LOCK:
-            saver, room = _SAVERS.get(key, (None, -1))
-            if saver is None or room < need:
-                if saver is not None:
-                    saver.wait()
-                saver, room = _native.Saver(self._native, rank, need), need
-                saver.reserve()
-                _SAVERS[key] = (saver, room)
-            return saver
-
-
-#: Savers by process, store and rank, and the bytes of state that each has memory for. They stay, with their memory, as
-#: long as the process: a training job saves again and again.
-_SAVERS: dict[tuple[int, str, int], tuple[_native.Saver, int]] = {}
-_LOCK = threading.Lock()
-
-
-@atexit.register
-def _finish() -> None:
-    """Waits for saves in the background before the interpreter ends: what was copied is not lost for an early exit."""
-    for (process, url, _), (saver, _) in list(_SAVERS.items()):
-        try:
-            if process == os.getpid():
-                saver.wait()
-        except Exception as error:  # Nobody is left to catch it.
-            print(f"gigastore: {url}: {error}", file=sys.stderr)
 
 
 def _attempt(attempt: str | None, world_size: int) -> str | None:

@@ -1,0 +1,111 @@
+"""Saves in the background: what saves them, and the wait for them when the process ends.
+
+Each run has a saver of its own for each rank, which keeps its memory: a training job saves again and again. Must never
+hold one run up for another, nor let a process end before what it copied is stored.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+from .info import CommitInfo
+
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["PendingSave", "save", "wait"]
+
+
+class PendingSave:
+    """A save in the background. What fails in it is raised by `wait`, or by the next save of the same run and rank."""
+
+    def __init__(self, saver: _native.Saver, store: Store, target: str, stood_still: tuple[float, float]) -> None:
+        self._saver, self._store, self.target = saver, store, target
+        #: Seconds that the caller waited for an earlier save, and seconds of the copy.
+        self.waited, self.copied = stood_still
+
+    def wait(self) -> CommitInfo:
+        """Waits until it is committed, and returns what was."""
+        self._saver.wait()
+        return self._store.resolve(self.target)
+
+
+class _Slot:
+    """The saver of one rank of one run. Saves take turns: a lock is held while one waits for another, and copies."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self.saver: _native.Saver | None = None
+        # Bytes of state that the saver has memory for, and a digest of the token that it saves with.
+        self.room, self.token = -1, ""
+
+    def fit(self, native: _native.Store, token: str, rank: int, need: int) -> _native.Saver:
+        """Returns the saver; a state that outgrew its memory, and another token, get a new one when the old is idle."""
+        if self.saver is None or self.room < need or self.token != token:
+            if self.saver is not None:
+                self.saver.wait()
+            # Memory of the old one goes before that of the new one is taken.
+            self.saver = None
+            saver = _native.Saver(native, rank, need)
+            saver.reserve()
+            self.saver, self.room, self.token = saver, need, token
+        return self.saver
+
+
+#: Slots by process, store, run and rank.
+_SLOTS: dict[tuple[int, str, str, int], _Slot] = {}
+
+
+def save(
+    store: Store,
+    target: str,
+    step: int,
+    slices: Sequence[tuple[Any, ...]],
+    files: Sequence[tuple[str, Any]],
+    *,
+    rank: int,
+    skip: bool,
+    **options: Any,
+) -> PendingSave | None:
+    """Copies a rank's state, and saves the copy in the background; where an earlier one is under way waits for that, or
+    with `skip` returns `None`."""
+    key = (os.getpid(), store.url, target.removeprefix("gigastore://"), rank)
+    # Not under a lock, which a fork could leave held: only one of several slots gets in.
+    slot = _SLOTS.setdefault(key, _Slot())
+    need = sum(memoryview(one[5]).nbytes for one in slices) + sum(memoryview(data).nbytes for _, data in files)
+    if not slot.turn.acquire(blocking=not skip):
+        return None
+    try:
+        saver = slot.fit(store._native, store._identity, rank, need)
+        stood_still = saver.save(target, step, slices, files, wait=not skip, **options)
+    finally:
+        slot.turn.release()
+    return None if stood_still is None else PendingSave(saver, store, f"{target}@{step}", stood_still)
+
+
+def wait(url: str) -> None:
+    """Waits for all saves of this process to a store. Raises what failed and nobody was told of."""
+    for store, saver in _savers():
+        if store == url:
+            saver.wait()
+
+
+def _savers() -> list[tuple[str, _native.Saver]]:
+    found = [(key[0], key[1], slot.saver) for key, slot in list(_SLOTS.items())]
+    return [(url, saver) for process, url, saver in found if process == os.getpid() and saver is not None]
+
+
+@atexit.register
+def _finish() -> None:
+    """Waits for saves in the background before the interpreter ends: what was copied is not lost for an early exit."""
+    for url, saver in _savers():
+        try:
+            saver.wait()
+        except Exception as error:  # Nobody is left to catch it.
+            print(f"gigastore: {url}: {error}", file=sys.stderr)
