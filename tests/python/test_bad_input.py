@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -125,15 +126,71 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 
 
+def launched_by(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+    """Makes the environment that of a rank which a launcher started."""
+    for variable in list(os.environ):
+        if variable.startswith(("TORCHELASTIC_", "SLURM_", "GROUP_")):
+            monkeypatch.delenv(variable)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+
+
 @pytest.mark.parametrize("problem", CALLS)
 def test_calls_that_make_no_sense(store: Store, monkeypatch: pytest.MonkeyPatch, problem: str) -> None:
-    for variable in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
-        monkeypatch.delenv(variable, raising=False)
+    launched_by(monkeypatch)
     arguments = {"target": "demo/run", "step": 1, "tensors": {"w": W}, **CALLS[problem]}
     with pytest.raises(InvalidError) as caught:
         store.save(**arguments)
     assert problem in str(caught.value)
     assert visible(store) == []
+
+
+DRAWN = "0b0b1bd1-6ae5-4a4b-8bd5-3a5b0d9a44f7"
+STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+# What may be the same after a restart: the id of a job, a count that a step of another launcher does not know.
+SAME_AGAIN: list[dict[str, str]] = [
+    {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0"},
+    {"TORCHELASTIC_RUN_ID": "7", "TORCHELASTIC_RESTART_COUNT": "0", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"},
+    {"TORCHELASTIC_RUN_ID": "7", **STEP},
+    {"TORCHELASTIC_RUN_ID": DRAWN, "GROUP_WORLD_SIZE": "2"},
+    {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "0"},
+    {**STEP, "SLURM_STEP_NUM_TASKS": "1"},
+]
+
+
+@pytest.mark.parametrize("environment", SAME_AGAIN, ids=str)
+def test_two_launches_do_not_make_one_checkpoint(
+    store: Store, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    launched_by(monkeypatch, **environment)
+    for rank in range(2):
+        with pytest.raises(InvalidError, match="nothing tells this launch.*pass attempt"):
+            store.save("demo/run", 1, {f"w{rank}": W}, rank=rank, world_size=2, commit=False)
+    assert visible(store) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"TORCHELASTIC_RUN_ID": DRAWN}, {"TORCHELASTIC_RUN_ID": DRAWN, "TORCHELASTIC_RESTART_COUNT": "1"}),
+        ({"TORCHELASTIC_RUN_ID": DRAWN}, {"TORCHELASTIC_RUN_ID": DRAWN, "SLURM_RESTART_COUNT": "1"}),
+        ({"TORCHELASTIC_RUN_ID": DRAWN}, {"TORCHELASTIC_RUN_ID": DRAWN.replace("0b0b", "1c1c")}),
+        (STEP, {**STEP, "SLURM_STEP_ID": "1"}),
+        (STEP, {**STEP, "SLURM_RESTART_COUNT": "1"}),
+    ],
+    ids=str,
+)
+def test_a_launcher_tells_its_launches_apart(
+    store: Store, monkeypatch: pytest.MonkeyPatch, before: dict[str, str], after: dict[str, str]
+) -> None:
+    launched_by(monkeypatch, **before)
+    store.save("demo/run", 1, {"w": Slice(W[:2], (4,), (0,), (2,))}, rank=0, world_size=2, commit=False)
+    launched_by(monkeypatch, **after)
+    with pytest.raises(MissingRanksError):
+        store.save("demo/run", 1, {"w": Slice(W[2:], (4,), (2,), (2,))}, rank=1, world_size=2, deadline=0.5)
+    assert visible(store) == []
+    store.save("demo/run", 1, {"w": Slice(W[:2] + 1, (4,), (0,), (2,))}, rank=0, world_size=2)
+    assert store.checkpoint("demo/run@1").load()["w"].tolist() == [1, 2, 2, 3]
 
 
 def test_boxes_that_make_no_tensor(store: Store) -> None:

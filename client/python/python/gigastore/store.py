@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -256,20 +257,35 @@ class Store:
 
 
 def _attempt(attempt: str | None, world_size: int) -> str | None:
-    """Finds what tells this launch from others: as given, or as the launcher tells."""
+    """Finds what tells this launch from others: as given, or as the launcher tells.
+
+    Only what can't be the same after a restart, by whomever, will do: parts of two launches would make one checkpoint.
+    """
     if attempt is not None or world_size == 1:
         return attempt
     env = os.environ
-    # Without an id of its own, torchrun calls every run "none".
-    if env.get("TORCHELASTIC_RUN_ID", "none") != "none":
-        return f"{env['TORCHELASTIC_RUN_ID']}-{env.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    if "SLURM_JOB_ID" in env:
-        return f"{env['SLURM_JOB_ID']}-{env.get('SLURM_RESTART_COUNT', '0')}"
+    run, again = env.get("TORCHELASTIC_RUN_ID"), env.get("SLURM_RESTART_COUNT", "0")
+    # With --standalone torchrun draws an id for itself. Others, such as --rdzv-id=$SLURM_JOB_ID, may come again; and so
+    # does the count of restarts where nodes come and go.
+    if run is not None and _drawn(run) and env.get("GROUP_WORLD_SIZE", "1") == "1":
+        return f"{run}-{env.get('TORCHELASTIC_RESTART_COUNT', '0')}-{again}"
+    # Each srun is a step of its own; it has to be srun that started the ranks, not something below it that may do so twice.
+    if run is None and "SLURM_STEP_ID" in env and env.get("SLURM_STEP_NUM_TASKS") == str(world_size):
+        return f"{env.get('SLURM_JOB_ID')}.{env['SLURM_STEP_ID']}-{again}"
     raise InvalidError(
         f"{world_size} ranks, and nothing tells this launch of the job from others",
-        hint="pass attempt=…, the same on every rank and another after a restart; SLURM, and torchrun with --standalone "
-        "or --rdzv-id, tell it themselves",
+        hint="pass attempt=…, drawn once for each launch (such as uuid.uuid4().hex of rank 0, sent to the others), or save "
+        "with gigastore.torch, which draws it; ranks that srun started, and torchrun --standalone, tell "
+        "it themselves; an id of a job, such as --rdzv-id=$SLURM_JOB_ID, is the same after a restart",
     )
+
+
+def _drawn(text: str) -> bool:
+    """Tells whether a text is a random UUID."""
+    try:
+        return uuid.UUID(text).version == 4
+    except ValueError:
+        return False
 
 
 def _again(url: str, token: str | None, create: bool) -> Store:
