@@ -236,6 +236,14 @@ def test_where_the_store_is_named(fs: GigastoreFileSystem, url: str, monkeypatch
     with fsspec.open("gigastore://demo/run@100/config.json") as file:
         assert file.read() == b'{"step": 100}'
     # The same instance, as fsspec keeps it: it reads from where the environment points now.
+    kept = fsspec.filesystem("gigastore")
+    other = gigastore.Store(f"{url}-other")
+    other.save("demo/run", 100, {"w": np.zeros(4)}, files={"config.json": b'{"other": 1}'})
+    monkeypatch.setenv("GIGASTORE_STORE", other.url)
+    assert fsspec.filesystem("gigastore") is kept
+    assert kept.cat_file("demo/run@100/config.json") == b'{"other": 1}'
+    monkeypatch.setenv("GIGASTORE_STORE", url)
+    assert kept.cat_file("demo/run@100/config.json") == b'{"step": 100}'
     monkeypatch.setenv("GIGASTORE_STORE", f"{url}-that-is-not-there")
     with pytest.raises(gigastore.GigastoreError):
         fsspec.filesystem("gigastore").ls("")
@@ -271,6 +279,16 @@ def test_a_service_asks_for_a_token(fs: GigastoreFileSystem, url: str, tmp_path:
     assert remote.cat_file(tensors, -8) == np.int64(100).tobytes()
     with pytest.raises(gigastore.AuthError):
         GigastoreFileSystem(store=service.url, token="gst_wrong").exists("demo/run")
+    # Nor does fsspec, which keeps instances, hand what one token opens to whoever has another.
+    let_in = gigastore.Store(service.url, made.stdout.strip().split()[-1])
+    assert fsspec.filesystem("gigastore", store=let_in).exists("demo/run")
+    again = pickle.loads(pickle.dumps(let_in))
+    assert fsspec.filesystem("gigastore", store=let_in) is fsspec.filesystem("gigastore", store=again)
+    shut_out = gigastore.Store(service.url, "gst_wrong")
+    assert fsspec.filesystem("gigastore", store=shut_out) != fsspec.filesystem("gigastore", store=let_in)
+    with pytest.raises(gigastore.AuthError):
+        fsspec.filesystem("gigastore", store=shut_out).exists("demo/run")
+    assert "gst_" not in repr(let_in) + repr(shut_out)
 
 
 def test_pandas_reads_unaware(fs: GigastoreFileSystem, url: str) -> None:

@@ -51,7 +51,8 @@ class GigastoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def __init__(self, store: Store | str | None = None, token: str | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._given, self._token = store, token
-        self._versions: dict[str, Version] = {}
+        # By store, token, target and content: the environment may name another store than it did.
+        self._versions: dict[tuple[str, ...], Version] = {}
         self._lock = threading.Lock()
 
     @property
@@ -251,8 +252,9 @@ class GigastoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         store = self.store
         try:
             info = store.resolve(place.version)
+            key = (store.url, store._identity, info.target, info.content)
             with self._lock:
-                found = self._versions.get(info.target)
+                found = self._versions.get(key)
             if found is None:
                 try:
                     found = Version(store.checkpoint(info.target))
@@ -265,7 +267,7 @@ class GigastoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             # What can't be a name is not there: readers try paths of all kinds.
             raise FileMissingError(f"there is no {place.version}: {error.message}", hint=error.hint) from error
         with self._lock:
-            self._versions[info.target] = found
+            self._versions[key] = found
             while len(self._versions) > _VERSIONS:
                 del self._versions[next(iter(self._versions))]
         return found

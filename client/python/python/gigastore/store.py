@@ -61,8 +61,8 @@ class Store:
         self._native = _native.Store(url, token, create)
         self._token, self._create = token, create
         # Tells stores of different tokens apart, and is no secret.
-        secret = token if token is not None else os.environ.get("GIGASTORE_TOKEN", "")
-        self._identity = hashlib.sha256(secret.encode()).hexdigest()
+        secret = token if token is not None else os.environ.get("GIGASTORE_TOKEN")
+        self._identity = "" if secret is None else f"sha256:{hashlib.sha256(secret.encode()).hexdigest()[:16]}"
 
     @property
     def url(self) -> str:
@@ -70,7 +70,8 @@ class Store:
         return self._native.url
 
     def __repr__(self) -> str:
-        return f"gigastore.Store({self.url!r})"
+        # fsspec, and other caches, take two stores for one where this is the same.
+        return f"gigastore.Store({self.url!r}{self._identity and f', token={self._identity}'})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_again, (self.url, self._token, self._create))
