@@ -85,7 +85,15 @@ impl Failure {
 
     /// A program that was started failed, and said why.
     pub(crate) fn of_program(name: &str, exit: u8) -> Self {
-        Self::new(exit, "general", format!("{name} ended with exit code {exit}; what it said stands above"))
+        let code = match exit {
+            4 => "not_found",
+            5 => "unavailable",
+            6 => "denied",
+            7 => "integrity",
+            8 => "conflict",
+            _ => "general",
+        };
+        Self::new(exit, code, format!("{name} ended with exit code {exit}; what it said stands above"))
     }
 
     /// Adds what to do next.

@@ -56,6 +56,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(runtime) => runtime,
         Err(error) => return Failure::local("the runtime can't start", &error).report(globals.format),
     };
+    output::begin();
     let format = globals.format;
     let handles_signals = command.handles_signals();
     let ended = runtime.block_on(async {

@@ -50,6 +50,12 @@ static ENDED: AtomicBool = AtomicBool::new(false);
 /// Whether that was a failure.
 static LOST: AtomicBool = AtomicBool::new(false);
 
+/// Forgets what became of an earlier command of this process.
+pub(crate) fn begin() {
+    ENDED.store(false, Ordering::Relaxed);
+    LOST.store(false, Ordering::Relaxed);
+}
+
 /// Writes to stdout, as long as it takes anything. The command goes on in any case, so that its work is done and its
 /// exit code is that of its work; a reader that is gone has what it wanted.
 fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gigastore_client::checkpoint::export::ExportSpec;
 use gigastore_client::checkpoint::{Checkpoint as Opened, Wanted};
+use gigastore_client::transfer::sink::Sink;
 use gigastore_formats::name::Target;
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::boxes::TensorBox;
@@ -14,8 +15,9 @@ use gigastore_formats::wire::{Fault, FaultCode};
 use pyo3::prelude::*;
 
 use crate::error::{invalid, json, raise};
-use crate::memory::{Memory, sink};
+use crate::memory::{Memory, sinks};
 use crate::process::{OfProcess, Watched, wait, wait_quietly};
+use crate::released;
 use crate::store::{Store, bound};
 
 /// A tensor's name, offsets and sizes of a box of it, memory.
@@ -98,8 +100,10 @@ impl Checkpoint {
     #[pyo3(signature = (boxes, progress = None))]
     fn read(&self, py: Python<'_>, boxes: Vec<BoxGiven<'_>>, progress: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         let (opened, boxes) = (self.opened(py)?, wanted(py, boxes)?);
-        let watched = Watched::by(progress);
-        wait(py, &watched, opened.read(boxes, &watched.progress))
+        let (watched, sinks) = (Watched::by(progress), sinks_of(&boxes));
+        let read = wait(py, &watched, opened.read(boxes, &watched.progress));
+        close(py, &read, sinks);
+        read
     }
 
     #[pyo3(signature = (path, start = 0, end = None))]
@@ -133,22 +137,39 @@ impl Checkpoint {
         names: Vec<String>,
         overwrite: bool,
         progress: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<Vec<std::path::PathBuf>> {
+    ) -> PyResult<Vec<String>> {
         let opened = self.opened(py)?;
         let spec = ExportSpec { names, overwrite, ..ExportSpec::default() };
         let watched = Watched::by(progress);
-        Ok(wait(py, &watched, opened.export(&folder, &spec, &watched.progress))?.files)
+        let files = wait(py, &watched, opened.export(&folder, &spec, &watched.progress))?.files;
+        Ok(files.iter().map(|path| path.display().to_string()).collect())
     }
 }
 
 /// Returns what is wanted, with the memory of its objects.
 pub(crate) fn wanted(py: Python<'_>, boxes: Vec<BoxGiven<'_>>) -> PyResult<Vec<Wanted>> {
-    let one = |(name, area, memory): BoxGiven<'_>| {
+    let memory: Vec<_> = boxes.iter().map(|(.., memory)| memory).collect();
+    let sinks = sinks(py, &memory)?;
+    let one = |((name, area, _), sink): (BoxGiven<'_>, Arc<dyn Sink>)| {
         let area = area.map(|(offsets, sizes)| TensorBox::new(offsets, sizes)).transpose();
         let area = area.map_err(|error| invalid(py, format!("{name}: {error}")))?;
-        Ok(Wanted { kind: SliceKind::Tensor, name, area, sink: sink(&memory)? })
+        Ok(Wanted { kind: SliceKind::Tensor, name, area, sink })
     };
-    boxes.into_iter().map(one).collect()
+    boxes.into_iter().zip(sinks).map(one).collect()
+}
+
+/// Returns where the bytes go.
+pub(crate) fn sinks_of(boxes: &[Wanted]) -> Vec<Arc<dyn Sink>> {
+    boxes.iter().map(|one| Arc::clone(&one.sink)).collect()
+}
+
+/// Keeps what a restore that did not end well still does from the caller's memory.
+pub(crate) fn close<T>(py: Python<'_>, ended: &PyResult<T>, sinks: Vec<Arc<dyn Sink>>) {
+    if ended.is_err() {
+        py.detach(|| sinks.iter().for_each(|sink| sink.close()));
+    }
+    drop(sinks);
+    released::collect(py);
 }
 
 /// Returns a range of a file of `len` bytes; all of it where no end is given.

@@ -1,4 +1,4 @@
-//! Memory handed on by DLPack (dmlc/dlpack, `dlpack.h` 1.0): a capsule with the address, type and shape of a tensor.
+//! Memory handed on by DLPack (dmlc/dlpack, `dlpack.h` 1.1, which has the types of 8 bits and less): a capsule with the address, type and shape of a tensor.
 //!
 //! Must never free memory that a consumer still has: the capsule's structure keeps its object until its deleter runs.
 
@@ -79,9 +79,10 @@ pub(crate) fn capsule(py: Python<'_>, memory: Py<Memory>, versioned: bool) -> Py
     }
     let (data, dtype, flags) = (held.start(), data_type(held.dtype), if held.readonly() { READ_ONLY } else { 0 });
     let shape: Vec<i64> = held.shape.iter().map(|length| *length as i64).collect();
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1i64; shape.len()];
     for i in (1..shape.len()).rev() {
-        strides[i - 1] = strides[i] * shape[i].max(1);
+        // Only a tensor without elements can be longer than memory; its strides lead nowhere.
+        strides[i - 1] = strides[i].checked_mul(shape[i].max(1)).unwrap_or(1);
     }
     let mut context = Box::new(Context { shape, strides, _memory: memory });
     let tensor = Tensor {
@@ -97,7 +98,7 @@ pub(crate) fn capsule(py: Python<'_>, memory: Py<Memory>, versioned: bool) -> Py
     let (pointer, name) = if versioned {
         // SAFETY: it is called for this structure, whose context is the box above.
         let deleter = Some(ended::<ManagedVersioned> as unsafe extern "C" fn(_));
-        let made = ManagedVersioned { version: [1, 0], context, deleter, flags, tensor };
+        let made = ManagedVersioned { version: [1, 1], context, deleter, flags, tensor };
         (Box::into_raw(Box::new(made)).cast::<c_void>(), VERSIONED)
     } else {
         // SAFETY: as above.

@@ -16,7 +16,7 @@ use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::wire::{Fault, FaultCode};
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::PyBufferError;
+use pyo3::exceptions::{PyBufferError, PyMemoryError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
@@ -24,14 +24,26 @@ use pyo3::types::PyCapsule;
 use crate::dlpack;
 use crate::error::{invalid, parsed, raise};
 use crate::process::process;
+use crate::released;
 
 /// Memory from which on it comes in pages of its own: 2 MiB, one huge page; less would waste most of one.
 const PAGED_BYTES: usize = 2 << 20;
 
 /// Bytes of an object, whatever its elements are, for as long as the view is there.
-struct View {
-    buffer: PyUntypedBuffer,
+pub(crate) struct View {
+    /// Taken out only on drop.
+    buffer: Option<PyUntypedBuffer>,
     start: NonNull<u8>,
+    len: usize,
+    readonly: bool,
+}
+
+impl Drop for View {
+    /// Any thread may have the last part of a view, with the interpreter's lock or without, and at the interpreter's end:
+    /// what is not needed any more is given back by the next call that has the lock.
+    fn drop(&mut self) {
+        released::push(self.buffer.take());
+    }
 }
 
 // SAFETY: the address is that of the buffer, which the view keeps, and the buffer itself may go to any thread.
@@ -47,23 +59,24 @@ impl View {
         }
         // Memory of no bytes may have no address.
         let start = NonNull::new(buffer.buf_ptr().cast()).unwrap_or(NonNull::dangling());
-        Ok(Self { buffer, start })
+        let (len, readonly) = (buffer.len_bytes(), buffer.readonly());
+        Ok(Self { buffer: Some(buffer), start, len, readonly })
     }
 }
 
 impl AsRef<[u8]> for View {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: the buffer is contiguous, of so many bytes, and stays exported as long as `self`; whoever passes it
-        // was told not to change it meanwhile (a change is found by the hash, and is an error).
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.buffer.len_bytes()) }
+        // SAFETY: the buffer is contiguous, of so many bytes, and stays exported as long as `self`. Python code may write
+        // to it meanwhile, as to any memory that it shares; the client copies what it saves before it looks at it.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl AsMut<[u8]> for View {
     fn as_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `as_ref`; it is writable (`sink` saw to it), and whoever passes it was told to leave it alone
-        // until the call returns.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.buffer.len_bytes()) }
+        // SAFETY: as in `as_ref`; it is writable and no other view of the same call has a byte of it (`sinks` saw to
+        // both), and the sink that has it is closed before the call returns.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 
@@ -72,23 +85,43 @@ pub(crate) fn source(object: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     Ok(Bytes::from_owner(View::of(object)?))
 }
 
-/// Returns an object's memory, to be filled where it lies.
-pub(crate) fn sink(object: &Bound<'_, PyAny>) -> PyResult<Arc<dyn Sink>> {
+/// Returns memory of objects, to be filled where it lies; none may overlap another.
+pub(crate) fn sinks(py: Python<'_>, objects: &[&Bound<'_, PyAny>]) -> PyResult<Vec<Arc<dyn Sink>>> {
+    let views = objects.iter().map(|object| writable(object)).collect::<PyResult<Vec<View>>>()?;
+    apart(py, &views)?;
+    Ok(views.into_iter().map(|view| BufferSink::new(view) as Arc<dyn Sink>).collect())
+}
+
+fn writable(object: &Bound<'_, PyAny>) -> PyResult<View> {
     let view = View::of(object)?;
-    if view.buffer.readonly() {
+    if view.readonly {
         return Err(invalid(object.py(), "the memory to be filled is read-only"));
     }
-    Ok(BufferSink::new(view))
+    Ok(view)
+}
+
+/// Refuses memory that two would fill at once.
+fn apart(py: Python<'_>, views: &[View]) -> PyResult<()> {
+    let mut places: Vec<(usize, usize)> =
+        views.iter().filter(|view| view.len > 0).map(|view| (view.start.as_ptr() as usize, view.len)).collect();
+    places.sort_unstable();
+    if places.windows(2).any(|two| two[0].0 + two[0].1 > two[1].0) {
+        return Err(invalid(py, "two of the memories to be filled overlap: pass each of them once"));
+    }
+    Ok(())
 }
 
 /// Copies memory of many objects, one after another, into one: on several cores, past the caches.
 #[pyfunction]
 pub(crate) fn gather(py: Python<'_>, sources: Vec<Bound<'_, PyAny>>, into: &Bound<'_, PyAny>) -> PyResult<()> {
-    let mut into = View::of(into)?;
-    if into.buffer.readonly() {
-        return Err(invalid(py, "the memory to be filled is read-only"));
-    }
+    released::collect(py);
+    let mut into = writable(into)?;
     let sources = sources.iter().map(View::of).collect::<PyResult<Vec<View>>>()?;
+    let (start, end) = (into.start.as_ptr() as usize, into.start.as_ptr() as usize + into.len);
+    let inside = |view: &View| (view.start.as_ptr() as usize) < end && start < view.start.as_ptr() as usize + view.len;
+    if sources.iter().any(inside) {
+        return Err(invalid(py, "a source overlaps the destination"));
+    }
     let (actual, expected) = (sources.iter().map(|view| view.as_ref().len()).sum::<usize>(), into.as_mut().len());
     if actual != expected {
         return Err(invalid(py, format!("the sources have {actual} bytes, the destination {expected}")));
@@ -159,7 +192,8 @@ impl Memory {
             let mut lines = vec![Line([0; 64]); length.div_ceil(64)];
             (NonNull::new(lines.as_mut_ptr().cast()), Box::new(lines))
         } else {
-            let mut buffer = BufferPool::keeping(0).take(length)?;
+            let taken = BufferPool::keeping(0).take(length);
+            let mut buffer = taken.map_err(|error| PyMemoryError::new_err(format!("{length} bytes: {error}")))?;
             (NonNull::new(buffer.as_mut().as_mut_ptr()), Box::new(buffer))
         };
         let start = start.unwrap_or(NonNull::dangling());

@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::error::raise;
+use crate::released;
 
 /// How often a wait looks for Ctrl-C, and tells of progress: a tenth of a second is at once for people.
 const TICK: Duration = Duration::from_millis(100);
@@ -109,10 +110,11 @@ pub(crate) fn wait<'py, T: Send, E: gigastore_client::Coded + Send>(
     loop {
         let work = future.as_mut();
         let done = py.detach(|| process.runtime.block_on(async { tokio::time::timeout(TICK, work).await }));
+        released::collect(py);
         if let Ok(done) = done {
-            let done = done.map_err(|error| raise(py, &error))?;
-            watched.tell()?;
-            return Ok(done);
+            // What is done is done, whatever the callable makes of it.
+            watched.tell().unwrap_or_else(|error| error.write_unraisable(py, None));
+            return done.map_err(|error| raise(py, &error));
         }
         py.check_signals()?;
         watched.tell()?;

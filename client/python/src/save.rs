@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gigastore_client::checkpoint::asynchronous::{AsyncSaver, Busy, Outcome, Staging, StateLayout};
+use gigastore_client::checkpoint::asynchronous::{AsyncSaver, Begun, Busy, PendingSave, Staging, StateLayout};
 use gigastore_client::checkpoint::{Compression, SaveError, SaveSpec, Slice};
 use gigastore_client::transfer::source::SliceData;
 use gigastore_formats::name::{Name, Target};
@@ -27,15 +27,10 @@ type SliceGiven<'py> = (String, String, Vec<u64>, Vec<u64>, Vec<u64>, Bound<'py,
 type FileGiven<'py> = (String, Bound<'py, PyAny>);
 
 /// What all kinds of saves are told.
-#[derive(FromPyObject)]
 struct Options {
-    #[pyo3(item)]
     world_size: u32,
-    #[pyo3(item)]
     attempt: Option<String>,
-    #[pyo3(item)]
     tag: Option<String>,
-    #[pyo3(item)]
     deadline: f64,
 }
 
@@ -71,12 +66,12 @@ fn slices(py: Python<'_>, tensors: &[SliceGiven<'_>], files: &[FileGiven<'_>]) -
         let area =
             TensorBox::new(offsets.clone(), sizes.clone()).map_err(|error| refuse(format!("{name}: {error}")))?;
         let id = SliceId::tensor(name, dtype, shape, area).map_err(|error| refuse(error.to_string()))?;
-        Ok(Slice { id, data: SliceData::Memory(source(memory)?), replicas: replicas.clone() })
+        Ok(Slice { id, data: SliceData::Shared(source(memory)?), replicas: replicas.clone() })
     });
     let files = files.iter().map(|(path, memory)| {
         let data = source(memory)?;
         let id = SliceId::file(path, data.len() as u64).map_err(|error| refuse(error.to_string()))?;
-        Ok(Slice { id, data: SliceData::Memory(data), replicas: Vec::new() })
+        Ok(Slice { id, data: SliceData::Shared(data), replicas: Vec::new() })
     });
     tensors.chain(files).collect()
 }
@@ -179,8 +174,8 @@ impl Saver {
         wait_quietly(py, saver.reserve())
     }
 
-    /// Copies a state, and saves the copy. Returns seconds waited and seconds of the copy, or nothing where an earlier
-    /// save is under way and was not to be waited for.
+    /// Copies a state, and saves the copy. Returns seconds waited, seconds of the copy, and the save; or nothing where an
+    /// earlier save is under way and was not to be waited for.
     #[pyo3(signature = (
         target, step, tensors, files, *, world_size, attempt, metadata, tag, compress, dedup, deadline, wait
     ))]
@@ -200,7 +195,7 @@ impl Saver {
         dedup: bool,
         deadline: f64,
         wait: bool,
-    ) -> PyResult<Option<(f64, f64)>> {
+    ) -> PyResult<Option<(f64, f64, Pending)>> {
         let mut spec = spec(py, target, step, &Options { world_size, attempt, tag, deadline })?;
         spec.compress = compression(py, compress)?;
         (spec.metadata, spec.dedup) = (metadata, dedup);
@@ -210,10 +205,13 @@ impl Saver {
         let memory: Vec<&[u8]> = slices.iter().map(|slice| bytes_of(&slice.data)).collect();
         let busy = if wait { Busy::Wait } else { Busy::Skip };
         let saver = self.saver(py)?;
-        let outcome = wait_quietly(py, saver.save(spec, &layout, &memory, busy))?;
-        Ok(match outcome {
-            Outcome::Staged(times) => Some((times.waited.as_secs_f64(), times.copied.as_secs_f64())),
-            Outcome::Skipped { .. } => None,
+        let begun = wait_quietly(py, saver.begin(spec, &layout, &memory, busy))?;
+        Ok(match begun {
+            Begun::Staged(times, save) => {
+                let save = Pending { save: OfProcess::of(save) };
+                Some((times.waited.as_secs_f64(), times.copied.as_secs_f64(), save))
+            }
+            Begun::Skipped { .. } => None,
         })
     }
 
@@ -229,9 +227,25 @@ impl Saver {
     }
 }
 
+/// One save in the background.
+#[pyclass(module = "gigastore._native", frozen)]
+pub(crate) struct Pending {
+    save: OfProcess<PendingSave>,
+}
+
+#[pymethods]
+impl Pending {
+    /// Waits until it is done, and returns what was committed. A failure is told each time.
+    fn wait(&self, py: Python<'_>) -> PyResult<String> {
+        let elsewhere = "the save is another process's: wait for it there";
+        let save = self.save.get().ok_or_else(|| invalid(py, elsewhere))?;
+        json(py, &wait_quietly(py, save.wait())?)
+    }
+}
+
 fn bytes_of(data: &SliceData) -> &[u8] {
     match data {
-        SliceData::Memory(bytes) => bytes,
+        SliceData::Memory(bytes) | SliceData::Shared(bytes) => bytes,
         SliceData::File(_) => &[],
     }
 }

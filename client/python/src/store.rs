@@ -14,7 +14,7 @@ use gigastore_formats::wire::{CommitInfo, Depth, Fault, FaultCode, VerifyProgres
 use pyo3::prelude::*;
 use serde_json::json;
 
-use crate::checkpoint::{BoxGiven, Checkpoint, wanted};
+use crate::checkpoint::{BoxGiven, Checkpoint, close, sinks_of, wanted};
 use crate::dataset::Dataset;
 use crate::error::{invalid, json as told, parsed, raise};
 use crate::process::{OfProcess, Watched, process, wait, wait_quietly};
@@ -150,8 +150,10 @@ impl Store {
         progress: Option<Bound<'_, PyAny>>,
     ) -> PyResult<String> {
         let (client, target, boxes) = (self.client(py)?, parsed::<Target>(py, target)?, wanted(py, boxes)?);
-        let watched = Watched::by(progress);
-        told(py, &wait(py, &watched, client.restore(&target, boxes, &watched.progress))?)
+        let (watched, sinks) = (Watched::by(progress), sinks_of(&boxes));
+        let restored = wait(py, &watched, client.restore(&target, boxes, &watched.progress));
+        close(py, &restored, sinks);
+        told(py, &restored?)
     }
 }
 

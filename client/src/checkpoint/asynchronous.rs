@@ -49,6 +49,7 @@
 
 mod layout;
 mod ledger;
+mod pending;
 
 use std::fmt;
 use std::sync::Arc;
@@ -68,6 +69,7 @@ use crate::transfer::progress::Progress;
 use ledger::{Flight, Ledger, OnLost, Slot};
 
 pub use layout::StateLayout;
+pub use pending::PendingSave;
 
 /// Memory for states that are on their way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,6 +101,17 @@ pub enum Outcome {
     },
 }
 
+/// What became of a call, for a caller who will wait for this save and no other.
+pub enum Begun {
+    /// The state was copied, and is being saved.
+    Staged(StoodStill, PendingSave),
+    /// Nothing was done, as an earlier save is not done.
+    Skipped {
+        /// The step of that save, the oldest of them.
+        running: u64,
+    },
+}
+
 /// How long the caller stood still.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StoodStill {
@@ -109,7 +122,7 @@ pub struct StoodStill {
 }
 
 /// Why nothing was staged, or what became of an earlier save.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum AsyncSaveError {
     /// Another number of tensors than the layout has.
     #[error("the layout has {expected} slices, but {actual} were given")]
@@ -147,7 +160,7 @@ pub enum AsyncSaveError {
         bytes: u64,
         /// What the system said.
         #[source]
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// An earlier save failed. Nothing is visible of it.
     #[error("the save of {target} failed in the background")]
@@ -156,7 +169,7 @@ pub enum AsyncSaveError {
         target: String,
         /// Why.
         #[source]
-        source: SaveError,
+        source: Arc<SaveError>,
     },
     /// An earlier save ended without an answer. Whether it was committed, the store tells.
     #[error(
@@ -228,6 +241,20 @@ impl AsyncSaver {
         tensors: &[&[u8]],
         busy: Busy,
     ) -> Result<Outcome, AsyncSaveError> {
+        Ok(match self.begin(spec, layout, tensors, busy).await? {
+            Begun::Staged(times, _) => Outcome::Staged(times),
+            Begun::Skipped { running } => Outcome::Skipped { running },
+        })
+    }
+
+    /// As [`save`](Self::save), for a caller who will wait for this save and no other.
+    pub async fn begin(
+        &self,
+        spec: SaveSpec,
+        layout: &StateLayout,
+        tensors: &[&[u8]],
+        busy: Busy,
+    ) -> Result<Begun, AsyncSaveError> {
         self.ledger.surface()?;
         layout.check(tensors)?;
         let (actual, limit) = (layout.bytes(), self.staging.state_bytes);
@@ -238,7 +265,7 @@ impl AsyncSaver {
         let started = ambient.monotonic();
         let permit = match (Arc::clone(&self.slots).try_acquire_owned(), busy, self.ledger.oldest()) {
             (Ok(permit), _, _) => permit,
-            (Err(_), Busy::Skip, Some(running)) => return Ok(Outcome::Skipped { running }),
+            (Err(_), Busy::Skip, Some(running)) => return Ok(Begun::Skipped { running }),
             // Where no save is under way any more, its memory comes back at once.
             (Err(_), Busy::Skip, None) | (Err(_), Busy::Wait, _) => self.slots(1).await,
         };
@@ -253,14 +280,15 @@ impl AsyncSaver {
         phases.took(Phase::Stage, actual, begin);
         let copied = ambient.monotonic().saturating_sub(begin);
         let target = format!("{}/{}@{}", spec.project, spec.run, spec.step);
-        let flight = Flight::new(target, Arc::clone(&self.ledger), Arc::clone(&slot));
+        let (pending, told) = PendingSave::new(Arc::clone(&self.ledger), target.clone());
+        let flight = Flight::new(target, Arc::clone(&self.ledger), Arc::clone(&slot), told);
         let staged = Bytes::from_owner(Staged { buffer, _slot: slot });
         let (store, rank, layout) = (self.store.clone(), self.rank, layout.clone());
         self.store.ambient.spawn(Box::pin(async move {
             let mut flight = flight;
             flight.outcome = Some(save(store, phases, rank, spec, layout.cut(staged)).await);
         }));
-        Ok(Outcome::Staged(StoodStill { waited, copied }))
+        Ok(Begun::Staged(StoodStill { waited, copied }, pending))
     }
 
     /// Waits until no save is under way. Returns a failure that nobody was told of; call again where there may be more.
@@ -291,7 +319,8 @@ impl AsyncSaver {
     fn buffer(&self) -> Result<Buffer, AsyncSaveError> {
         let bytes = self.staging.state_bytes;
         let len = usize::try_from(bytes).map_err(std::io::Error::other);
-        len.and_then(|len| self.pool.take(len)).map_err(|source| AsyncSaveError::Memory { bytes, source })
+        len.and_then(|len| self.pool.take(len))
+            .map_err(|source| AsyncSaveError::Memory { bytes, source: Arc::new(source) })
     }
 }
 

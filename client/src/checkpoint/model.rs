@@ -321,7 +321,7 @@ impl LocalModel {
 
 fn source_of(data: &SliceData) -> String {
     match data {
-        SliceData::Memory(_) => "memory".to_owned(),
+        SliceData::Memory(_) | SliceData::Shared(_) => "memory".to_owned(),
         SliceData::File(region) => region.path().display().to_string(),
     }
 }

@@ -20,7 +20,7 @@ impl Coded for AsyncSaveError {
 
     fn behind(&self) -> Option<&dyn Coded> {
         match self {
-            Self::Failed { source, .. } => Some(source),
+            Self::Failed { source, .. } => Some(&**source),
             Self::Slices { .. }
             | Self::Length { .. }
             | Self::TooLarge { .. }

@@ -1,7 +1,7 @@
 //! Where the bytes of a restore go: buffers of the caller, or a local file.
 //!
-//! Sinks are owned while a restore runs and given back after it, so that a cancelled restore can never write into
-//! memory that its caller has taken back. Memory is lent out to be filled where it lies, by as many threads as like,
+//! Sinks are owned while a restore runs and given back after it; one that fails or is cancelled may have threads at work
+//! still, which [`Sink::close`] keeps from memory that its caller wants back. Memory is lent out to be filled where it lies, by as many threads as like,
 //! each a part that nobody else has. Must never be left with bytes that were not verified: whoever fills lent memory
 //! clears what does not match.
 
@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Takes bytes at positions, from any thread.
 pub trait Sink: Send + Sync + 'static {
@@ -34,6 +34,10 @@ pub trait Sink: Send + Sync + 'static {
         let _ = (offset, len);
         None
     }
+
+    /// Takes no more bytes, and waits until nobody has a part of the memory: after it the caller has it for itself,
+    /// whatever threads of a restore that failed or was cancelled still do.
+    fn close(&self) {}
 }
 
 /// A buffer of the caller: a `Vec<u8>`, a mapped file, memory of another runtime.
@@ -100,6 +104,10 @@ impl<B: AsMut<[u8]> + Send + 'static> Sink for BufferSink<B> {
         let memory = unsafe { std::slice::from_raw_parts_mut(self.start.add(region.start), len) };
         Some(Lent { memory, _claim: claim })
     }
+
+    fn close(&self) {
+        self.lent.close();
+    }
 }
 
 /// Memory of a sink that nobody else has; given back when dropped.
@@ -124,7 +132,16 @@ impl DerefMut for Lent<'_> {
 
 /// Regions of one buffer that are lent out: as many as there are threads at work, so that a look at all is short.
 #[derive(Default)]
-struct Regions(Mutex<Vec<Range<usize>>>);
+struct Regions {
+    lent: Mutex<Lending>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Lending {
+    regions: Vec<Range<usize>>,
+    closed: bool,
+}
 
 struct Claim<'s> {
     regions: &'s Regions,
@@ -134,23 +151,34 @@ struct Claim<'s> {
 impl Regions {
     fn claim(&self, region: Range<usize>) -> Option<Claim<'_>> {
         let mut lent = self.lock();
-        if lent.iter().any(|other| region.start < other.end && other.start < region.end) {
+        if lent.closed || lent.regions.iter().any(|other| region.start < other.end && other.start < region.end) {
             return None;
         }
-        lent.push(region.clone());
+        lent.regions.push(region.clone());
         Some(Claim { regions: self, region })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Range<usize>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn close(&self) {
+        let mut lent = self.lock();
+        lent.closed = true;
+        while !lent.regions.is_empty() {
+            lent = self.returned.wait(lent).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lending> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut lent = self.regions.lock();
-        if let Some(at) = lent.iter().position(|region| *region == self.region) {
-            lent.swap_remove(at);
+        if let Some(at) = lent.regions.iter().position(|region| *region == self.region) {
+            lent.regions.swap_remove(at);
+        }
+        if lent.closed {
+            self.regions.returned.notify_all();
         }
     }
 }
@@ -196,6 +224,21 @@ mod tests {
         drop((first, second));
         sink.write_at(0, b"ab").unwrap();
         assert_eq!(sink.into_inner().unwrap(), [b'a', b'b', 7, 7, 7, 7, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_closed_waits_for_what_is_lent_and_takes_no_more() {
+        let sink = BufferSink::new(vec![0; 8]);
+        let mut lent = sink.lend(0, 4).unwrap();
+        let closing = Arc::clone(&sink);
+        let closed = std::thread::spawn(move || closing.close());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!closed.is_finished(), "somebody has a part of it");
+        lent.fill(1);
+        drop(lent);
+        closed.join().unwrap();
+        assert!(sink.lend(4, 4).is_none() && sink.write_at(4, b"x").is_err());
+        assert_eq!(sink.into_inner().unwrap(), [1, 1, 1, 1, 0, 0, 0, 0]);
     }
 
     #[test]

@@ -18,6 +18,9 @@ use bytes::Bytes;
 pub enum SliceData {
     /// In memory. The bytes must not change while the save runs.
     Memory(Bytes),
+    /// In memory that somebody else can write to, as that of another runtime. It is copied, a pack at a time, before it is
+    /// hashed: what is stored is what was hashed, whatever is written there meanwhile.
+    Shared(Bytes),
     /// In a local file.
     File(FileRegion),
 }
@@ -181,7 +184,7 @@ impl SliceData {
     /// Returns the bytes.
     pub fn len(&self) -> u64 {
         match self {
-            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Memory(bytes) | Self::Shared(bytes) => bytes.len() as u64,
             Self::File(region) => region.len,
         }
     }
@@ -198,6 +201,7 @@ impl SliceData {
     pub fn part(&self, offset: u64, len: u64) -> Self {
         match self {
             Self::Memory(bytes) => Self::Memory(bytes.slice(offset as usize..(offset + len) as usize)),
+            Self::Shared(bytes) => Self::Shared(bytes.slice(offset as usize..(offset + len) as usize)),
             Self::File(region) => {
                 assert!(offset + len <= region.len, "a part lies inside its region");
                 Self::File(FileRegion { file: Arc::clone(&region.file), offset: region.offset + offset, len })
@@ -215,7 +219,7 @@ impl SliceData {
     /// Fills `into` from `offset` on.
     pub(crate) fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
         match self {
-            Self::Memory(bytes) => {
+            Self::Memory(bytes) | Self::Shared(bytes) => {
                 into.copy_from_slice(&bytes[offset as usize..offset as usize + into.len()]);
                 Ok(())
             }
@@ -226,7 +230,7 @@ impl SliceData {
     /// Checks that a file still looks as it did when it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<(), SourceError> {
         match self {
-            Self::Memory(_) => Ok(()),
+            Self::Memory(_) | Self::Shared(_) => Ok(()),
             Self::File(region) => region.file.check_unchanged(),
         }
     }

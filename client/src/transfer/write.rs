@@ -166,17 +166,17 @@ impl Writer {
         self.phases.timed(Phase::Hash, bytes, trees(&*self.store.ambient, GroupSize::Tensor, contents)).await
     }
 
-    /// Reads slices that are in files into one buffer; those in memory stay where they are.
+    /// Reads slices into one buffer; those in memory that nobody writes to stay where they are.
     async fn load(&self, slices: &[(SliceId, SliceData)], bytes: u64) -> Result<Vec<Bytes>, WriteError> {
-        let in_file = |data: &SliceData| matches!(data, SliceData::File(_));
-        let needed: u64 = slices.iter().filter(|(_, data)| in_file(data)).map(|(_, data)| data.len()).sum();
+        let stays = |data: &SliceData| matches!(data, SliceData::Memory(_));
+        let needed: u64 = slices.iter().filter(|(_, data)| !stays(data)).map(|(_, data)| data.len()).sum();
         let sources: Vec<SliceData> = slices.iter().map(|(_, data)| data.clone()).collect();
         let (pool, begin) = (self.pool.clone(), self.store.ambient.monotonic());
         let read = self.store.ambient.computed(move || {
             let memory = |source| WriteError::Memory { bytes, source };
             let mut buffer = pool.take(needed as usize).map_err(memory)?;
             let mut free = buffer.as_mut();
-            for data in sources.iter().filter(|data| in_file(data)) {
+            for data in sources.iter().filter(|data| !stays(data)) {
                 let (part, rest) = free.split_at_mut(data.len() as usize);
                 data.read_at(0, part)?;
                 free = rest;
@@ -184,7 +184,7 @@ impl Writer {
             let mut loaded = buffer.freeze();
             let contents = sources.into_iter().map(|data| match data {
                 SliceData::Memory(bytes) => bytes,
-                SliceData::File(_) => loaded.split_to(data.len() as usize),
+                SliceData::Shared(_) | SliceData::File(_) => loaded.split_to(data.len() as usize),
             });
             Ok::<Vec<Bytes>, WriteError>(contents.collect())
         });
@@ -241,7 +241,7 @@ impl Writer {
         let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }])?;
         let bytes = match data {
             SliceData::Memory(bytes) => PackBytes::Hashed(with_pads(&header, vec![vec![bytes]])),
-            SliceData::File(_) => PackBytes::Reread(self.pieces(data)),
+            SliceData::Shared(_) | SliceData::File(_) => PackBytes::Reread(self.pieces(data)),
         };
         self.put(&header, head, bytes, &decided).await?;
         Ok(rows_of(&header).pop().expect("a pack of one slice has one row"))

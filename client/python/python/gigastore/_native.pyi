@@ -5,11 +5,12 @@ Descriptions come as JSON text, tensors as buffers: neither torch nor numpy is n
 """
 
 from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import final
 
 from typing_extensions import Buffer
 
-__all__ = ["Batches", "Checkpoint", "Dataset", "Memory", "Saver", "Store", "__version__", "gather", "main"]
+__all__ = ["Batches", "Checkpoint", "Dataset", "Memory", "Pending", "Saver", "Store", "__version__", "gather", "main"]
 
 # name, dtype as safetensors names it, global shape, global offsets, sizes, bytes, ranks that hold the same box
 _Slice = tuple[str, str, Sequence[int], Sequence[int], Sequence[int], Buffer, Sequence[int]]
@@ -74,7 +75,7 @@ class Checkpoint:
     def read_file(self, path: str, start: int = 0, end: int | None = None) -> Memory: ...
     def read_files(self, paths: Sequence[str]) -> list[Memory]: ...
     def export(
-        self, folder: str, names: Sequence[str], overwrite: bool, progress: _Progress | None = None
+        self, folder: str | PathLike[str], names: Sequence[str], overwrite: bool, progress: _Progress | None = None
     ) -> list[str]: ...
 
 @final
@@ -114,13 +115,19 @@ class Saver:
         dedup: bool,
         deadline: float,
         wait: bool,
-    ) -> tuple[float, float] | None: ...
+    ) -> tuple[float, float, Pending] | None: ...
     def wait(self) -> None: ...
     def newest(self) -> str | None: ...
 
 @final
+class Pending:
+    """One save in the background."""
+
+    def wait(self) -> str: ...
+
+@final
 class Memory(Buffer):
-    """Memory that is page-aligned, in huge pages where there are any, and used again."""
+    """Memory of ours: page-aligned and in huge pages from 2 MiB on, else aligned to 64 bytes."""
 
     def __new__(cls, length: int, dtype: str = "U8", shape: Sequence[int] | None = None) -> Memory: ...
     def __len__(self) -> int: ...

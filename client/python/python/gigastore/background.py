@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from .info import CommitInfo
+from .info import CommitInfo, committed
 
 if TYPE_CHECKING:
     from .store import Store
@@ -23,17 +23,16 @@ __all__ = ["PendingSave", "save", "wait"]
 
 
 class PendingSave:
-    """A save in the background. What fails in it is raised by `wait`, or by the next save of the same run and rank."""
+    """A save in the background. What fails in it is raised by `wait`, or else by the next save of the same run and rank."""
 
-    def __init__(self, saver: _native.Saver, store: Store, target: str, stood_still: tuple[float, float]) -> None:
-        self._saver, self._store, self.target = saver, store, target
+    def __init__(self, target: str, waited: float, copied: float, pending: _native.Pending) -> None:
+        self.target, self._pending = target, pending
         #: Seconds that the caller waited for an earlier save, and seconds of the copy.
-        self.waited, self.copied = stood_still
+        self.waited, self.copied = waited, copied
 
     def wait(self) -> CommitInfo:
-        """Waits until it is committed, and returns what was."""
-        self._saver.wait()
-        return self._store.resolve(self.target)
+        """Waits until it is committed, and returns what was; raises what went wrong, each time it is asked."""
+        return committed(self.target, self._pending.wait())
 
 
 class _Slot:
@@ -83,10 +82,10 @@ def save(
         return None
     try:
         saver = slot.fit(store._native, store._identity, rank, need)
-        stood_still = saver.save(target, step, slices, files, wait=not skip, **options)
+        begun = saver.save(target, step, slices, files, wait=not skip, **options)
     finally:
         slot.turn.release()
-    return None if stood_still is None else PendingSave(saver, store, f"{target}@{step}", stood_still)
+    return None if begun is None else PendingSave(f"{target}@{step}", *begun)
 
 
 def wait(url: str) -> None:

@@ -5,11 +5,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::channel::oneshot;
 use gigastore_formats::wire::Committed;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::save::SaveError;
 use super::AsyncSaveError;
+use super::pending::Outcome;
 
 /// What takes failures that nobody asked for.
 pub(super) type OnLost = Arc<dyn Fn(&AsyncSaveError) + Send + Sync>;
@@ -43,21 +45,30 @@ pub(super) struct Flight {
     ledger: Arc<Ledger>,
     pub(super) outcome: Option<Result<Committed, SaveError>>,
     _slot: Arc<Slot>,
+    told: Option<oneshot::Sender<Outcome>>,
 }
 
 impl Flight {
-    pub(super) fn new(target: String, ledger: Arc<Ledger>, slot: Arc<Slot>) -> Self {
-        Self { target, ledger, outcome: None, _slot: slot }
+    pub(super) fn new(target: String, ledger: Arc<Ledger>, slot: Arc<Slot>, told: oneshot::Sender<Outcome>) -> Self {
+        Self { target, ledger, outcome: None, _slot: slot, told: Some(told) }
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         let target = std::mem::take(&mut self.target);
-        match self.outcome.take() {
-            Some(Ok(committed)) => self.ledger.entries().newest = Some(committed),
-            Some(Err(source)) => self.ledger.failed(AsyncSaveError::Failed { target, source }),
-            None => self.ledger.failed(AsyncSaveError::CutOff { target }),
+        let outcome = match self.outcome.take() {
+            Some(Ok(committed)) => Ok(committed),
+            Some(Err(source)) => Err(AsyncSaveError::Failed { target, source: Arc::new(source) }),
+            None => Err(AsyncSaveError::CutOff { target }),
+        };
+        match &outcome {
+            Ok(committed) => self.ledger.entries().newest = Some(committed.clone()),
+            Err(error) => self.ledger.failed(error.clone()),
+        }
+        if let Some(told) = self.told.take() {
+            // Where nobody waits for this save, the ledger tells what failed.
+            let _ = told.send(outcome);
         }
     }
 }
@@ -91,6 +102,16 @@ impl Ledger {
     /// Returns a failure that nobody was told of, and forgets it.
     pub(super) fn surface(&self) -> Result<(), AsyncSaveError> {
         self.entries().failures.pop_front().map_or(Ok(()), Err)
+    }
+
+    /// Forgets a failure that somebody was told of.
+    pub(super) fn told(&self, error: &AsyncSaveError) {
+        let is_other = |other: &AsyncSaveError| match (other, error) {
+            (AsyncSaveError::Failed { source: a, .. }, AsyncSaveError::Failed { source: b, .. }) => !Arc::ptr_eq(a, b),
+            (AsyncSaveError::CutOff { target: a }, AsyncSaveError::CutOff { target: b }) => a != b,
+            _ => true,
+        };
+        self.entries().failures.retain(is_other);
     }
 
     /// Returns the oldest step whose buffer is in use.

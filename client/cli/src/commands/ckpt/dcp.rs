@@ -3,16 +3,26 @@
 //! Must never say that it went well where the other program did not.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use gigastore_formats::name::Target;
+use serde_json::Value;
 
 use crate::context::Globals;
 use crate::failure::Failure;
+use crate::output::{say, say_json};
 
 /// The variable that names the interpreter with the package; the command that pip installs sets it to its own.
 const PYTHON: &str = "GIGASTORE_PYTHON";
+
+/// Ends with 0 where both packages can be imported; imports neither, as that takes seconds.
+const IS_THERE: &str = "from importlib.util import find_spec as f; exit(not (f('gigastore') and f('torch')))";
+
+/// How often it is looked whether the program has ended: its answer is a line, so that nobody has to read meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Saves a folder of DCP's as a checkpoint.
 pub(super) async fn import(
@@ -37,23 +47,69 @@ pub(super) async fn export(globals: &Globals, target: &Target, folder: &Path) ->
 
 async fn run(globals: &Globals, arguments: Vec<OsString>) -> Result<(), Failure> {
     let python = std::env::var_os(PYTHON).unwrap_or_else(|| "python3".into());
+    let there = Started::spawn(Command::new(&python).args(["-c", IS_THERE]))?.ended().await?;
+    if !there.success() {
+        let text = format!("{} has no gigastore or no torch, which read DCP's files", python.display());
+        let hint = format!("pip install both for it, or name an interpreter that has them in {PYTHON}");
+        return Err(Failure::general(text).with_hint(hint));
+    }
     let mut command = Command::new(&python);
     command.args(["-m", "gigastore.torch"]).args(arguments).args(["--store", globals.url()?]);
-    let hint = format!(
-        "DCP's files are read by PyTorch: install Gigastore's Python package and torch for {}, or name an interpreter \
-         that has them in {PYTHON}",
-        python.display()
-    );
-    let broken = |error: &dyn std::fmt::Display| {
-        Failure::local(&format!("{} can't be started", python.display()), error).with_hint(hint.as_str())
-    };
-    // Ctrl-C reaches the program as it reaches this one.
-    let ended = tokio::task::spawn_blocking(move || command.status()).await.map_err(|error| broken(&error))?;
-    let status = ended.map_err(|error| broken(&error))?;
-    match status.code() {
-        Some(0) => Ok(()),
-        // What went wrong was said by the program itself.
-        Some(code) => Err(Failure::of_program("gigastore.torch", u8::try_from(code).unwrap_or(1)).with_hint(hint)),
-        None => Err(Failure::general(format!("gigastore.torch was ended: {status}"))),
+    let mut program = Started::spawn(command.stdout(Stdio::piped()))?;
+    let status = program.ended().await?;
+    if !status.success() {
+        let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+        return Err(Failure::of_program("gigastore.torch", code));
+    }
+    let told: Value = program.told()?;
+    if globals.json() {
+        say_json(&told);
+    } else if let Some(told) = told.as_object() {
+        let told: Vec<String> = told.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        say(&told.join(", "));
+    }
+    Ok(())
+}
+
+/// A program that was started; killed where nobody waits for it any more, as at Ctrl-C. What it had sent is found by the
+/// next try.
+struct Started(Child);
+
+impl Started {
+    fn spawn(command: &mut Command) -> Result<Self, Failure> {
+        let child = command.stdin(Stdio::null()).spawn().map_err(|error| {
+            let hint = format!("name an interpreter that has gigastore and torch in {PYTHON}");
+            let program = Path::new(command.get_program()).display().to_string();
+            Failure::local(&format!("{program} can't be started"), &error).with_hint(hint)
+        })?;
+        Ok(Self(child))
+    }
+
+    /// Waits until it has ended.
+    async fn ended(&mut self) -> Result<ExitStatus, Failure> {
+        loop {
+            let ended = self.0.try_wait().map_err(|error| Failure::local("a program can't be waited for", &error))?;
+            match ended {
+                Some(status) => return Ok(status),
+                None => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Returns the line of JSON that it told.
+    fn told(&mut self) -> Result<Value, Failure> {
+        let mut text = String::new();
+        if let Some(mut stdout) = self.0.stdout.take() {
+            stdout.read_to_string(&mut text).map_err(|error| Failure::local("a program's answer", &error))?;
+        }
+        serde_json::from_str(&text).map_err(|error| Failure::local("a program's answer is no JSON", &error))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // Nothing is left to be done where it has ended, or can't be ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

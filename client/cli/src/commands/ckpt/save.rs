@@ -172,6 +172,9 @@ impl Save {
             would(globals.format, &format!("save the DCP checkpoint {} as {}", folder.display(), self.to));
             return Ok(());
         }
+        if self.compress == Some(When::Auto) {
+            return Err(Failure::usage("--from-dcp knows --compress, not --compress=auto"));
+        }
         let tag = self.tag.as_ref().map(Name::as_str);
         dcp::import(globals, folder, &self.to, tag, self.compress.is_some()).await
     }
