@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gigastore
+import jax
 import numpy as np
 import pytest
 import torch
@@ -316,6 +317,40 @@ DESTINATIONS: dict[str, Callable[[], Any]] = {
     "no tensor": lambda: [0.0] * 4,
     "16": lambda: bytearray(15),
 }
+
+
+class Copying:
+    """An array of some framework that tells numpy its values by a copy."""
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray[Any, Any]:
+        return np.zeros(4, np.float32)
+
+
+def test_what_only_tells_its_values_is_not_filled(store: Store) -> None:
+    store.save("demo/run", 1, {"scalar": np.float32(7), "w": W})
+    checkpoint = store.checkpoint("demo/run")
+    cases: list[tuple[str, Any, Any]] = [
+        ("scalar", ([], []), np.float32(0)),
+        ("w", ([0], [4]), Copying()),
+        ("w", ([0], [4]), jax.numpy.zeros(4, np.float32)),
+    ]
+    for name, box, into in cases:
+        with pytest.raises(InvalidError, match="filled|read-only"):
+            checkpoint.load(into={name: into})
+        with pytest.raises(InvalidError, match="filled|read-only"):
+            checkpoint.slice(name, box, into=into)
+
+
+@pytest.mark.parametrize("view", [lambda one: one.conj(), lambda one: one.conj().imag], ids=["conjugate", "negative"])
+def test_views_of_other_values_are_not_filled(store: Store, view: Callable[[Any], Any]) -> None:
+    memory = torch.zeros(1, dtype=torch.complex64)
+    store.save("demo/run", 1, {"w": view(torch.ones(1, dtype=torch.complex64) * 1j)})
+    checkpoint, into = store.checkpoint("demo/run"), view(memory)
+    with pytest.raises(InvalidError, match="resolve_conj"):
+        checkpoint.load(into={"w": into})
+    with pytest.raises(InvalidError, match="resolve_conj"):
+        checkpoint.slice("w", ([0], [1]), into=into)
+    assert memory == 0
 
 
 @pytest.mark.parametrize("problem", DESTINATIONS)

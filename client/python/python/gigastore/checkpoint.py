@@ -163,7 +163,7 @@ class Checkpoint:
 
 def _destination(name: str, tensor: Any, dtype: str, shape: Sequence[int]) -> Any:
     """Returns the memory of a tensor that is to be filled, which must be what the checkpoint has."""
-    memory, actual, actual_shape = memory_of(name, tensor)
+    memory, actual, actual_shape = memory_of(name, tensor, filled=True)
     if actual is not None and actual != dtype:
         raise InvalidError(f"{name} is {dtype} in the checkpoint, and {actual} where it should go")
     if actual_shape is not None and tuple(actual_shape) != tuple(shape):

@@ -130,15 +130,21 @@ def empty(dtype: str, shape: Sequence[int], device: Any = None) -> tuple[Any, An
     return flat.view(kind).reshape(shape), memory
 
 
-def memory_of(name: str, tensor: Any) -> tuple[Any, str | None, tuple[int, ...] | None]:
+def memory_of(
+    name: str, tensor: Any, *, filled: bool = False
+) -> tuple[Any, str | None, tuple[int, ...] | None]:
     """Returns a tensor's memory, the name of its type, and its shape; type and shape are `None` where it is mere bytes.
 
     Refuses what has no bytes of its own, or not in row-major order: copying it unasked would double the memory of a job.
+    Where it is to be `filled` it is the tensor's very memory: what only tells its values by a copy is refused.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
-        return _memory_of_torch(torch, name, tensor)
+        return _memory_of_torch(torch, name, tensor, filled)
     if isinstance(tensor, (np.ndarray, np.generic)):
+        if filled and isinstance(tensor, np.generic):
+            text = f"{name}: a scalar of numpy can't be filled"
+            raise InvalidError(text, hint=f"pass numpy.zeros((), numpy.{tensor.dtype})")
         tensor = np.asarray(tensor)
         dtype = _FROM_NUMPY.get(tensor.dtype.name)
         if dtype is None or not tensor.dtype.isnative:
@@ -149,16 +155,17 @@ def memory_of(name: str, tensor: Any) -> tuple[Any, str | None, tuple[int, ...] 
     try:
         view = memoryview(tensor)
     except TypeError:
-        if hasattr(tensor, "__array__"):
+        if hasattr(tensor, "__array__") and not filled:
             return memory_of(name, np.asarray(tensor))
         text = f"{name}: a {type(tensor).__module__}.{type(tensor).__qualname__} is no tensor"
+        text += " whose memory can be filled" if filled else ""
         raise InvalidError(text, hint="expected torch.Tensor, numpy.ndarray, gigastore.Slice, or bytes") from None
     if not view.c_contiguous:
         raise InvalidError(f"{name}: the buffer is not contiguous")
     return view.cast("B") if view.nbytes else b"", None, None
 
 
-def _memory_of_torch(torch: Any, name: str, tensor: Any) -> tuple[Any, str, tuple[int, ...]]:
+def _memory_of_torch(torch: Any, name: str, tensor: Any, filled: bool) -> tuple[Any, str, tuple[int, ...]]:
     if hasattr(tensor, "device_mesh"):
         raise InvalidError(f"{name}: a DTensor is a part of a tensor", hint="save it with gigastore.torch")
     if tensor.is_nested:
@@ -184,6 +191,9 @@ def _memory_of_torch(torch: Any, name: str, tensor: Any) -> tuple[Any, str, tupl
         shape = (*shape[:-1], shape[-1] * 2)
     tensor = tensor.detach()
     if tensor.is_neg() or tensor.is_conj():
+        if filled:
+            text = f"{name}: the tensor is a view whose values are conjugate, or negative, to those in memory"
+            raise InvalidError(text, hint="pass tensor.resolve_conj().resolve_neg()")
         tensor = tensor.resolve_neg().resolve_conj()
     if tensor.numel() == 0:
         # Memory of no bytes may be filled with nothing.
