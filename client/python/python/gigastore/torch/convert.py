@@ -40,13 +40,13 @@ from torch.distributed.checkpoint.planner import (
 )
 
 from ..checkpoint import Checkpoint, Wanted
-from ..errors import ConflictError, InvalidError
+from ..errors import ConflictError, GigastoreError, InvalidError, StoreWriteError
 from ..info import CommitInfo
 from ..store import Store
 from ..tensors import Slice, empty
 from . import objects
 from .layout import stored_box, stored_dtype, structure_file, torch_shape
-from .pickled import FolderReader
+from .pickled import FolderReader, reading
 from .reader import describe, value_of, value_path
 from .writer import step_of
 
@@ -83,12 +83,15 @@ def import_dcp(
     run, step = step_of(target)
     reader = FolderReader(folder)
     description = reader.read_metadata()
-    shares = list(_shares(description.state_dict_metadata))
-    path, structure = structure_file(description.planner_data)
+    with reading(lambda: Path(folder) / ".metadata"):
+        shares = list(_shares(description.state_dict_metadata))
+        path, structure = structure_file(description.planner_data)
     attempt = secrets.token_hex(8)
     for rank, share in enumerate(shares):
         planner = _Taken(description)
-        reader.read_data(planner.plan(share), planner).wait()
+        with reading(lambda: Path(folder) / ".metadata"):
+            plan = planner.plan(share)
+        reader.read_data(plan, planner).wait()
         files = {path: structure} if rank == 0 else {}
         files.update(_value_file(name, data) for name, data in planner.values.items())
         store.save(
@@ -115,10 +118,26 @@ def export_dcp(store: Store | str, target: str, folder: str | os.PathLike[str]) 
     """
     store = Store(store, create=False) if isinstance(store, str) else store
     checkpoint = store.checkpoint(target)
-    path = Path(folder)
+    description, left_out = describe(checkpoint)
+    if left_out:
+        raise InvalidError(
+            f"{checkpoint.target}: torch {torch.__version__} has no type for the elements of {', '.join(left_out)}",
+            hint="a newer torch may have; gigastore ckpt restore writes them as safetensors files",
+        )
+    try:
+        return _export(checkpoint, description, Path(folder))
+    except OSError as error:
+        if isinstance(error, GigastoreError):
+            raise
+        hint = "name a folder that is not there yet, where there is room"
+        raise StoreWriteError(f"{folder} can't be written: {error}", object=str(folder), hint=hint) from error
+
+
+def _export(checkpoint: Checkpoint, description: Metadata, path: Path) -> list[str]:
+    if path.exists() and not path.is_dir():
+        raise ConflictError(f"{path} is no folder", hint="name a folder that is not there yet")
     if path.exists() and any(path.iterdir()):
         raise ConflictError(f"{path} is not empty", hint="name a folder that is not there yet")
-    description = describe(checkpoint)
     for name, entry in description.state_dict_metadata.items():
         if isinstance(entry, TensorStorageMetadata):
             entry.chunks = _saved_chunks(checkpoint, name)
@@ -213,11 +232,12 @@ class _Taken(LoadPlanner):
 
 def _value_file(name: str, data: bytes) -> tuple[str, bytes]:
     """Returns path and content of the file for a value: JSON where torch reads the value without its pickle."""
-    try:
-        value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return objects.path_of(name, ".json"), objects.encode(name, value)
-    except (pickle.UnpicklingError, objects.NotPlain):
-        return objects.path_of(name, ".pt"), data
+    with reading(lambda: f"the value of {name}"):
+        try:
+            value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return objects.path_of(name, ".json"), objects.encode(name, value)
+        except (pickle.UnpicklingError, objects.NotPlain):
+            return objects.path_of(name, ".pt"), data
 
 
 def _saved_chunks(checkpoint: Checkpoint, name: str) -> list[ChunkStorageMetadata]:

@@ -97,10 +97,19 @@ def paths_of(names: Iterable[str], structures: Mapping[str, bytes]) -> dict[str,
     for file, text in structures.items():
         try:
             parsed = json.loads(text)
-            version, paths = parsed["version"], parsed["paths"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise IntegrityError(f"{file} is no structure of a state dict: {error}", object=file) from error
+            version = parsed["version"]
+            paths = {name: _path(path) for name, path in parsed["paths"].items()} if version == 1 else {}
+        except Exception as error:
+            # The text is verified, but who wrote it may have written anything.
+            said = f"{type(error).__name__}: {error}"
+            raise IntegrityError(f"{file} is no structure of a state dict: {said}", object=file) from error
         if version != 1:
             raise InvalidError(f"{file} has version {version}, this package knows 1", hint="install a newer gigastore")
-        found.update({name: tuple(path) for name, path in paths.items() if name in found})
+        found.update({name: path for name, path in paths.items() if name in found})
     return found
+
+
+def _path(parts: Any) -> tuple[str | int, ...]:
+    if type(parts) is not list or not parts or not all(type(part) in (str, int) for part in parts):
+        raise ValueError(f"{parts!r} is no path, which is made of names and indices")
+    return tuple(parts)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +60,19 @@ class _Piece:
         return self.into.numel() * self.dtype.itemsize
 
 
+class _Load(threading.local):
+    """One load, from `read_metadata` to `read_data`: DCP runs all of it in one thread, others in theirs."""
+
+    def __init__(self) -> None:
+        #: What `reset` named for the next load.
+        self.named: str | None = None
+        self.target: str | None = None
+        self.checkpoint: Checkpoint | None = None
+        self.failed: Exception | None = None
+        #: Memory that boxes pass through; it stays for the next load.
+        self.area = HostArea()
+
+
 class StorageReader(DcpStorageReader):
     """Loads through `dcp.load` out of a store, at any world size.
 
@@ -81,12 +96,10 @@ class StorageReader(DcpStorageReader):
         self._reset_process()
 
     def _reset_process(self) -> None:
-        self._area = HostArea()
-        self._checkpoint: Checkpoint | None = None
-        self._failed: Exception | None = None
+        self._load = _Load()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_area", "_checkpoint", "_failed")}
+        return {name: value for name, value in vars(self).items() if name != "_load"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -99,50 +112,57 @@ class StorageReader(DcpStorageReader):
         return bool(project and slash and run) and "/" not in run
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Begins another load."""
-        if checkpoint_id is not None:
-            self._target = str(checkpoint_id)
-        self._checkpoint = self._failed = None
+        """Names the target of this thread's next load; `None`: the reader's own."""
+        load = self._load
+        load.named, load.target = None if checkpoint_id is None else str(checkpoint_id), None
+        load.checkpoint = load.failed = None
 
     @property
     def checkpoint_id(self) -> str | None:
         """The target that is read."""
-        return self._target
+        return self._load.named or self._load.target or self._target
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Describes the checkpoint to DCP."""
+        load = self._load
+        # DCP resets only for loads that it was given a name for: a name holds for one load.
+        load.target, load.named = load.named or self._target, None
+        load.checkpoint = load.failed = None
         try:
-            self._checkpoint = self._open(self._target)
-            found = describe(self._checkpoint)
+            load.checkpoint = self._open(load.target)
+            found, left_out = describe(load.checkpoint)
+            if left_out:
+                text = f"{load.checkpoint.target}: torch has no type for {', '.join(left_out)}: not loaded"
+                warnings.warn(text, stacklevel=2)
         except Exception as error:
             # DCP would make an assertion of it. It is raised a moment later, as what it is.
-            self._failed, found = error, Metadata({})
-        found.storage_meta = StorageMeta(checkpoint_id=self._target)
+            load.failed, found = error, Metadata({})
+        found.storage_meta = StorageMeta(checkpoint_id=load.target)
         return found
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Raises what `read_metadata` met."""
-        if self._failed is not None:
-            raise self._failed
+        if self._load.failed is not None:
+            raise self._load.failed
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Tells the coordinator which checkpoint this rank found."""
-        assert self._checkpoint is not None, "DCP calls read_metadata first"
-        plan.storage_data = self._checkpoint.target
+        assert self._load.checkpoint is not None, "DCP calls read_metadata first"
+        plan.storage_data = self._load.checkpoint.target
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
         """Has all ranks read the checkpoint that the coordinator found: a tag may have moved in between."""
-        assert self._checkpoint is not None, "DCP calls read_metadata first"
+        assert self._load.checkpoint is not None, "DCP calls read_metadata first"
         for plan in plans:
-            plan.storage_data = self._checkpoint.target
+            plan.storage_data = self._load.checkpoint.target
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Reads what this rank wants: one call for all that lies in order in memory of the host."""
-        if self._checkpoint is None or self._checkpoint.target != plan.storage_data:
-            self._checkpoint = self._open(plan.storage_data)
-        checkpoint = self._checkpoint
+        checkpoint = self._load.checkpoint
+        if checkpoint is None or checkpoint.target != plan.storage_data:
+            checkpoint = self._open(plan.storage_data)
         wanted: list[Wanted] = []
         staged: list[_Piece] = []
         filled: list[tuple[ReadItem, torch.Tensor]] = []
@@ -193,9 +213,10 @@ class StorageReader(DcpStorageReader):
 
     def _read(self, checkpoint: Checkpoint, wanted: list[Wanted], staged: list[_Piece]) -> None:
         """Reads boxes in place, and the others batch by batch; a tensor of another type is converted, as DCP does."""
+        area = self._load.area
         batches = list(_batches(staged)) or [[]]
         for batch in batches:
-            flat = self._area.take(sum(room(piece.bytes) for piece in batch))
+            flat = area.take(sum(room(piece.bytes) for piece in batch))
             start, held = 0, []
             for piece in batch:
                 at = flat[start : start + piece.bytes]
@@ -209,7 +230,7 @@ class StorageReader(DcpStorageReader):
             for device in {piece.into.device for piece in batch if piece.into.device.type != "cpu"}:
                 torch.accelerator.synchronize(device)
             wanted = []
-        self._area.give_back()
+        area.give_back()
 
     def _load_values(self, checkpoint: Checkpoint, items: list[ReadItem], planner: LoadPlanner) -> None:
         """Reads values that are no tensors, and hands them to the planner."""
@@ -220,7 +241,7 @@ class StorageReader(DcpStorageReader):
         direct = planner if isinstance(planner, DefaultLoadPlanner) and unpickles else None
         for item, path, text in zip(items, paths, texts, strict=True):
             name = item.dest_index.fqn
-            if direct is None and path.endswith(".pt"):
+            if direct is None and path.endswith(".pt") and self._trust_pickle:
                 planner.load_bytes(item, io.BytesIO(text))
                 continue
             value = value_of(item.storage_index.fqn, path, text, self._trust_pickle)
@@ -229,18 +250,22 @@ class StorageReader(DcpStorageReader):
             elif direct is not None:
                 direct.state_dict[name] = value
             else:
+                # Bytes of our own making: a planner may unpickle what it gets, whatever that runs.
                 data = io.BytesIO()
                 torch.save(value, data)
                 data.seek(0)
                 planner.load_bytes(item, data)
 
 
-def describe(checkpoint: Checkpoint) -> Metadata:
-    """Returns DCP's description of a checkpoint: each tensor one chunk, whatever slices it was saved in."""
+def describe(checkpoint: Checkpoint) -> tuple[Metadata, list[str]]:
+    """Returns DCP's description of a checkpoint, each tensor one chunk, whatever slices it was saved in; and the tensors
+    that are not described, for torch has no type for their elements."""
     entries: dict[str, STORAGE_TYPES] = {}
+    left_out = []
     for name, info in checkpoint.tensors.items():
         dtype = torch_type(info.dtype)
         if dtype is None:
+            left_out.append(f"{name} ({info.dtype})")
             continue
         size = torch_shape(name, info.dtype, info.shape)
         chunk = ChunkStorageMetadata(offsets=torch.Size([0] * len(size)), sizes=size)
@@ -252,7 +277,7 @@ def describe(checkpoint: Checkpoint) -> Metadata:
             entries[value[0]] = BytesStorageMetadata()
         elif STRUCTURE.fullmatch(path):
             structures[path] = checkpoint.read_file(path)
-    return Metadata(entries, planner_data=paths_of(entries, structures))
+    return Metadata(entries, planner_data=paths_of(entries, structures)), left_out
 
 
 def value_of(name: str, path: str, text: bytes, trust_pickle: bool) -> Any:
@@ -266,6 +291,10 @@ def value_of(name: str, path: str, text: bytes, trust_pickle: bool) -> Any:
             f"the value of {name} can be read by running its pickle only: {error}",
             object=path,
             hint="trust_pickle=True where you trust who saved it, or torch.serialization.add_safe_globals",
+        ) from error
+    except Exception as error:
+        raise InvalidError(
+            f"the value of {name} is not as torch.save writes it: {type(error).__name__}: {error}", object=path
         ) from error
 
 
