@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gigastore_client::Coded;
 use gigastore_client::checkpoint::asynchronous::{
-    AsyncSaveError, AsyncSaver, Busy, Outcome, Staging, StateLayout, StoodStill,
+    AsyncSaveError, AsyncSaver, Begun, Busy, Outcome, Staging, StateLayout, StoodStill,
 };
 use gigastore_client::store::Store;
 use gigastore_formats::digest::Digest;
@@ -211,6 +211,26 @@ async fn a_failure_is_told_once_by_the_next_call_and_the_one_after_goes_on() {
     assert!(error.to_string().contains("p/run@3"), "{error}");
     saver.wait().await.expect("each failure is told once");
     assert_eq!(saver.newest().unwrap().info.commit.number, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_save_that_is_waited_for_tells_of_itself_alone() {
+    let ((store, below), state) = (counted().await, State::small());
+    let saver = AsyncSaver::new(store.clone(), 0, state.staging(2));
+    let begin = async |step, bytes: &[&[u8]]| match saver.begin(spec(step, 1), &state.layout, bytes, Busy::Wait).await {
+        Ok(Begun::Staged(_, pending)) => pending,
+        Ok(Begun::Skipped { running }) => panic!("skipped for step {running}"),
+        Err(error) => panic!("{error}"),
+    };
+    below.set_plan(plan::on(Op::Create, "/packs/", u64::MAX, Verdict::FailBefore(Failure::STORAGE_FULL)));
+    let failed = begin(1, &state.bytes()).await;
+    assert_eq!(failed.wait().await.unwrap_err().code(), FaultCode::StoreFull);
+    below.set_plan(plan::pass());
+    saver.wait().await.expect("it was told already");
+    let saved = begin(2, &state.bytes()).await;
+    assert_eq!(saved.wait().await.unwrap().info.commit.number, 2);
+    assert_eq!(failed.wait().await.unwrap_err().code(), FaultCode::StoreFull, "and stays what it was");
+    assert_eq!(saved.wait().await.unwrap().info.commit.number, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

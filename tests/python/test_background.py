@@ -54,6 +54,7 @@ def test_what_a_progress_callback_raises_stops_the_save(store: Store) -> None:
 
     with pytest.raises(RuntimeError, match="enough"):
         store.save("demo/run", 1, {"w": raw(8 << 20)}, progress=stop)
+    assert "demo" not in store.projects() or not store.list("demo")
     with pytest.raises(RuntimeError, match="enough"):
         store.save("demo/run", 2, {"w": W})
         store.checkpoint("demo/run@2").load(progress=stop)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -67,3 +69,27 @@ def test_what_the_other_program_refuses_is_no_success(url: str, store: gigastore
     failed = run("--store", url, "ckpt", "save", "--from-dcp", str(tmp_path), "--to", "demo/run@7")
     assert failed.returncode != 0 and str(tmp_path) in failed.stderr
     assert [name for project in store.projects() for name in store.list(project)] == []
+
+
+ENDLESS = [["serve", "--listen", "127.0.0.1:0", "--keep-free", "0"], ["ckpt", "watch", "demo/run"]]
+
+
+@pytest.mark.parametrize("command", ENDLESS, ids=["serve", "watch"])
+def test_it_ends_at_an_interrupt_as_the_binary_does(url: str, store: gigastore.Store, command: list[str]) -> None:
+    store.save("demo/run", 1, {"w": torch.arange(3)})
+    process = subprocess.Popen(
+        [*COMMAND, "--store", url, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        # A service says where it listens; whoever watches says nothing before there is something.
+        if command[0] == "serve":
+            assert process.stdout is not None and process.stdout.readline().startswith("serving")
+        else:
+            time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in said, said
+    assert process.returncode == (0 if command[0] == "serve" else 130), said

@@ -107,6 +107,7 @@ pub(crate) fn wait<'py, T: Send, E: gigastore_client::Coded + Send>(
 ) -> PyResult<T> {
     let process = process(py)?;
     let mut future = pin!(future);
+    watched.tell()?;
     loop {
         let work = future.as_mut();
         let done = py.detach(|| process.runtime.block_on(async { tokio::time::timeout(TICK, work).await }));
