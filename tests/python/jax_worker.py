@@ -1,6 +1,7 @@
 """One process of a job of JAX: saves its shards of a tree, or restores them and looks whether they are right.
 
-Arguments: rank, processes, port of the coordinator, URL of the store, `save` or `restore`, the run.
+Arguments: rank, processes, port of the coordinator, URL of the store, `save`, `restore` or
+`latest`, the run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from gigastore import Store  # noqa: E402
+from gigastore import NotFoundError, Store  # noqa: E402
 from gigastore.jax import restore_pytree, save_pytree  # noqa: E402
 from jax.sharding import Mesh, NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
@@ -42,6 +43,18 @@ if action == "save":
     }
     info = save_pytree(store, run, 1, tree, attempt="first")
     assert info is not None
+elif action == "latest":
+    # What processes that look at different moments see: the newest is another one for each of them.
+    seen = store if rank == 0 else Store(f"{url}-later")
+    wanted = {"w": jax.ShapeDtypeStruct((4,), np.float32, sharding=NamedSharding(mesh, P()))}
+    for target in (run, f"{run}@latest", f"{run}@1"):
+        assert restore_pytree(seen, target, wanted)["w"].addressable_data(0).tolist() == [1.0] * 4, target
+    try:
+        restore_pytree(seen, f"{run}@only-later", wanted)
+    except NotFoundError as error:
+        assert ("process 0 found no" in str(error)) == (rank == 1), error
+    else:
+        raise AssertionError("it was found")
 else:
     # Rows over all devices in another order than they were saved in.
     other = Mesh(np.array(jax.devices()).reshape(4, 2), ("x", "y"))

@@ -6,13 +6,14 @@ tree are JSON in a file of the checkpoint. Must never pickle anything, gather an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all
 
+from ._trees import SCALAR_NAMES, SCALARS, STRUCTURE, encoded, leaves_of, name_of, rebuilt, saved_structure
 from .checkpoint import Checkpoint, TensorInfo, Wanted
 from .errors import InvalidError, NotFoundError
 from .info import CommitInfo
@@ -20,21 +21,6 @@ from .store import PendingSave, Progress, Store
 from .tensors import _FROM_NUMPY, Slice, empty, numpy_dtype
 
 __all__ = ["restore_pytree", "save_pytree"]
-
-#: The file of a checkpoint that has the structure of its tree, and what is not an array.
-STRUCTURE = "pytree.json"
-
-_FORMAT = 1
-
-# Types of Python that JSON keeps exactly; numbers with a point as text, for infinities and NaN.
-_SCALARS: Mapping[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    bool: ("bool", bool, bool),
-    int: ("int", int, int),
-    float: ("float", repr, float),
-    complex: ("complex", lambda value: [repr(value.real), repr(value.imag)], lambda pair: complex(*map(float, pair))),
-    str: ("str", str, str),
-}
-_SCALAR_NAMES = {name: decode for name, _, decode in _SCALARS.values()}
 
 # The box of a tensor that a device holds.
 _Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -59,21 +45,21 @@ def save_pytree(
 
     Every process of the job calls it with its own view of the same tree; nothing is exchanged between them. Of each box
     only replica 0 is given. Leaves may be arrays of JAX (keys of random numbers too) and numpy, and the scalars bool,
-    int, float, complex and str, of which those of process 0 are kept. Options and results are those of `Store.save`.
+    int, float, complex and str, of which those of process 0 are kept. Arrays of a weak type come back as of that type.
+    Options and results are those of `Store.save`.
     """
     opened = Store(store) if isinstance(store, str) else store
     first = jax.process_index() == 0
     tensors: dict[str, list[Slice]] = {}
     leaves: dict[str, dict[str, Any]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name = _name(path)
+        name = name_of(path)
         if name in leaves:
             raise InvalidError(f"two leaves of the tree are named {name!r}", hint="rename a key that has a / in it")
         leaves[name], slices = _described(name, leaf, first)
         if slices:
             tensors[name] = slices
-    structure = {"format": _FORMAT, "tree": _structure(tree, (), leaves)}
-    files = {STRUCTURE: json.dumps(structure, separators=(",", ":"), allow_nan=False).encode()} if first else {}
+    files = {STRUCTURE: encoded(tree, leaves)} if first else {}
     return opened.save(
         target,
         step,
@@ -100,22 +86,45 @@ def restore_pytree(store: Store | str, target: str, like: Any = None, *, progres
     it, the tree that was saved comes back: arrays on the default device, dicts, lists and tuples as they were, other nodes as
     dicts of their fields; a checkpoint that was not saved from a tree as a dict of its tensors.
 
-    All boxes are read at once, each byte and each box once in a process, and only those that its devices hold.
+    All boxes are read at once, each byte and each box once in a process, and only those that its devices hold. In a job
+    of several processes all call it with the same target; what a tag, or no step, means is what process 0 found.
     """
     opened = Store(store, create=False) if isinstance(store, str) else store
-    checkpoint = opened.checkpoint(target)
-    tree = _saved_structure(checkpoint)
-    saved = _leaves(tree) if tree is not None else {name: {"kind": "jax"} for name in checkpoint.tensors}
+    checkpoint = opened.checkpoint(_agreed(opened, target))
+    tree = saved_structure(checkpoint)
+    saved = leaves_of(tree) if tree is not None else {name: {"kind": "jax"} for name in checkpoint.tensors}
     boxes = _Boxes(checkpoint)
     if like is None:
         plans = {name: _plan_saved(boxes, name, leaf) for name, leaf in saved.items()}
         boxes.read(progress)
         built = {name: plan() for name, plan in plans.items()}
-        return built if tree is None else _rebuilt(tree, built)
+        return built if tree is None else rebuilt(tree, built)
     paths, form = jax.tree_util.tree_flatten_with_path(like)
-    wanted = [_plan_like(boxes, _name(path), leaf, saved) for path, leaf in paths]
+    wanted = [_plan_like(boxes, name_of(path), leaf, saved) for path, leaf in paths]
     boxes.read(progress)
     return jax.tree_util.tree_unflatten(form, [plan() for plan in wanted])
+
+
+def _agreed(store: Store, target: str) -> str:
+    """Returns a target with its step; where several processes ask, what it means to the first is what it means to all."""
+    name, _, selector = target.partition("@")
+    if jax.process_count() == 1 or selector.isdecimal():
+        return target
+    failure: Exception | None = None
+    told = np.zeros(9, np.uint8)
+    if jax.process_index() == 0:
+        try:
+            number = store.resolve(target).number
+            told = np.frombuffer(b"\1" + number.to_bytes(8, "little"), np.uint8)
+        except Exception as error:
+            # The others wait for what it found, also where it found nothing.
+            failure = error
+    found = bytes(np.asarray(broadcast_one_to_all(told)))
+    if failure is not None:
+        raise failure
+    if not found[0]:
+        raise NotFoundError(f"process 0 found no {target}", hint="its error says why")
+    return f"{name}@{int.from_bytes(found[1:], 'little')}"
 
 
 class _Boxes:
@@ -156,8 +165,8 @@ def _box(shape: Sequence[int], index: Sequence[slice] | None) -> _Box:
 
 def _described(name: str, leaf: Any, first: bool) -> tuple[dict[str, Any], list[Slice]]:
     """Returns what the structure says of a leaf, and the slices of it that this process gives."""
-    if type(leaf) in _SCALARS:
-        kind, encode, _ = _SCALARS[type(leaf)]
+    if type(leaf) in SCALARS:
+        kind, encode, _ = SCALARS[type(leaf)]
         return {"kind": kind, "name": name, "value": encode(leaf)}, []
     if isinstance(leaf, jax.core.Tracer):
         raise InvalidError(f"{name} is being traced: it has no value yet", hint="save outside of jax.jit and jax.grad")
@@ -206,80 +215,11 @@ def _dtype_name(name: str, dtype: Any) -> str:
     return found
 
 
-def _name(path: Sequence[Any]) -> str:
-    """Returns the name of a leaf: the keys on the way to it."""
-    parts = []
-    for entry in path:
-        found = [str(getattr(entry, field)) for field in ("key", "idx", "name") if hasattr(entry, field)]
-        parts.append(found[0] if found else str(entry))
-    return "/".join(parts) or "leaf"
-
-
-def _structure(node: Any, path: tuple[Any, ...], leaves: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Returns the structure of a tree as JSON has it."""
-    if node is None:
-        return {"kind": "none"}
-    children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda one: one is not node)[0]
-    if len(children) == 1 and children[0][0] == ():
-        return leaves[_name(path)]
-    # None is no leaf, but a node without leaves: it has a place all the same.
-    inner = [(below[-1], _structure(child, (*path, *below), leaves)) for below, child in children]
-    if type(node) in (list, tuple):
-        return {"kind": type(node).__name__, "items": [child for _, child in inner]}
-    if isinstance(node, dict):
-        return {"kind": "dict", "items": [[_plain(entry.key, path), child] for entry, child in inner]}
-    name = f"{type(node).__module__}.{type(node).__qualname__}"
-    return {"kind": "node", "type": name, "items": [[_name([entry]), child] for entry, child in inner]}
-
-
-def _plain(key: Any, path: Sequence[Any]) -> str | int:
-    if type(key) not in (str, int):
-        where = _name(path) if path else "the tree"
-        raise InvalidError(f"a dict in {where} has the key {key!r}, of type {type(key).__name__}: expected str or int")
-    return key  # type: ignore[no-any-return]
-
-
-def _saved_structure(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    if STRUCTURE not in checkpoint.files:
-        return None
-    found = json.loads(checkpoint.read_file(STRUCTURE))
-    if found.get("format") != _FORMAT:
-        raise InvalidError(
-            f"{checkpoint.target}: {STRUCTURE} has format {found.get('format')!r}, expected {_FORMAT}",
-            hint="a newer gigastore wrote it: update",
-        )
-    tree: dict[str, Any] = found["tree"]
-    return tree
-
-
-def _children(node: Mapping[str, Any]) -> list[dict[str, Any]]:
-    items: list[Any] = node.get("items", [])
-    return items if node["kind"] in ("list", "tuple") else [child for _, child in items]
-
-
-def _leaves(node: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the leaves of a saved structure, by name."""
-    if "name" in node:
-        return {node["name"]: node}
-    return {name: leaf for child in _children(node) for name, leaf in _leaves(child).items()}
-
-
-def _rebuilt(node: Mapping[str, Any], built: Mapping[str, Any]) -> Any:
-    kind = node["kind"]
-    if "name" in node:
-        return built[node["name"]]
-    if kind == "none":
-        return None
-    if kind in ("list", "tuple"):
-        return (list if kind == "list" else tuple)(_rebuilt(child, built) for child in node["items"])
-    return {key: _rebuilt(child, built) for key, child in node["items"]}
-
-
 def _plan_saved(boxes: _Boxes, name: str, leaf: Mapping[str, Any]) -> Callable[[], Any]:
     """Asks for a leaf as it was saved, and returns what makes it once the boxes are read."""
     kind = leaf["kind"]
-    if kind in _SCALAR_NAMES:
-        return lambda: _SCALAR_NAMES[kind](leaf["value"])
+    if kind in SCALAR_NAMES:
+        return lambda: SCALAR_NAMES[kind](leaf["value"])
     if kind == "numpy":
         boxes.ask(name)
         return lambda: boxes.array(name)
@@ -288,8 +228,16 @@ def _plan_saved(boxes: _Boxes, name: str, leaf: Mapping[str, Any]) -> Callable[[
         return lambda: boxes.array(name)[()]
     place = _plan_array(boxes, name, None)
     if kind == "key":
-        return lambda: jax.random.wrap_key_data(place(), impl=leaf["implementation"])
+        return lambda: _keys(name, place(), leaf["implementation"])
     return place
+
+
+def _keys(name: str, data: jax.Array, implementation: str) -> jax.Array:
+    try:
+        keys: jax.Array = jax.random.wrap_key_data(data, impl=implementation)
+    except (ValueError, TypeError) as error:
+        raise InvalidError(f"{name} can't be keys of {implementation!r}: {error}") from error
+    return keys
 
 
 def _plan_like(boxes: _Boxes, name: str, like: Any, saved: Mapping[str, Mapping[str, Any]]) -> Callable[[], Any]:
@@ -297,9 +245,9 @@ def _plan_like(boxes: _Boxes, name: str, like: Any, saved: Mapping[str, Mapping[
     if name not in saved:
         raise NotFoundError(f"{boxes.checkpoint.target} has no leaf {name!r}", known=list(saved)[:100])
     kind = saved[name]["kind"]
-    if type(like) in _SCALARS or kind in _SCALAR_NAMES:
-        if type(like) not in _SCALARS or kind not in _SCALAR_NAMES:
-            wanted = type(like).__name__
+    if type(like) in SCALARS or kind in SCALAR_NAMES:
+        wanted = type(like).__name__
+        if type(like) not in SCALARS or kind != SCALARS[type(like)][0]:
             raise InvalidError(f"{name} was saved as {_said(kind)}, and a {wanted} is wanted in its place")
         return _plan_saved(boxes, name, saved[name])
     if isinstance(like, (np.ndarray, np.generic)):
@@ -321,8 +269,7 @@ def _plan_key(boxes: _Boxes, name: str, like: Any, implementation: str) -> Calla
     _check(boxes, name, data.shape, data.dtype)
 
     def wrapped(data: jax.Array) -> jax.Array:
-        keys: jax.Array = jax.random.wrap_key_data(data, impl=implementation)
-        return keys
+        return _keys(name, data, implementation)
 
     found = jax.eval_shape(wrapped, data).dtype
     if found != like.dtype:
