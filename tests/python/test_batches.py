@@ -41,7 +41,7 @@ def test_a_damaged_footer_is_an_integrity_error(dataset: Dataset, tmp_path: Path
 
 
 def test_rows_before_a_damage_come_and_those_behind_it_do_not(dataset: Dataset, tmp_path: Path) -> None:
-    damage(tmp_path, 300_000)
+    damage(tmp_path, 700_000)
     rows = []
     with pytest.raises(pyarrow.ArrowException, match="integrity failure.*a.parquet.*BLAKE3"):
         for batch in pyarrow.RecordBatchReader.from_stream(dataset.batches("a.parquet", batch_size=1000)):
