@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import threading
@@ -34,14 +35,9 @@ def test_progress_is_told(store: Store) -> None:
     assert done == total >= array.nbytes and moved >= array.nbytes
     assert all(before[0] <= after[0] for before, after in zip(calls, calls[1:], strict=False))
     checkpoint = store.checkpoint("demo/run")
-    with tqdm(unit="B", unit_scale=True, disable=None) as bar:
-
-        def tell(done: int, total: int, moved: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        found = checkpoint.load(progress=tell)
-        assert bar.total == array.nbytes
+    with tqdm(unit="B", file=io.StringIO(), mininterval=0) as bar:
+        found = checkpoint.load(progress=bar)
+        assert bar.total == bar.n == array.nbytes
     np.testing.assert_array_equal(found["w"], array)
     seen: list[int] = []
     store.verify("demo", progress=lambda done, total, moved: seen.append(done))

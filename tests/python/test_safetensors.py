@@ -248,7 +248,7 @@ def test_what_can_not_be_saved(tmp_path: Path, store: gigastore.Store) -> None:
             save_file({name: tensor}, store, "demo/run@1")
     with pytest.raises(InvalidError, match="names no step"):
         save_file({"w": torch.ones(1)}, store, "demo/run")
-    with pytest.raises(InvalidError, match="texts"):
+    with pytest.raises(InvalidError, match="metadata .* is not text by text"):
         save_file({"w": torch.ones(1)}, store, "demo/run@1", metadata={"epoch": 3})  # type: ignore[dict-item]
     with pytest.raises(InvalidError, match="framework"):
         safe_open(store, "demo/run@1", framework="tf")

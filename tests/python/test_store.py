@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import threading
 import time
@@ -233,6 +234,47 @@ def test_a_watch_yields_what_is_committed(store: Store) -> None:
     assert [info.number for info in store.watch("demo/run", after=first - 1, timeout=0.1)] == [1, 2, 3]
 
 
+def test_a_watch_ends_while_others_commit(store: Store) -> None:
+    """What other runs do is not what was asked for; and a step is told of once, whatever tried to be it."""
+    store.save("demo/run", 1, {"w": W})
+    done = threading.Event()
+
+    def save() -> None:
+        other, step = Store(store.url), 0
+        while not done.wait(0.1):
+            step += 1
+            other.save("demo/other", step, {"w": W})
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    try:
+        begun = time.monotonic()
+        assert [info.number for info in store.watch("demo/run", after=0, timeout=1.0)] == [1]
+        assert 0.9 < time.monotonic() - begun < 10
+    finally:
+        done.set()
+        thread.join()
+    assert list(store.watch("demo/run", timeout=0)) == []
+
+
+def test_a_step_that_several_tried_to_commit_is_told_of_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = store.save("demo/run", 1, {"w": W}).seq
+    native = store._native
+
+    class Doubling:
+        """What a log looks like in which another record of the same step lost."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(native, name)
+
+        def records(self, project: str, after: int, wait: float) -> str:
+            found = json.loads(native.records(project, after, wait))
+            return json.dumps([{**one, "seq": seq} for one in found for seq in (one["seq"], one["seq"] + 1)])
+
+    monkeypatch.setattr(store, "_native", Doubling())
+    assert [info.seq for info in store.watch("demo/run", after=record - 1, timeout=0.1)] == [record]
+
+
 def flip(root: Path, content: bytes) -> Path:
     """Flips a bit of some stored content."""
     (pack,) = [path for path in root.rglob("packs/**/*.safetensors") if content in path.read_bytes()]
@@ -308,6 +350,7 @@ def test_loads_go_where_they_are_told(store: Store) -> None:
 def test_files_that_are_exported(store: Store, tmp_path: Path) -> None:
     store.save("demo/run", 1, {"a": W, "b": W + 1}, files={"config.json": b"{}"}, metadata={"safetensors:format": "pt"})
     paths = store.checkpoint("demo/run").export(str(tmp_path / "out"))
+    assert all(type(path) is str for path in paths)
     assert {Path(path).name for path in paths} == {"model.safetensors", "config.json"}
     from safetensors.numpy import load_file
 

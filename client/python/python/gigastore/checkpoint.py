@@ -6,18 +6,22 @@ Bytes are checked against the hashes of the commit while they are put in place; 
 from __future__ import annotations
 
 import json
+import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import _native
+from ._arguments import counted, device_of, names_of, numbers_of, text
 from .errors import InvalidError, NotFoundError
 from .info import CommitInfo, VerifyReport, commit_info
+from .progress import Progress, callable_of
 from .tensors import empty, memory_of
 
 if TYPE_CHECKING:
-    from .store import Progress, Store
+    from .store import Store
 
 __all__ = ["Checkpoint", "TensorInfo", "Wanted"]
 
@@ -81,7 +85,7 @@ class Checkpoint:
 
     def slices(self, name: str) -> list[tuple[tuple[int, ...], tuple[int, ...], str]]:
         """Returns the boxes that a tensor was saved in: offsets, sizes, BLAKE3."""
-        return [(tuple(offsets), tuple(sizes), blake3) for offsets, sizes, blake3 in self._native.slices(name)]
+        return [(tuple(offsets), tuple(sizes), blake3) for offsets, sizes, blake3 in self._native.slices(text("name", name))]
 
     def load(
         self,
@@ -97,7 +101,8 @@ class Checkpoint:
         tensors on `device` where one is given. After an error what was filled so far is verified, the rest undefined.
         """
         into = into or {}
-        chosen = list(into if names is None and into else self.tensors if names is None else names)
+        chosen = list(into if into else self.tensors) if names is None else names_of("names", names)
+        place = None if device is None else device_of(device)
         found: dict[str, Any] = {}
         wanted: list[Wanted] = []
         for name in chosen:
@@ -108,9 +113,7 @@ class Checkpoint:
                 found[name], memory = empty(info.dtype, info.shape, None if device is None else "cpu")
             wanted.append((name, None, memory))
         self.read_into(wanted, progress=progress)
-        if device is None or str(device) == "cpu":
-            return found
-        return {name: tensor if name in into else tensor.to(device) for name, tensor in found.items()}
+        return {name: tensor if name in into else _placed(tensor, place) for name, tensor in found.items()}
 
     def slice(self, name: str, box: Box | tuple[Any, ...], *, into: Any = None, device: Any = None) -> Any:
         """Reads a box of a tensor: a tuple of slices and indices as numpy has them, or `(offsets, sizes)`.
@@ -119,35 +122,39 @@ class Checkpoint:
         """
         info = self._tensor(name)
         offsets, sizes, shape = _box(name, info.shape, box)
+        place = None if device is None else device_of(device)
         if into is not None:
             found, memory = into, _destination(name, into, info.dtype, shape)
         else:
             found, memory = empty(info.dtype, shape, None if device is None else "cpu")
         self.read_into([(name, (offsets, sizes), memory)])
-        return found if into is not None or device is None or str(device) == "cpu" else found.to(device)
+        return found if into is not None else _placed(found, place)
 
     def read_into(self, wanted: Sequence[Wanted], *, progress: Progress | None = None) -> None:
         """Fills memory with boxes of tensors; each stored byte is read once, however many of them need it."""
-        self._native.read(wanted, progress)
+        self._native.read([_checked(one) for one in wanted], callable_of(progress))
 
     def read_file(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Reads a file, or a range of it."""
-        return bytes(self._native.read_file(path, start, end))
+        start, end = counted("start", start), None if end is None else counted("end", end)
+        return bytes(self._native.read_file(text("path", path), start, end))
 
     def read_files(self, paths: Sequence[str]) -> list[bytes]:
         """Reads saved files, each whole, in the order of `paths`: thousands of small ones in few requests."""
-        return [bytes(memory) for memory in self._native.read_files(list(paths))]
+        return [bytes(memory) for memory in self._native.read_files(names_of("paths", paths))]
 
     def export(
         self,
-        folder: str,
+        folder: str | os.PathLike[str],
         *,
         names: Sequence[str] = (),
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> list[str]:
         """Writes it (or what `names`, globs included, match) into a folder as safetensors files; returns their paths."""
-        return self._native.export(folder, names, overwrite, progress)
+        chosen = names_of("names", names)
+        written = self._native.export(text("folder", os.fspath(folder)), chosen, bool(overwrite), callable_of(progress))
+        return [str(path) for path in written]
 
     def verify(self, *, depth: float | str = "full", progress: Progress | None = None) -> VerifyReport:
         """Reads and hashes every stored byte of it, or a part: see `Store.verify`."""
@@ -155,10 +162,22 @@ class Checkpoint:
 
     def _tensor(self, name: str) -> TensorInfo:
         try:
-            return self.tensors[name]
+            return self.tensors[text("the name of a tensor", name)]
         except KeyError:
             known = list(self.tensors)[:100]
             raise NotFoundError(f"{self.target} has no tensor {name!r}", known=known) from None
+
+
+def _placed(tensor: Any, device: Any) -> Any:
+    return tensor if device is None or device.type == "cpu" else tensor.to(device)
+
+
+def _checked(wanted: Wanted) -> Wanted:
+    name, box, memory = wanted
+    if box is None:
+        return name, None, memory
+    offsets, sizes = box
+    return name, (numbers_of(name, offsets), numbers_of(name, sizes)), memory
 
 
 def _destination(name: str, tensor: Any, dtype: str, shape: Sequence[int]) -> Any:
@@ -175,7 +194,7 @@ def _box(name: str, shape: tuple[int, ...], box: Any) -> tuple[list[int], list[i
     """Returns offsets and sizes of a box, and the shape of what it holds: an index takes its dimension away."""
     box = box if isinstance(box, tuple) else (box,)
     if len(box) == 2 and all(_numbers(part) for part in box):
-        offsets, sizes = (list(part) for part in box)
+        offsets, sizes = (numbers_of(name, part) for part in box)
         return offsets, sizes, list(sizes)
     if Ellipsis in box:
         at = box.index(Ellipsis)
@@ -185,14 +204,21 @@ def _box(name: str, shape: tuple[int, ...], box: Any) -> tuple[list[int], list[i
     offsets, sizes, kept = [], [], []
     for length, part in zip(shape, box + (slice(None),) * (len(shape) - len(box)), strict=True):
         if isinstance(part, slice):
-            start, stop, step = part.indices(length)
+            try:
+                start, stop, step = part.indices(length)
+            except (TypeError, ValueError) as error:
+                raise InvalidError(f"{name}: {part} can't be a part of a box: {error}") from None
             if step != 1:
                 raise InvalidError(f"{name}: a box has no steps, {part} has")
             offsets.append(start)
             sizes.append(max(stop - start, 0))
             kept.append(sizes[-1])
         else:
-            index = part.__index__()
+            try:
+                index = operator.index(part)
+            except TypeError:
+                problem = f"{name}: a box has no {part!r} in it"
+                raise InvalidError(problem, hint="expected slices and whole numbers, or (offsets, sizes)") from None
             index = index + length if index < 0 else index
             if not 0 <= index < length:
                 raise InvalidError(f"{name}: index {part} lies outside a dimension of {length}")

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import _native
+from ._arguments import counted, names_of, text
 from .errors import NotFoundError
 from .info import CommitInfo, commit_info
 
@@ -56,14 +57,16 @@ class Dataset:
 
     def read_file(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Reads a file, or a range of it, verified."""
-        if path not in self.files:
+        start, end = counted("start", start), None if end is None else counted("end", end)
+        if text("path", path) not in self.files:
             raise NotFoundError(f"{self.target} has no file {path!r}", known=list(self.files)[:100])
         return bytes(self._native.read_file(path, start, end))
 
     def batches(self, path: str, *, columns: Sequence[str] | None = None, batch_size: int = 8192) -> _native.Batches:
         """Returns a file's rows as a stream of Arrow record batches, for any reader that knows the PyCapsule interface:
         `pyarrow.RecordBatchReader.from_stream(…)`, `polars.DataFrame(…)`, DuckDB. Read and verified as it is asked for."""
-        return self._native.batches(path, columns, batch_size)
+        chosen = None if columns is None else names_of("columns", columns)
+        return self._native.batches(text("path", path), chosen, counted("batch_size", batch_size, 32))
 
 
 def _open(store: Store, target: str) -> Dataset:

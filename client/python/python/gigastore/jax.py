@@ -17,7 +17,9 @@ from ._trees import SCALAR_NAMES, SCALARS, STRUCTURE, encoded, leaves_of, name_o
 from .checkpoint import Checkpoint, TensorInfo, Wanted
 from .errors import InvalidError, NotFoundError
 from .info import CommitInfo
-from .store import PendingSave, Progress, Store
+from .progress import Progress
+from .store import PendingSave, Store
+from .store import opened as by_url
 from .tensors import _FROM_NUMPY, Slice, empty, numpy_dtype
 
 __all__ = ["restore_pytree", "save_pytree"]
@@ -48,7 +50,7 @@ def save_pytree(
     int, float, complex and str, of which those of process 0 are kept. Arrays of a weak type come back as of that type.
     Options and results are those of `Store.save`.
     """
-    opened = Store(store) if isinstance(store, str) else store
+    opened = by_url(store)
     first = jax.process_index() == 0
     tensors: dict[str, list[Slice]] = {}
     leaves: dict[str, dict[str, Any]] = {}
@@ -82,14 +84,14 @@ def restore_pytree(store: Store | str, target: str, like: Any = None, *, progres
     """Restores a tree from a checkpoint: "project/run@step", "project/run@tag", or the one committed last.
 
     `like` is a tree of what is wanted, all that was saved or a part of it: arrays, or `jax.ShapeDtypeStruct`s with the
-    sharding that each is to have, whatever it was saved with; numpy arrays and scalars come back as such. Without
-    it, the tree that was saved comes back: arrays on the default device, dicts, lists and tuples as they were, other nodes as
-    dicts of their fields; a checkpoint that was not saved from a tree as a dict of its tensors.
+    sharding that each is to have, whatever it was saved with; numpy arrays and scalars come back as such. Without it,
+    the tree that was saved comes back: arrays on the default device, dicts, lists and tuples as they were, other nodes
+    as dicts of their fields; a checkpoint that was not saved from a tree as a dict of its tensors.
 
     All boxes are read at once, each byte and each box once in a process, and only those that its devices hold. In a job
     of several processes all call it with the same target; what a tag, or no step, means is what process 0 found.
     """
-    opened = Store(store, create=False) if isinstance(store, str) else store
+    opened = by_url(store, create=False)
     checkpoint = opened.checkpoint(_agreed(opened, target))
     tree = saved_structure(checkpoint)
     saved = leaves_of(tree) if tree is not None else {name: {"kind": "jax"} for name in checkpoint.tensors}
@@ -106,7 +108,7 @@ def restore_pytree(store: Store | str, target: str, like: Any = None, *, progres
 
 
 def _agreed(store: Store, target: str) -> str:
-    """Returns a target with its step; where several processes ask, what it means to the first is what it means to all."""
+    """Returns a target with its step; where several processes ask, what it means to the first holds for all."""
     name, _, selector = target.partition("@")
     if jax.process_count() == 1 or selector.isdecimal():
         return target

@@ -13,10 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 
+from ._arguments import text, texts_by_name
 from .checkpoint import Checkpoint
 from .errors import InvalidError
 from .info import CommitInfo
-from .store import Progress, Store
+from .progress import Progress
+from .store import Store, opened
 from .tensors import bits_of, numpy_dtype, torch_dtype
 
 __all__ = ["OutOfRangeError", "SafeSlice", "load_file", "safe_open", "save_file"]
@@ -50,8 +52,7 @@ class safe_open:  # noqa: N801 (the name that code which uses safetensors knows)
         if self._framework == "numpy" and device != "cpu":
             raise InvalidError(f"device {device!r}: numpy has tensors on the CPU only", hint="framework='pt'")
         self._device = device
-        opened = Store(store, create=False) if isinstance(store, str) else store
-        self._checkpoint: Checkpoint | None = opened.checkpoint(target)
+        self._checkpoint: Checkpoint | None = opened(store, create=False).checkpoint(target)
 
     def __enter__(self) -> Self:
         self._open()
@@ -159,16 +160,12 @@ def save_file(
     Tensors on other devices are copied to the CPU first. `metadata` is what a safetensors file has in its header, and
     is there again in files that are exported. The rest is as in `Store.save`.
     """
-    name, at, step = target.removeprefix("gigastore://").partition("@")
+    name, at, step = text("target", target).removeprefix("gigastore://").partition("@")
     if not at or not step.isdecimal():
         raise InvalidError(f"{target!r} names no step", hint="expected project/run@step, such as demo/minilm@100")
-    for key, value in (metadata or {}).items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise InvalidError(f"metadata has {key!r}: {value!r}", hint="safetensors has texts as keys and values only")
-    opened = Store(store) if isinstance(store, str) else store
-    prefixed = {_METADATA_PREFIX + key: value for key, value in (metadata or {}).items()}
+    prefixed = {_METADATA_PREFIX + key: value for key, value in texts_by_name("metadata", metadata).items()}
     host = {key: _on_host(tensor) for key, tensor in tensors.items()}
-    return opened.save(name, int(step), host, metadata=prefixed, tag=tag, compress=compress, progress=progress)
+    return opened(store).save(name, int(step), host, metadata=prefixed, tag=tag, compress=compress, progress=progress)
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str] | None:

@@ -8,26 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from . import _native, background
+from ._arguments import counted, seconds, text, texts_by_name, unless_none
 from .background import PendingSave
 from .checkpoint import Checkpoint
 from .dataset import Dataset
 from .errors import InvalidError
 from .info import CommitInfo, Diff, NameInfo, VerifyReport, commit_info, committed, report
-from .tensors import counted, native_files, native_slices
+from .progress import Progress, callable_of
+from .tensors import native_files, native_slices
 
 __all__ = ["PendingSave", "Progress", "SaveOptions", "Store"]
 
-#: Is called about ten times a second with bytes done, bytes in all, and bytes moved to or from the store.
-Progress = Callable[[int, int, int], object]
-
 #: How a save that finds another under way goes on: see `Store.save`.
 _ASYNCHRONOUS = (False, True, "wait", "skip")
-
 
 #: How a save is compressed, in the words of the native part.
 _COMPRESSION: Mapping[bool | str, str] = {False: "off", True: "always", "auto": "auto"}
@@ -56,9 +55,9 @@ class Store:
     """
 
     def __init__(self, url: str, token: str | None = None, *, create: bool = True) -> None:
-        if "://" not in url:
-            raise InvalidError(f"{url!r} is not a URL", hint=f"did you mean file://{os.path.abspath(url)}?")
-        self._native = _native.Store(url, token, create)
+        if isinstance(url, os.PathLike) or "://" not in text("url", url):
+            raise InvalidError(f"{str(url)!r} is not a URL", hint=f"did you mean file://{os.path.abspath(url)}?")
+        self._native = _native.Store(url, unless_none("token", token), create)
         self._token, self._create = token, create
         # Tells stores of different tokens apart, and is no secret.
         secret = token if token is not None else os.environ.get("GIGASTORE_TOKEN")
@@ -142,32 +141,33 @@ class Store:
         with `asynchronous="skip"` it does nothing and returns `None`. The copy is in memory that is kept for the next
         save. `compress`: False, True, or "auto" (while the store takes bytes more slowly than they are compressed).
         """
-        step, rank, world_size = counted("step", step), counted("rank", rank), counted("world_size", world_size)
-        attempt = _attempt(attempt, world_size)
+        target, step = text("target", target), counted("step", step)
+        rank, world_size = counted("rank", rank, 32), counted("world_size", world_size, 32)
+        attempt = _attempt(unless_none("attempt", attempt), world_size)
         if asynchronous not in _ASYNCHRONOUS:
             raise InvalidError(f"asynchronous={asynchronous!r}: expected one of {_ASYNCHRONOUS}")
-        if compress not in _COMPRESSION:
+        if not isinstance(compress, (bool, str)) or compress not in _COMPRESSION:
             raise InvalidError(f"compress={compress!r}: expected one of {list(_COMPRESSION)}")
         slices, opaque = native_slices(tensors), native_files(files or {})
-        for key, value in (metadata or {}).items():
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise InvalidError(f"metadata {key!r}: {value!r} is not text by text", hint="json.dumps(value)")
         common: dict[str, Any] = {
             "world_size": world_size,
             "attempt": attempt,
-            "metadata": dict(metadata or {}),
-            "tag": tag,
+            "metadata": texts_by_name("metadata", metadata),
+            "tag": unless_none("tag", tag),
             "compress": _COMPRESSION[compress],
-            "dedup": dedup,
-            "deadline": deadline,
+            "dedup": bool(dedup),
+            "deadline": seconds("deadline", deadline),
         }
         if not asynchronous:
-            options = {**common, "rank": rank, "commit": commit, "progress": progress}
+            options = {**common, "rank": rank, "commit": bool(commit), "progress": callable_of(progress)}
             found = self._native.save(target, step, slices, opaque, **options)
             return None if found is None else committed(target, found)
         if not commit:
             raise InvalidError("commit=False and asynchronous exclude each other: a save in the background commits")
         skip = asynchronous == "skip"
+        if skip and world_size > 1:
+            hint = "asynchronous=True waits; or let one rank decide, and tell the others before they save"
+            raise InvalidError("asynchronous='skip': each rank would skip, or not, on its own", hint=hint)
         return background.save(self, target, step, slices, opaque, rank=rank, skip=skip, **common)
 
     def commit(
@@ -182,7 +182,12 @@ class Store:
     ) -> CommitInfo:
         """Commits a checkpoint whose ranks saved with `commit=False`; waits up to `deadline` seconds for their parts."""
         found = self._native.commit(
-            target, step, world_size=world_size, attempt=attempt, tag=tag, deadline=deadline
+            text("target", target),
+            counted("step", step),
+            world_size=counted("world_size", world_size, 32),
+            attempt=text("attempt", attempt),
+            tag=unless_none("tag", tag),
+            deadline=seconds("deadline", deadline),
         )
         return committed(target, found)
 
@@ -192,15 +197,15 @@ class Store:
 
     def checkpoint(self, target: str) -> Checkpoint:
         """Opens a checkpoint: "project/run@step", "project/run@tag", or "project/run" for the one committed last."""
-        return Checkpoint(self, target, self._native.checkpoint(target))
+        return Checkpoint(self, target, self._native.checkpoint(text("target", target)))
 
     def dataset(self, target: str) -> Dataset:
         """Opens a version of a dataset: "project/dataset@version", "…@tag", or the one committed last."""
-        return Dataset(self, target, self._native.dataset(target))
+        return Dataset(self, target, self._native.dataset(text("target", target)))
 
     def resolve(self, target: str) -> CommitInfo:
         """Finds what a target means."""
-        return commit_info(target, json.loads(self._native.resolve(target)))
+        return commit_info(target, json.loads(self._native.resolve(text("target", target))))
 
     def projects(self) -> list[str]:
         """Lists the projects."""
@@ -208,7 +213,7 @@ class Store:
 
     def list(self, project: str) -> list[NameInfo]:
         """Lists the runs and datasets of a project, with their live steps and versions."""
-        names = json.loads(self._native.project(project))["names"]
+        names = json.loads(self._native.project(text("project", project)))["names"]
         return [
             NameInfo(
                 name["name"],
@@ -220,11 +225,11 @@ class Store:
 
     def tag(self, target: str, tag: str) -> CommitInfo:
         """Points a tag at what a target means."""
-        return commit_info(target, json.loads(self._native.set_tag(target, tag)))
+        return commit_info(target, json.loads(self._native.set_tag(text("target", target), text("tag", tag))))
 
     def diff(self, before: str, after: str) -> Diff:
         """Compares two checkpoints by their hashes; no tensor is read."""
-        found = json.loads(self._native.diff(before, after))
+        found = json.loads(self._native.diff(text("before", before), text("after", after)))
         return Diff(tuple(found["added"]), tuple(found["removed"]), tuple(found["changed"]), found["unchanged"])
 
     def verify(self, target: str, *, depth: float | str = "full", progress: Progress | None = None) -> VerifyReport:
@@ -232,29 +237,42 @@ class Store:
 
         `depth`: "full", "quick" (lengths, and all of log and manifests), or a share of the bytes such as 0.05.
         """
-        return report(self._native.verify(target, str(depth), progress))
+        return report(self._native.verify(text("target", target), str(depth), callable_of(progress)))
 
     def watch(self, target: str, *, after: int | None = None, timeout: float | None = None) -> Iterator[CommitInfo]:
         """Yields each new commit of a run or dataset, as it comes; `after`: a log number to begin at, else from now on.
 
         Ends when none came for `timeout` seconds; waits for ever where that is `None`.
         """
-        project, _, name = target.removeprefix("gigastore://").partition("/")
-        seq = json.loads(self._native.project(project))["seq"] if after is None else after
-        waited = 0.0
-        while timeout is None or waited < timeout:
-            step = 20.0 if timeout is None else min(20.0, timeout - waited)
-            records = json.loads(self._native.records(project, seq, step))
-            waited = 0.0 if records else waited + step
+        project, _, name = text("target", target).removeprefix("gigastore://").partition("/")
+        seq = json.loads(self._native.project(project))["seq"] if after is None else counted("after", after)
+        return self._watched(project, name, seq, None if timeout is None else seconds("timeout", timeout))
+
+    def _watched(self, project: str, name: str, seq: int, timeout: float | None) -> Iterator[CommitInfo]:
+        began = time.monotonic()
+        while True:
+            left = 20.0 if timeout is None else max(began + timeout - time.monotonic(), 0.0)
+            records = json.loads(self._native.records(project, seq, min(left, 20.0)))
+            # What others commit all the time does not count: the time is up when there is nothing more to look at.
+            if not records and left == 0:
+                return
             for record in records:
                 seq = record["seq"]
                 for entry in record["entries"]:
                     if entry["kind"] == "commit" and entry["name"] == name:
-                        # An entry may be void, or dropped since: only what resolves is told of.
                         try:
-                            yield self.resolve(f"{project}/{name}@{entry['number']}")
-                        except LookupError:
+                            info = self.resolve(f"{project}/{name}@{entry['number']}")
+                        except LookupError:  # It was dropped since.
                             continue
+                        # A void entry lost against another record, which is told of in its turn.
+                        if info.seq == seq:
+                            yield info
+                            began = time.monotonic()
+
+
+def opened(store: Store | str, *, create: bool = True) -> Store:
+    """Returns a store, by its URL where that is given."""
+    return store if isinstance(store, Store) else Store(store, create=create)
 
 
 def _attempt(attempt: str | None, world_size: int) -> str | None:
@@ -270,13 +288,13 @@ def _attempt(attempt: str | None, world_size: int) -> str | None:
     # does the count of restarts where nodes come and go.
     if run is not None and _drawn(run) and env.get("GROUP_WORLD_SIZE", "1") == "1":
         return f"{run}-{env.get('TORCHELASTIC_RESTART_COUNT', '0')}-{again}"
-    # Each srun is a step of its own; it has to be srun that started the ranks, not something below it that may do so twice.
+    # Each srun is a step of its own. It has to be srun that started the ranks: what runs below it may do so twice.
     if run is None and "SLURM_STEP_ID" in env and env.get("SLURM_STEP_NUM_TASKS") == str(world_size):
         return f"{env.get('SLURM_JOB_ID')}.{env['SLURM_STEP_ID']}-{again}"
     raise InvalidError(
         f"{world_size} ranks, and nothing tells this launch of the job from others",
-        hint="pass attempt=…, drawn once for each launch (such as uuid.uuid4().hex of rank 0, sent to the others), or save "
-        "with gigastore.torch, which draws it; ranks that srun started, and torchrun --standalone, tell "
+        hint="pass attempt=…, drawn once for each launch (such as uuid.uuid4().hex of rank 0, sent to the others), or "
+        "save with gigastore.torch, which draws it; ranks that srun started, and torchrun --standalone, tell "
         "it themselves; an id of a job, such as --rdzv-id=$SLURM_JOB_ID, is the same after a restart",
     )
 

@@ -6,7 +6,6 @@ with the buffer protocol is looked at where it lies. torch and ml_dtypes are use
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ._arguments import numbers_of, text
 from .errors import InvalidError
 
 __all__ = ["Slice", "as_array", "bits_of", "empty", "memory_of", "numpy_dtype", "torch_dtype"]
@@ -208,7 +208,7 @@ def native_slices(tensors: Mapping[str, Any]) -> list[tuple[str, str, list[int],
         raise InvalidError(f"tensors are a {type(tensors).__qualname__}, expected a mapping of names to tensors")
     found = []
     for name, value in tensors.items():
-        _check_name("a tensor", name)
+        text("the name of a tensor", name)
         # A list is several boxes of one tensor: what a rank holds of it after uneven sharding.
         several = isinstance(value, (list, tuple)) and value and all(isinstance(one, Slice) for one in value)
         for one in value if several else [value]:
@@ -223,43 +223,21 @@ def native_slices(tensors: Mapping[str, Any]) -> list[tuple[str, str, list[int],
             if sizes is None:
                 raise InvalidError(f"{name}: bytes do not tell their shape", hint="gigastore.Slice(data, sizes=…)")
             whole = sizes if one.global_shape is None else one.global_shape
-            offsets = [0] * len(whole) if one.global_offsets is None else one.global_offsets
-            area = [_counted_all(name, numbers) for numbers in (whole, offsets, sizes)]
-            found.append((name, dtype, area[0], area[1], area[2], memory, _counted_all(name, one.replicas)))
-    return found
-
-
-def _counted_all(name: str, numbers: Sequence[int]) -> list[int]:
-    return [counted(name, number) for number in numbers]
-
-
-def counted(what: str, number: Any) -> int:
-    """Returns a number that counts something; refuses what does not."""
-    try:
-        found = operator.index(number)
-    except TypeError:
-        found = -1
-    if not 0 <= found < 1 << 64:
-        raise InvalidError(f"{what}: {number!r} is no whole number from 0 to 2^64 - 1")
+            offsets = [0] * len(numbers_of(name, whole)) if one.global_offsets is None else one.global_offsets
+            area = [numbers_of(name, numbers) for numbers in (whole, offsets, sizes)]
+            found.append((name, text(name, dtype), *area, memory, numbers_of(name, one.replicas, 32)))
     return found
 
 
 def native_files(files: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Returns what the native part saves for files by path."""
+    if not isinstance(files, Mapping):
+        raise InvalidError(f"files are a {type(files).__qualname__}, expected a mapping of paths to bytes")
     found = []
     for path, data in files.items():
-        _check_name("a file", path)
+        text("the path of a file", path)
         if isinstance(data, str):
             raise InvalidError(f"file {path!r} is text, expected bytes", hint="text.encode()")
         memory, _, _ = memory_of(path, data)
         found.append((path, memory))
     return found
-
-
-def _check_name(what: str, name: Any) -> None:
-    if not isinstance(name, str):
-        raise InvalidError(f"{what} is named {name!r}, expected a str")
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidError(f"{what} is named {name!r}, which is no Unicode text: {error}") from None

@@ -1,0 +1,90 @@
+"""What callers pass, checked before anything is done with it: what makes no sense is an InvalidError that names it.
+
+Must never let a value through that the native part can't be called with.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .errors import InvalidError
+
+__all__ = ["counted", "device_of", "names_of", "numbers_of", "seconds", "text", "texts_by_name", "unless_none"]
+
+
+def text(what: str, value: Any) -> str:
+    """Returns a text; refuses what is none, or can't be written as UTF-8."""
+    if not isinstance(value, str):
+        raise InvalidError(f"{what} is {value!r}, a {type(value).__qualname__}: expected a str")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidError(f"{what} is {value!r}, which is no Unicode text: {error}") from None
+    return value
+
+
+def counted(what: str, number: Any, bits: int = 64) -> int:
+    """Returns a number that counts something; refuses what does not."""
+    try:
+        found = operator.index(number)
+    except TypeError:
+        found = -1
+    if not 0 <= found < 1 << bits:
+        raise InvalidError(f"{what}: {number!r} is no whole number from 0 to 2^{bits} - 1")
+    return found
+
+
+def seconds(what: str, number: Any) -> float:
+    """Returns seconds to wait."""
+    try:
+        # Text that has a number in it is none.
+        found = -1.0 if isinstance(number, (str, bytes)) else float(number)
+    except (TypeError, ValueError, OverflowError):
+        found = -1.0
+    if not found >= 0:
+        raise InvalidError(f"{what}: {number!r} is no number of seconds from 0 on")
+    return found
+
+
+def unless_none(what: str, value: Any) -> str | None:
+    """Returns a text, or nothing where there is none."""
+    return None if value is None else text(what, value)
+
+
+def names_of(what: str, values: Any) -> list[str]:
+    """Returns several names. One text is not several of a letter each."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InvalidError(f"{what} are {values!r}: expected several", hint=f"[{values!r}]")
+    return [text(f"one of {what}", value) for value in values]
+
+
+def numbers_of(what: str, values: Any, bits: int = 64) -> list[int]:
+    """Returns several numbers that count something."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InvalidError(f"{what}: {values!r} are no whole numbers")
+    return [counted(what, value, bits) for value in values]
+
+
+def texts_by_name(what: str, values: Any) -> dict[str, str]:
+    """Returns texts by name, none where nothing is given."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise InvalidError(f"{what} is a {type(values).__qualname__}, expected a mapping of text to text")
+    for key, value in values.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidError(f"{what} {key!r}: {value!r} is not text by text", hint="json.dumps(value)")
+    return {text(f"a key of {what}", key): text(f"{what} {key!r}", value) for key, value in values.items()}
+
+
+def device_of(device: Any) -> Any:
+    """Returns a device of torch; refuses one that is not here before anything is read for it."""
+    import torch
+
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidError(f"device={device!r}: torch has no such device here: {reason}") from error
