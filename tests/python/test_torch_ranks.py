@@ -45,6 +45,21 @@ def test_without_collectives_the_store_joins_the_ranks(ranks: Ranks, url: str, s
     ranks(1, jobs.load, url, "demo/run@5", COMMON)
 
 
+def test_parts_of_two_launches_are_not_joined(ranks: Ranks, url: str, store: gigastore.Store) -> None:
+    assert ranks(2, jobs.save_one_of_two, url, "demo/torn@80", [0], 1.0) == ["MissingRanksError", "away"]
+    assert ranks(2, jobs.save_one_of_two, url, "demo/torn@80", [1], 2.0) == ["away", "MissingRanksError"]
+    with pytest.raises(gigastore.NotFoundError):
+        store.checkpoint("demo/torn@80")
+    assert ranks(2, jobs.save_one_of_two, url, "demo/torn@80", [0, 1], 3.0) == ["saved", "saved"]
+    found = store.checkpoint("demo/torn@80").load(device="cpu")
+    assert all(found[f"of.{rank}"].eq(3.0).all() for rank in range(2))
+
+
+def test_a_save_without_collectives_is_tried_again(ranks: Ranks, url: str, store: gigastore.Store) -> None:
+    assert ranks(2, jobs.save_twice_without_collectives, url, "demo/again@1") == [1, 1]
+    assert store.checkpoint("demo/again@1").load(["w"], device="cpu")["w"].eq(2.0).all()
+
+
 def test_fsdp2_with_adamw_reshards(ranks: Ranks, url: str) -> None:
     saved = ranks(4, jobs.fsdp, url, "demo/fsdp@2", True)[0]
     for world in (2, 3):

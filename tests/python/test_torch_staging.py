@@ -18,7 +18,6 @@ from torch.distributed.checkpoint.staging import AsyncStager
 
 import gigastore
 from gigastore.torch import Staging, StorageReader, StorageWriter
-from gigastore.torch.memory import release
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -94,12 +93,70 @@ def test_memory_is_used_again_when_no_tensor_is_left() -> None:
     assert staging.bytes == 0
 
 
-def test_memory_is_used_again_when_the_save_has_stored_it() -> None:
-    staging = Staging(states=1)
-    staged = staging.stage(state(1.0))
-    first = addresses(staged)
-    release(tensors(staged))
-    assert addresses(staging.stage(state(2.0))) == first
+@pytest.mark.parametrize("through", ["staging", "writer"])
+def test_a_stage_that_is_still_held_is_not_written_over(url: str, through: str) -> None:
+    staging = Staging()
+    writer = StorageWriter(url, staging=staging)
+    stage = (staging if through == "staging" else writer).stage
+    model = {"w": torch.ones(4)}
+    first = stage(model)
+    dcp.save(first, storage_writer=writer, checkpoint_id="demo/run@1")
+    model["w"].fill_(2)
+    second = stage(model)
+    model["w"].fill_(3)
+    dcp.async_save(model, storage_writer=writer, async_stager=Staging(), checkpoint_id="demo/other@1").result()
+    dcp.save(first, storage_writer=writer, checkpoint_id="demo/best@1")
+    dcp.save(second, storage_writer=writer, checkpoint_id="demo/run@2")
+    for target, value in (("demo/run@1", 1.0), ("demo/best@1", 1.0), ("demo/run@2", 2.0), ("demo/other@1", 3.0)):
+        found = {"w": torch.zeros(4)}
+        dcp.load(found, storage_reader=StorageReader(url, target))
+        assert found["w"].eq(value).all(), target
+
+
+def test_a_save_that_failed_is_tried_again_with_the_same_stage(url: str) -> None:
+    writer = StorageWriter(url)
+    dcp.save({"w": torch.zeros(4)}, storage_writer=writer, checkpoint_id="demo/run@1")
+    staged = writer.stage({"w": torch.ones(4)})
+    with pytest.raises(CheckpointException):
+        dcp.save(staged, storage_writer=writer, checkpoint_id="demo/run@1")
+    dcp.async_save({"w": torch.full((4,), 5.0)}, storage_writer=writer, checkpoint_id="demo/run@2").result()
+    dcp.save(staged, storage_writer=writer, checkpoint_id="demo/run@3")
+    found = {"w": torch.zeros(4)}
+    dcp.load(found, storage_reader=StorageReader(url, "demo/run@3"))
+    assert found["w"].eq(1.0).all()
+
+
+def test_a_save_without_copies_frees_no_copies_of_another(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = StorageWriter(url)
+    plain, turned = torch.arange(6.0), [torch.full((4, 6), float(i)).t() for i in range(3)]
+    store_save = writer.store.save
+
+    def another(name: str, tensor: torch.Tensor) -> None:
+        dcp.save({"w": tensor}, storage_writer=writer, checkpoint_id=f"demo/{name}@1")
+
+    threads: list[threading.Thread] = []
+    copied, ended = threading.Event(), threading.Event()
+
+    # A save without copies begins; another copies, and stands still; the first ends, and a third copies.
+    def gated(run: str, *arguments: Any, **options: Any) -> Any:
+        if run == "demo/plain":
+            threads.append(threading.Thread(target=another, args=("one", turned[1])))
+            threads[-1].start()
+            assert copied.wait(30)
+        elif run == "demo/one":
+            copied.set()
+            assert ended.wait(30)
+        return store_save(run, *arguments, **options)
+
+    monkeypatch.setattr(writer.store, "save", gated)
+    another("plain", plain)
+    another("two", turned[2])
+    ended.set()
+    threads[0].join()
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        found = {"w": torch.zeros(6, 4)}
+        dcp.load(found, storage_reader=StorageReader(url, f"demo/{name}@1"))
+        assert found["w"].eq(value).all(), name
 
 
 def test_a_stage_waits_for_memory_and_says_so() -> None:

@@ -5,6 +5,7 @@ Must never take values at random: every rank of every world makes the same globa
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -174,6 +175,37 @@ def save_parts(rank: int, world: int, url: str, target: str, parts: dict[int, di
         dist.barrier()
         return f"{type(error).__name__}: {error}"
     return "saved"
+
+
+def save_one_of_two(rank: int, world: int, url: str, target: str, who: list[int], value: float) -> str:
+    """Saves rows of `value` at the ranks in `who` without collectives, under a launcher whose id is always the same."""
+    os.environ.update(TORCHELASTIC_RUN_ID="job", TORCHELASTIC_RESTART_COUNT="0")
+    try:
+        if rank not in who:
+            return "away"
+        state = {f"of.{rank}": torch.full((4,), value)}
+        dcp.save(state, storage_writer=StorageWriter(url, target, deadline=0.5), use_collectives=False)
+        return "saved"
+    except Exception as error:
+        return type(error).__name__
+    finally:
+        del os.environ["TORCHELASTIC_RUN_ID"], os.environ["TORCHELASTIC_RESTART_COUNT"]
+
+
+def save_twice_without_collectives(rank: int, world: int, url: str, target: str) -> int:
+    """Saves a state that rank 1 can't store, then another without the fault; returns how many saves failed."""
+    # Rank 1 fails at once, and waits in its second save for rank 0, which waits for it in its first.
+    writer = StorageWriter(url, target, deadline=20 if rank else 1)
+    failed = 0
+    for value in (1.0, 2.0):
+        state: dict[str, Any] = {"w": torch.full((3,), value), f"of.{rank}": 0}
+        if rank == 1 and value == 1.0:
+            state["of.1"] = (i for i in range(3))
+        try:
+            dcp.save(state, storage_writer=writer, use_collectives=False)
+        except Exception:
+            failed += 1
+    return failed
 
 
 def save_in_subgroup(rank: int, world: int, url: str, target: str) -> str | None:

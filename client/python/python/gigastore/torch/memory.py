@@ -1,7 +1,7 @@
 """Memory of the host that is kept, and copies of tensors into it.
 
-Must never hand memory out again while anything may still read it: an area is free when the save that reads it said that
-its bytes are stored, or when no tensor refers to it any more.
+Must never hand memory out again while anything may still read it: an area is free when no tensor refers to it any more,
+or when the one who alone has its tensors said that nobody will read them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .. import _native
 from ..errors import InvalidError
 from .layout import as_bits
 
-__all__ = ["PLAIN", "Copies", "HostArea", "release", "room"]
+__all__ = ["PLAIN", "Copies", "HostArea", "room"]
 
 #: Types of tensors that are nothing but memory with a shape.
 PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -38,6 +38,8 @@ class HostArea:
         self._flat = torch.empty(0, dtype=torch.uint8)
         self._alone = 0
         self._leased = False
+        #: How often it was taken.
+        self.taken = 0
         self._unpin: Callable[[], object] | None = None
 
     def _storage(self) -> int:
@@ -51,6 +53,9 @@ class HostArea:
     @property
     def free(self) -> bool:
         """Tells whether nobody reads it any more."""
+        if self._leased:
+            # Views that the native part is done with are given back by its next call.
+            _native.gather([], bytearray())
         return not self._leased or torch._C._storage_Use_Count(self._storage()) <= self._alone
 
     def take(self, size: int) -> torch.Tensor:
@@ -58,15 +63,18 @@ class HostArea:
         tensor made from what this returned is left."""
         if self._flat.numel() < size:
             self._grow(size)
-        self._leased = True
+        self._leased, self.taken = True, self.taken + 1
         return self._flat[:size]
 
     def give_back(self) -> None:
-        """Says that what was put into it is stored."""
+        """Says that nobody will read what was put into it."""
         self._leased = False
 
+    def holds(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Tells whether any of the tensors lies in it."""
+        return any(tensor.untyped_storage()._cdata == self._storage() for tensor in tensors)
+
     def _grow(self, size: int) -> None:
-        _AREAS.pop(self._storage(), None)
         if self._unpin is not None:
             self._unpin()
         # The old memory goes before the new comes: a host seldom has room for both.
@@ -79,7 +87,6 @@ class HostArea:
         if torch.cuda.is_available():
             self._pin()
         self._alone = torch._C._storage_Use_Count(self._storage())
-        _AREAS[self._storage()] = self
 
     def _pin(self) -> None:
         import torch.cuda._pin_memory_utils as pinning
@@ -89,17 +96,6 @@ class HostArea:
         unpin = weakref.finalize(self, pinning.unpin_memory, address)
         unpin.atexit = False
         self._unpin = unpin
-
-
-_AREAS: weakref.WeakValueDictionary[int, HostArea] = weakref.WeakValueDictionary()
-
-
-def release(tensors: Iterable[torch.Tensor]) -> None:
-    """Says that the bytes of tensors are stored: areas that they lie in may be used again."""
-    for storage in {tensor.untyped_storage()._cdata for tensor in tensors}:
-        area = _AREAS.get(storage)
-        if area is not None:
-            area.give_back()
 
 
 class Copies:

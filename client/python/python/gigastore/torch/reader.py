@@ -12,6 +12,7 @@ import os
 import pickle
 import threading
 import warnings
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -166,6 +167,7 @@ class StorageReader(DcpStorageReader):
         wanted: list[Wanted] = []
         staged: list[_Piece] = []
         filled: list[tuple[ReadItem, torch.Tensor]] = []
+        taken: list[tuple[int, int]] = []
         values: list[ReadItem] = []
         for item in plan.items:
             if item.type == LoadItemType.BYTE_IO:
@@ -173,7 +175,14 @@ class StorageReader(DcpStorageReader):
                 continue
             tensor = planner.resolve_tensor(item).detach()
             filled.append((item, tensor))
-            self._want(checkpoint, item, tensor, wanted, staged)
+            into = _want(checkpoint, item, tensor)
+            if isinstance(into, _Piece):
+                staged.extend(_cut(into))
+            elif _take(taken, tensor):
+                wanted.append(into)
+            else:
+                # Tied tensors: memory is filled by one at a time.
+                staged.extend(_cut(_Piece(into[0], tuple(item.storage_offsets), tensor, tensor.dtype)))
         self._read(checkpoint, wanted, staged)
         for item, tensor in filled:
             planner.commit_tensor(item, tensor)
@@ -186,30 +195,6 @@ class StorageReader(DcpStorageReader):
         if target is None:
             raise InvalidError("nothing says what to load", hint="pass target= or checkpoint_id=, such as demo/run@100")
         return self.store.checkpoint(target)
-
-    @staticmethod
-    def _want(
-        checkpoint: Checkpoint, item: ReadItem, tensor: torch.Tensor, wanted: list[Wanted], staged: list[_Piece]
-    ) -> None:
-        """Adds a box to what is read in place, or through the host's memory."""
-        name = item.storage_index.fqn
-        info = checkpoint.tensors.get(name)
-        if info is None:
-            raise NotFoundError(f"{checkpoint.target} has no tensor {name!r}", known=list(checkpoint.tensors)[:100])
-        dtype = torch_type(info.dtype)
-        assert dtype is not None, "what torch has no type for is not described to DCP"
-        if tensor.shape != item.lengths:
-            text = f"{name}: a box of shape {list(item.lengths)} is to fill a tensor of shape {list(tensor.shape)}"
-            raise InvalidError(text, object=name)
-        if tensor.is_meta:
-            raise InvalidError(f"{name}: a tensor on the meta device has no memory", hint="materialise it: to_empty()")
-        offsets = tuple(item.storage_offsets)
-        in_order = tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
-        if tensor.device.type == "cpu" and tensor.dtype == dtype and in_order:
-            box = stored_box(name, info.dtype, offsets, tensor.shape)
-            wanted.append((name, box, memory_of(name, tensor)[0] if tensor.numel() else bytearray()))
-        else:
-            staged.extend(_cut(_Piece(name, offsets, tensor, dtype)))
 
     def _read(self, checkpoint: Checkpoint, wanted: list[Wanted], staged: list[_Piece]) -> None:
         """Reads boxes in place, and the others batch by batch; a tensor of another type is converted, as DCP does."""
@@ -305,6 +290,37 @@ def value_path(checkpoint: Checkpoint, name: str) -> str:
         if path in checkpoint.files:
             return path
     raise NotFoundError(f"{checkpoint.target} has no value {name!r}", known=list(checkpoint.files)[:100])
+
+
+def _want(checkpoint: Checkpoint, item: ReadItem, tensor: torch.Tensor) -> Wanted | _Piece:
+    """Returns a box that is read in place, or one that passes through the host's memory."""
+    name = item.storage_index.fqn
+    info = checkpoint.tensors.get(name)
+    if info is None:
+        raise NotFoundError(f"{checkpoint.target} has no tensor {name!r}", known=list(checkpoint.tensors)[:100])
+    dtype = torch_type(info.dtype)
+    assert dtype is not None, "what torch has no type for is not described to DCP"
+    if tensor.shape != item.lengths:
+        text = f"{name}: a box of shape {list(item.lengths)} is to fill a tensor of shape {list(tensor.shape)}"
+        raise InvalidError(text, object=name)
+    if tensor.is_meta:
+        raise InvalidError(f"{name}: a tensor on the meta device has no memory", hint="materialise it: to_empty()")
+    offsets = tuple(item.storage_offsets)
+    in_order = tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+    if tensor.device.type == "cpu" and tensor.dtype == dtype and in_order:
+        box = stored_box(name, info.dtype, offsets, tensor.shape)
+        return name, box, memory_of(name, tensor)[0] if tensor.numel() else bytearray()
+    return _Piece(name, offsets, tensor, dtype)
+
+
+def _take(taken: list[tuple[int, int]], tensor: torch.Tensor) -> bool:
+    """Adds the memory of a tensor to what is taken, in order; tells whether none of it was."""
+    memory = (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
+    at = bisect(taken, memory)
+    before, after = at > 0 and taken[at - 1][1] > memory[0], at < len(taken) and taken[at][0] < memory[1]
+    if tensor.nbytes and not (before or after):
+        taken.insert(at, memory)
+    return not (before or after)
 
 
 def _cut(piece: _Piece) -> Iterator[_Piece]:

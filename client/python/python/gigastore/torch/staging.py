@@ -57,14 +57,26 @@ class Staging(AsyncStager):
 
     @torch.no_grad()
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Returns a copy of a state dict that later steps of the trainer do not change."""
-        copies = Copies()
+        """Returns a copy of a state dict that later steps of the trainer do not change.
+
+        It stays as it is as long as any tensor of it is there: a save that failed may be tried again with it.
+        """
+        return self._stage(state_dict)[0]
+
+    def _stage(self, state_dict: dict[str, Any]) -> tuple[dict[str, Any], HostArea]:
+        """Returns the copy, and the memory that it is in: who has all of its tensors may give that back."""
+        copies, areas = Copies(), list[HostArea]()
+
+        def take(size: int) -> torch.Tensor:
+            areas.append(self._free_area())
+            return areas[0].take(size)
+
         build = _plan(copies, "", state_dict, set())
         with self._lock:
-            made = copies.make(lambda size: self._free_area().take(size))
+            made = copies.make(take)
         found = build(made)
         assert isinstance(found, dict)
-        return found
+        return found, areas[0]
 
     def synchronize_staging(self) -> None:
         """Does nothing: `stage` returns when the copy is there."""
@@ -92,7 +104,7 @@ class Staging(AsyncStager):
             if time.monotonic() > end:
                 raise UnavailableError(
                     f"all {self._states} staged states are still being saved after {self._deadline} s",
-                    hint="wait for the future of an earlier dcp.async_save before the next one",
+                    hint="wait for the future of an earlier dcp.async_save, and drop it, before the next one",
                 )
             time.sleep(_POLL)
 

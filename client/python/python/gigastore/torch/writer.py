@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ from ..store import Store, _attempt
 from ..tensors import Slice
 from . import objects
 from .layout import stored_box, stored_dtype, structure_file
-from .memory import PLAIN, Copies, HostArea, release
+from .memory import PLAIN, Copies, HostArea
 from .staging import Staging
 
 __all__ = ["StorageWriter", "step_of"]
@@ -40,6 +41,9 @@ __all__ = ["StorageWriter", "step_of"]
 _TARGET = re.compile(r"(?:gigastore://)?([^/@]+/[^/@]+)@(\d+)")
 #: Folders among a checkpoint's files that this module fills.
 _OURS = (objects.FOLDER, "dcp/")
+
+#: What DCP names the threads in which it saves in the background: what is saved there was staged by DCP, for that alone.
+_DCP_THREAD = "AsyncCheckpointExecutor"
 
 #: Attempts that this process has saved under.
 _USED: set[str] = set()
@@ -56,11 +60,15 @@ class _Drawn:
 class _Save(threading.local):
     """One save, from `set_up_storage_writer` to `finish`: DCP runs all of it in one thread, others in theirs."""
 
+    #: What `reset` named for the next save.
+    named: str | None = None
     target: str | None = None
     rank: int = 0
     coordinator: bool = True
     collective: bool = True
     drawn: _Drawn | None = None
+    #: Which save to this target it is of this rank, since the process group began.
+    count: int = 0
 
 
 class StorageWriter(DcpStorageWriter):
@@ -68,7 +76,8 @@ class StorageWriter(DcpStorageWriter):
 
     `target` is "project/run@step"; where it is left out, DCP's `checkpoint_id` says it. Values that are no tensors are
     files of the checkpoint: JSON where it has a form for them, else bytes of torch.save. `attempt` and `world_size` are
-    for saves with `use_collectives=False`, under launchers other than torchrun and SLURM, or in a group of some ranks.
+    for saves with `use_collectives=False`: `attempt` where the ranks have no process group, whose store else tells this
+    launch from others, `world_size` where only a group of some ranks saves.
     As a stager it is a `Staging`: `dcp.async_save(state, storage_writer=writer)` copies into memory that is kept.
     """
 
@@ -106,11 +115,13 @@ class StorageWriter(DcpStorageWriter):
 
     def _reset_process(self) -> None:
         self._area, self._lock, self._save = HostArea(), threading.Lock(), _Save()
+        #: Memory of stages that are not saved yet, and how often each had been taken then.
+        self._staged: weakref.WeakKeyDictionary[HostArea, int] = weakref.WeakKeyDictionary()
         #: What was committed last.
         self.committed: CommitInfo | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        ours = ("_area", "_lock", "_save", "committed")
+        ours = ("_area", "_lock", "_save", "_staged", "committed")
         return {name: value for name, value in vars(self).items() if name not in ours}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -125,18 +136,20 @@ class StorageWriter(DcpStorageWriter):
         return _TARGET.fullmatch(str(checkpoint_id)) is not None
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Begins another save."""
+        """Names the target of this thread's next save; `None`: the writer's own."""
         if checkpoint_id is not None:
             step_of(str(checkpoint_id))
-            self._save.target = str(checkpoint_id)
+        self._save.named, self._save.target = None if checkpoint_id is None else str(checkpoint_id), None
 
     @property
     def checkpoint_id(self) -> str | None:
         """The target that is saved to."""
-        return self._save.target or self._target
+        return self._save.named or self._save.target or self._target
 
     def storage_meta(self) -> StorageMeta | None:
-        """Says what DCP's logs call the save."""
+        """Begins a save, and says what DCP's logs call it."""
+        # DCP resets only for saves that it was given a name for: a name holds for one save.
+        self._save.target, self._save.named = self._save.named or self._target, None
         return StorageMeta(checkpoint_id=self.checkpoint_id)
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
@@ -145,6 +158,10 @@ class StorageWriter(DcpStorageWriter):
         save.coordinator, save.drawn = is_coordinator, None
         save.rank = int(kwargs.get("rank") or 0)
         save.collective = bool(kwargs.get("use_collectives", True))
+        save.count = 0
+        if not save.collective and dist.is_initialized():
+            # Counted in the group's store, which lives as long as the launch, and before anything of the save can fail.
+            save.count = dist.distributed_c10d._get_default_store().add(f"{self._key()}/{save.rank}", 1)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Refuses what can't be stored before any rank sends a byte."""
@@ -170,7 +187,7 @@ class StorageWriter(DcpStorageWriter):
             world_size = self._world_size or (dist.get_world_size() if dist.is_initialized() else 1)
             if save.rank >= world_size:
                 raise InvalidError(f"rank {save.rank} of a world of {world_size}", hint="ranks are counted from 0")
-            drawn = _Drawn(_attempt(self._attempt, world_size) or secrets.token_hex(8), world_size)
+            drawn = _Drawn(self._attempt or self._agreed(world_size) or secrets.token_hex(8), world_size)
         save.drawn = drawn
         return [dataclasses.replace(plan, storage_data=drawn) for plan in plans]
 
@@ -188,8 +205,9 @@ class StorageWriter(DcpStorageWriter):
                 files[path] = data
             else:
                 tensors.append((item, _resolve(item, planner)))
-        slices, area = self._slices(tensors, planner, drawn)
+        area, copies = self._copies(tensors)
         try:
+            slices = self._slices(tensors, copies, planner, drawn)
             self.store.save(
                 run,
                 step,
@@ -204,8 +222,10 @@ class StorageWriter(DcpStorageWriter):
                 **self._options,
             )
         finally:
-            area.give_back()
-            release(tensor for _, tensor in tensors)
+            # The frames of a fault that somebody keeps would else keep the memory.
+            if area is not None:
+                area.give_back()
+            self._give_back([tensor for _, tensor in tensors])
         found: Future[list[WriteResult]] = Future()
         sizes = {item.index: tensor.nbytes for item, tensor in tensors}
         found.set_result([WriteResult(item.index, sizes.get(item.index, 0), None) for item in plan.items])
@@ -229,7 +249,10 @@ class StorageWriter(DcpStorageWriter):
 
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Copies a state dict into memory that is kept: see `Staging`."""
-        return self._staging.stage(state_dict)
+        found, area = self._staging._stage(state_dict)
+        with self._lock:
+            self._staged[area] = area.taken
+        return found
 
     def synchronize_staging(self) -> None:
         """Does nothing: `stage` returns when the copy is there."""
@@ -243,6 +266,15 @@ class StorageWriter(DcpStorageWriter):
     def _key(self) -> str:
         return f"gigastore/{self.checkpoint_id}"
 
+    def _agreed(self, world_size: int) -> str | None:
+        """Returns what tells a save without collectives from others: what the first rank to come drew, none waits."""
+        if world_size == 1 or not self._save.count or world_size > dist.get_world_size():
+            return _attempt(None, world_size)
+        # Not what the launcher tells: a job that is started again by hand may have the same id.
+        store = dist.distributed_c10d._get_default_store()
+        agreed: bytes = store.compare_set(f"{self._key()}/save {self._save.count}", "", secrets.token_hex(8))
+        return agreed.decode()
+
     def _drawn_for(self, plan: SavePlan) -> _Drawn:
         """Returns what the coordinator drew for this save: a plan that DCP has cached tells of an earlier one."""
         save, drawn = self._save, plan.storage_data
@@ -254,20 +286,40 @@ class StorageWriter(DcpStorageWriter):
         _USED.add(drawn.attempt)
         return drawn
 
-    def _slices(
-        self, tensors: list[tuple[WriteItem, torch.Tensor]], planner: SavePlanner, drawn: _Drawn
-    ) -> tuple[dict[str, list[Slice]], HostArea]:
-        """Returns what the store saves, and the memory it is in where tensors on a device or out of order are copied;
-        others are read where they lie."""
+    def _give_back(self, tensors: list[torch.Tensor]) -> None:
+        """Gives the memory of a stage back that DCP made for this save alone: nobody else has its tensors."""
+        if not threading.current_thread().name.startswith(_DCP_THREAD):
+            return
+        with self._lock:
+            for area in [area for area, taken in self._staged.items() if area.taken == taken and area.holds(tensors)]:
+                del self._staged[area]
+                area.give_back()
+
+    def _copies(
+        self, tensors: list[tuple[WriteItem, torch.Tensor]]
+    ) -> tuple[HostArea | None, dict[int, torch.Tensor]]:
+        """Copies tensors that are on a device or out of order: the memory, and the copies by their places."""
         copies = Copies()
         moved = {
             i: copies.plan(item.index.fqn, tensor)
             for i, (item, tensor) in enumerate(tensors)
             if not (tensor.is_cpu and tensor.layout == torch.strided and tensor.is_contiguous())
         }
+        if not moved:
+            return None, {}
         with self._lock:
             area = self._area if self._area.free else HostArea()
-            made = copies.make(area.take) if moved else []
+            made = copies.make(area.take)
+        return area, {i: made[number] for i, number in moved.items()}
+
+    def _slices(
+        self,
+        tensors: list[tuple[WriteItem, torch.Tensor]],
+        copies: Mapping[int, torch.Tensor],
+        planner: SavePlanner,
+        drawn: _Drawn,
+    ) -> dict[str, list[Slice]]:
+        """Returns what the store saves: copies where there are any, other tensors where they lie."""
         slices: dict[str, list[Slice]] = {}
         for i, (item, tensor) in enumerate(tensors):
             name, data = item.index.fqn, item.tensor_data
@@ -278,13 +330,13 @@ class StorageWriter(DcpStorageWriter):
             dtype = stored_dtype(name, tensor.dtype)
             offsets, sizes = stored_box(name, dtype, data.chunk.offsets, data.chunk.sizes)
             shape, _ = stored_box(name, dtype, data.size, data.size)
-            held = made[moved[i]] if i in moved else tensor
+            held = copies.get(i, tensor)
             if held.shape != data.chunk.sizes:
                 text = f"{name} has shape {list(held.shape)}, and {list(data.chunk.sizes)} in DCP's plan"
                 raise InvalidError(text, object=name)
             replicas = () if self._save.collective else _replicas(planner, name, self._save.rank, drawn.world_size)
             slices.setdefault(name, []).append(Slice(held, shape, offsets, sizes, dtype, replicas))
-        return slices, area
+        return slices
 
 
 def _resolve(item: WriteItem, planner: SavePlanner) -> torch.Tensor:
