@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 
 import gigastore
-from gigastore.torch import StorageReader, export_dcp, import_dcp, main
+from gigastore.torch import SavePlanner, StorageReader, StorageWriter, export_dcp, import_dcp, main
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -106,6 +106,39 @@ def test_structures_that_make_no_sense_are_named(url: str, store: gigastore.Stor
     assert isinstance(error, gigastore.IntegrityError) and error.object == path
 
 
+def looped() -> dict[str, Any]:
+    """Returns a state dict that holds itself."""
+    inner: dict[str, Any] = {"w": torch.ones(1), "list": [1, {}]}
+    inner["list"][1]["again"] = inner["list"]
+    return {"step": 1, "model": inner}
+
+
+def deep() -> dict[str, Any]:
+    """Returns a state dict that is nested past what Python follows."""
+    state: dict[str, Any] = {"w": torch.ones(1)}
+    for _ in range(2000):
+        state = {"in": state}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "says"), [(looped(), r"model\.list\.1\.again holds itself"), (deep(), "nested too deeply")], ids=range(2)
+)
+@pytest.mark.parametrize("saving", ["save", "async_save"])
+def test_state_dicts_that_never_end_are_named(url: str, state: dict[str, Any], says: str, saving: str) -> None:
+    writer = StorageWriter(url, "demo/run@1")
+    with pytest.raises((CheckpointException, gigastore.InvalidError), match=says) as caught:
+        if saving == "save":
+            dcp.save(state, storage_writer=writer, planner=SavePlanner())
+        else:
+            dcp.async_save(state, storage_writer=writer)
+    error = caught.value if saving == "async_save" else caught.value.failures[0][0]  # type: ignore[union-attr]
+    assert isinstance(error, gigastore.InvalidError)
+    fine = {"a": {"b": [torch.ones(1), 5]}}
+    dcp.save(fine, storage_writer=writer, planner=SavePlanner(enable_plan_caching=False))
+    assert writer.committed is not None
+
+
 # Folders of DCP's own.
 
 
@@ -117,23 +150,9 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-class SetSlots:
-    """Is pickled as a class, on which attributes are set."""
-
-    def __init__(self, on: Any, attributes: dict[str, Any]) -> None:
-        self.on, self.attributes = on, attributes
-
-    def __reduce__(self) -> Any:
-        return (_same, (self.on,), (None, self.attributes))
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def described(description: Any, first: SetSlots) -> bytes:
-    """Returns the pickle of a description, before which attributes are set on what stands in the pickle by its name."""
-    setting = pickle.dumps(first.on, 2)[2:-1] + pickle.dumps((None, first.attributes), 2)[2:-1] + pickle.BUILD
+def described(description: Any, on: type, attributes: dict[str, Any]) -> bytes:
+    """Returns the pickle of a description which sets attributes on a class first."""
+    setting = pickle.dumps(on, 2)[2:-1] + pickle.dumps((None, attributes), 2)[2:-1] + pickle.BUILD
     return b"\x80\x02" + setting + pickle.POP + pickle.dumps(description, 2)[2:]
 
 
@@ -145,7 +164,7 @@ def test_a_description_changes_no_class(folder: Path, url: str, tmp_path: Path, 
     for index, place in description.storage_data.items():
         if index.fqn == "step":
             place.relative_path, place.offset, place.length = str(secret), 0, len(secret.read_text())
-    (folder / ".metadata").write_bytes(described(description, SetSlots(PurePosixPath, attributes)))
+    (folder / ".metadata").write_bytes(described(description, PurePosixPath, attributes))
     before = dict(vars(PurePosixPath))
     with pytest.raises(gigastore.InvalidError, match="sets attributes"):
         import_dcp(folder, url, "demo/run@1")

@@ -9,14 +9,15 @@
     dcp.load(state, storage_reader=StorageReader("file:///tmp/store", "demo/run"))
 
 Tensors and metadata are read without a pickle. `import_dcp` and `export_dcp` turn folders of DCP's own into checkpoints
-and back; `python -m gigastore.torch --help` does the same on the command line. Must never need torch where `gigastore`
-alone is imported.
+and back; `python -m gigastore.torch --help` does the same on the command line. A state dict that holds itself is named by
+`async_save`, and by `save` with `planner=SavePlanner()`. Must never need torch where `gigastore` alone is imported.
 """
 
 from .command import main
 from .convert import export_dcp, import_dcp
+from .planner import SavePlanner
 from .reader import StorageReader
 from .staging import Staging
 from .writer import StorageWriter
 
-__all__ = ["Staging", "StorageReader", "StorageWriter", "export_dcp", "import_dcp", "main"]
+__all__ = ["SavePlanner", "Staging", "StorageReader", "StorageWriter", "export_dcp", "import_dcp", "main"]

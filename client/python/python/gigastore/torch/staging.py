@@ -71,7 +71,10 @@ class Staging(AsyncStager):
             areas.append(self._free_area())
             return areas[0].take(size)
 
-        build = _plan(copies, "", state_dict, set())
+        try:
+            build = _plan(copies, "", state_dict, set())
+        except RecursionError as error:
+            raise InvalidError("the state dict is nested too deeply", hint="flatten it") from error
         with self._lock:
             made = copies.make(take)
         found = build(made)
