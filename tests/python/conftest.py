@@ -34,6 +34,18 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     return done
 
 
+def visible(store: gigastore.Store) -> list[str]:
+    """Returns all checkpoints that anybody can see in a store."""
+    found: list[str] = []
+    for project in store.projects():
+        try:
+            found += [info.target for name in store.list(project) for info in name.live]
+        except gigastore.NotFoundError:
+            # A save was begun in it, and nothing was ever committed.
+            continue
+    return found
+
+
 class Service:
     """A `gigastore serve` over a store."""
 
