@@ -9,8 +9,8 @@
     dcp.load(state, storage_reader=StorageReader("file:///tmp/store", "demo/run"))
 
 Tensors and metadata are read without a pickle. `import_dcp` and `export_dcp` turn folders of DCP's own into checkpoints
-and back; `python -m gigastore.torch --help` does the same on the command line. A state dict that holds itself is named by
-`async_save`, and by `save` with `planner=SavePlanner()`. Must never need torch where `gigastore` alone is imported.
+and back; `python -m gigastore.torch --help` does the same on the command line. A state dict that holds itself is named
+by `async_save`, and by `save` with `planner=SavePlanner()`. Must never need torch where `gigastore` alone is imported.
 """
 
 from .command import main

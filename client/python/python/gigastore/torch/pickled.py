@@ -100,7 +100,7 @@ class _Restricted(pickle._Unpickler):
         state, made = self.stack[-1], self.stack[-2]  # type: ignore[attr-defined]
         if type(made) not in _FILLED or isinstance(state, tuple) and type(made) not in _UNPACKED:
             raise InvalidError(
-                f"{self._file} sets attributes of a {type(made).__qualname__}, which no description of a checkpoint needs",
+                f"{self._file} sets attributes of a {type(made).__qualname__}, which no description needs",
                 object=str(self._file),
                 hint="do not load this folder with DCP before you know who wrote it",
             )

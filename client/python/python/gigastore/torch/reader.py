@@ -243,8 +243,8 @@ class StorageReader(DcpStorageReader):
 
 
 def describe(checkpoint: Checkpoint) -> tuple[Metadata, list[str]]:
-    """Returns DCP's description of a checkpoint, each tensor one chunk, whatever slices it was saved in; and the tensors
-    that are not described, for torch has no type for their elements."""
+    """Returns DCP's description of a checkpoint, each tensor one chunk, whatever slices it was saved in; and the
+    tensors that it leaves out: torch has no type for their elements."""
     entries: dict[str, STORAGE_TYPES] = {}
     left_out = []
     for name, info in checkpoint.tensors.items():

@@ -42,7 +42,7 @@ _TARGET = re.compile(r"(?:gigastore://)?([^/@]+/[^/@]+)@(\d+)")
 #: Folders among a checkpoint's files that this module fills.
 _OURS = (objects.FOLDER, "dcp/")
 
-#: What DCP names the threads in which it saves in the background: what is saved there was staged by DCP, for that alone.
+#: What DCP names the threads in which it saves in the background: what they save was staged by DCP, for that alone.
 _DCP_THREAD = "AsyncCheckpointExecutor"
 
 #: Attempts that this process has saved under.
