@@ -60,6 +60,9 @@ pub enum WriteError {
     Store(#[from] Fault),
 }
 
+/// Bytes that are hashed right after they were copied: 256 KiB, which the second level of caches holds.
+const WARM_BYTES: usize = 256 << 10;
+
 /// What packs are written with.
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
@@ -105,9 +108,7 @@ impl Writer {
         let _taken = self.store.budget.take(bytes.min(LOAD_BYTES)).await;
         let mut digests = Vec::with_capacity(slices.len());
         if bytes <= LOAD_BYTES {
-            let contents = self.load(slices, bytes).await?;
-            let trees = self.trees(&contents, bytes).await;
-            digests.extend(trees.iter().map(GroupTree::root));
+            digests.extend(self.load(slices, bytes).await?.iter().map(|(_, tree)| tree.root()));
         } else {
             for (_, data) in slices {
                 let tree = self.phases.timed(Phase::Hash, data.len(), self.tree(GroupSize::Tensor, data)).await?;
@@ -124,11 +125,10 @@ impl Writer {
         bytes: u64,
         known: &(dyn Fn(Digest, u64) -> Option<Place<Digest>> + Send + Sync),
     ) -> Result<Vec<PartRow>, WriteError> {
-        let contents = self.load(&slices, bytes).await?;
-        let trees = self.trees(&contents, bytes).await;
+        let loaded = self.load(&slices, bytes).await?;
         let mut rows = Vec::with_capacity(slices.len());
         let mut sent = Vec::new();
-        for (((slice, _), content), tree) in slices.into_iter().zip(contents).zip(trees) {
+        for ((slice, _), (content, tree)) in slices.into_iter().zip(loaded) {
             match known(tree.root(), tree.len()) {
                 Some(place) => rows.push(SliceRow { slice, blake3: tree.root(), place: Some(place) }),
                 None => sent.push((slice, tree, content)),
@@ -162,12 +162,9 @@ impl Writer {
         Ok(rows)
     }
 
-    async fn trees(&self, contents: &[Bytes], bytes: u64) -> Vec<GroupTree> {
-        self.phases.timed(Phase::Hash, bytes, trees(&*self.store.ambient, GroupSize::Tensor, contents)).await
-    }
-
-    /// Reads slices into one buffer; those in memory that nobody writes to stay where they are.
-    async fn load(&self, slices: &[(SliceId, SliceData)], bytes: u64) -> Result<Vec<Bytes>, WriteError> {
+    /// Reads slices into one buffer, where those in memory that nobody writes to need not go, and hashes them. What is
+    /// copied is hashed as it is copied, of the copy: its bytes are in the cache then.
+    async fn load(&self, slices: &[(SliceId, SliceData)], bytes: u64) -> Result<Vec<(Bytes, GroupTree)>, WriteError> {
         let stays = |data: &SliceData| matches!(data, SliceData::Memory(_));
         let needed: u64 = slices.iter().filter(|(_, data)| !stays(data)).map(|(_, data)| data.len()).sum();
         let sources: Vec<SliceData> = slices.iter().map(|(_, data)| data.clone()).collect();
@@ -176,23 +173,40 @@ impl Writer {
             let memory = |source| WriteError::Memory { bytes, source };
             let mut buffer = pool.take(needed as usize).map_err(memory)?;
             let mut free = buffer.as_mut();
+            let mut copied = Vec::new();
             for data in sources.iter().filter(|data| !stays(data)) {
                 let (part, rest) = free.split_at_mut(data.len() as usize);
-                data.read_at(0, part)?;
+                copied.push(match data {
+                    SliceData::Shared(bytes) => Some(copy_hashed(bytes, part)),
+                    SliceData::Memory(_) | SliceData::File(_) => {
+                        data.read_at(0, part)?;
+                        None
+                    }
+                });
                 free = rest;
             }
-            let mut loaded = buffer.freeze();
+            let (mut loaded, mut copied) = (buffer.freeze(), copied.into_iter());
             let contents = sources.into_iter().map(|data| match data {
-                SliceData::Memory(bytes) => bytes,
-                SliceData::Shared(_) | SliceData::File(_) => loaded.split_to(data.len() as usize),
+                SliceData::Memory(bytes) => (bytes, None),
+                SliceData::Shared(_) | SliceData::File(_) => {
+                    (loaded.split_to(data.len() as usize), copied.next().flatten())
+                }
             });
-            Ok::<Vec<Bytes>, WriteError>(contents.collect())
+            Ok::<Vec<(Bytes, Option<GroupTree>)>, WriteError>(contents.collect())
         });
-        let read = read.await;
+        let read = read.await?;
         if needed > 0 {
             self.phases.took(Phase::Stage, needed, begin);
         }
-        read
+        let unhashed: Vec<Bytes> = read.iter().filter(|(_, tree)| tree.is_none()).map(|(all, _)| all.clone()).collect();
+        let bytes = unhashed.iter().map(|content| content.len() as u64).sum();
+        let trees = trees(&*self.store.ambient, GroupSize::Tensor, &unhashed);
+        let mut trees = self.phases.timed(Phase::Hash, bytes, trees).await.into_iter();
+        let hashed = read.into_iter().map(|(content, tree)| {
+            let tree = tree.or_else(|| trees.next()).expect("each content was hashed once");
+            (content, tree)
+        });
+        Ok(hashed.collect())
     }
 
     /// Codes a slice where that is worth it: the groups that decide first, then the others.
@@ -327,6 +341,16 @@ impl Writer {
         self.progress.moved(len);
         Ok(stored)
     }
+}
+
+/// Copies memory that others may write to, and hashes the copy.
+fn copy_hashed(from: &[u8], into: &mut [u8]) -> GroupTree {
+    let mut hasher = StreamHasher::new(GroupSize::Tensor);
+    for (from, into) in from.chunks(WARM_BYTES).zip(into.chunks_mut(WARM_BYTES)) {
+        into.copy_from_slice(from);
+        hasher.update(into);
+    }
+    hasher.finish()
 }
 
 /// Leaves a slice as it is.
