@@ -131,6 +131,8 @@ pub(crate) fn gather(py: Python<'_>, sources: Vec<Bound<'_, PyAny>>, into: &Boun
         let parts: Vec<&[u8]> = sources.iter().map(AsRef::as_ref).collect();
         copy::gather(ambient, &parts, into.as_mut());
     });
+    drop((sources, into));
+    released::collect(py);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use crate::error::{invalid, json, parsed, raise};
 use crate::memory::source;
 use crate::process::{OfProcess, Watched, wait, wait_quietly};
+use crate::released;
 use crate::store::{Store, seconds};
 
 /// Name, type, global shape, offsets, sizes, memory, ranks that hold the same.
@@ -205,7 +206,10 @@ impl Saver {
         let memory: Vec<&[u8]> = slices.iter().map(|slice| bytes_of(&slice.data)).collect();
         let busy = if wait { Busy::Wait } else { Busy::Skip };
         let saver = self.saver(py)?;
-        let begun = wait_quietly(py, saver.begin(spec, &layout, &memory, busy))?;
+        let begun = wait_quietly(py, saver.begin(spec, &layout, &memory, busy));
+        drop(slices);
+        released::collect(py);
+        let begun = begun?;
         Ok(match begun {
             Begun::Staged(times, save) => {
                 let save = Pending { save: OfProcess::of(save) };
@@ -215,10 +219,20 @@ impl Saver {
         })
     }
 
-    /// Waits until no save is under way.
-    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+    /// Waits until no save is under way, for some seconds or for as long as it takes.
+    #[pyo3(signature = (timeout = None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let saver = self.saver(py)?;
-        wait_quietly(py, saver.wait())
+        let Some(given) = timeout else { return wait_quietly(py, saver.wait()) };
+        let limit = seconds(py, "timeout", given)?;
+        // What fails in time is told as it is.
+        match wait_quietly(py, async { Ok::<_, Fault>(tokio::time::timeout(limit, saver.wait()).await) })? {
+            Ok(ended) => ended.map_err(|error| raise(py, &error)),
+            Err(_) => {
+                let text = format!("a save in the background is still under way after {given:.0} s");
+                Err(raise(py, &Fault::of(FaultCode::Unavailable, text)))
+            }
+        }
     }
 
     /// Returns what was committed last.

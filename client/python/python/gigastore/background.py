@@ -9,16 +9,13 @@ from __future__ import annotations
 import atexit
 import multiprocessing.util
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from .errors import UnavailableError
 from .info import CommitInfo, committed
 
 if TYPE_CHECKING:
@@ -126,8 +123,7 @@ def _at_exit() -> bool:
     for slot in [slot for key, slot in list(_SLOTS.items()) if key[0] == os.getpid()]:
         try:
             if slot.saver is not None:
-                with _interrupted_at(ends if failed and slot.several else None):
-                    slot.saver.wait()
+                slot.saver.wait(max(ends - time.monotonic(), 0.0) if failed and slot.several else None)
         except (Exception, KeyboardInterrupt) as error:  # Nobody is left to catch it.
             good = False
             print(f"gigastore: {slot.what}: {error or 'interrupted'}", file=sys.stderr)
@@ -139,26 +135,6 @@ def _is_failing() -> bool:
     # prompt, a slip of hours ago is no failure.
     prompt = hasattr(sys, "ps1")
     return not prompt and (getattr(sys, "last_value", None) is not None or sys.exc_info()[0] is not None)
-
-
-@contextmanager
-def _interrupted_at(moment: float | None) -> Iterator[None]:
-    """Raises UnavailableError in what is waited for, when the time has come."""
-    if moment is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        hint = "other ranks did not deliver; this process failed, so it waits for them no longer"
-        raise UnavailableError(f"given up after {_AFTER_FAILURE:.0f} s", hint=hint)
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(moment - time.monotonic(), 0.001))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 class _Unflushed:

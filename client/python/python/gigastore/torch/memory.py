@@ -53,9 +53,6 @@ class HostArea:
     @property
     def free(self) -> bool:
         """Tells whether nobody reads it any more."""
-        if self._leased:
-            # Views that the native part is done with are given back by its next call.
-            _native.gather([], bytearray())
         return not self._leased or torch._C._storage_Use_Count(self._storage()) <= self._alone
 
     def take(self, size: int) -> torch.Tensor:
