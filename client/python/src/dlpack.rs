@@ -1,4 +1,5 @@
-//! Memory handed on by DLPack (dmlc/dlpack, `dlpack.h` 1.1, which has the types of 8 bits and less): a capsule with the address, type and shape of a tensor.
+//! Memory handed on by DLPack (dmlc/dlpack, `dlpack.h` 1.1, which has the types of 8 bits and less): a capsule with the
+//! address, type and shape of a tensor.
 //!
 //! Must never free memory that a consumer still has: the capsule's structure keeps its object until its deleter runs.
 

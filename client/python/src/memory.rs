@@ -39,8 +39,8 @@ pub(crate) struct View {
 }
 
 impl Drop for View {
-    /// Any thread may have the last part of a view, with the interpreter's lock or without, and at the interpreter's end:
-    /// what is not needed any more is given back by the next call that has the lock.
+    /// Any thread may have the last part of a view, with the interpreter's lock or without, and at the interpreter's
+    /// end: what is not needed any more is given back by the next call that has the lock.
     fn drop(&mut self) {
         released::push(self.buffer.take());
     }
@@ -66,8 +66,9 @@ impl View {
 
 impl AsRef<[u8]> for View {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: the buffer is contiguous, of so many bytes, and stays exported as long as `self`. Python code may write
-        // to it meanwhile, as to any memory that it shares; the client copies what it saves before it looks at it.
+        // SAFETY: the buffer is contiguous, of so many bytes, and stays exported as long as `self`. Python code may
+        // write to it meanwhile, as to any memory that it shares; the client copies what it saves before it looks at
+        // it.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }

@@ -1,7 +1,7 @@
 //! Buffers of Python's objects that nobody needs any more, until somebody with the interpreter's lock gives them back.
 //!
-//! A stack of one pointer: threads of a pool put onto it, and a process that is forked off at any moment finds it whole,
-//! which it would not a lock. Must never take the interpreter's lock itself.
+//! A stack of one pointer: threads of a pool put onto it, and a process that is forked off at any moment finds it
+//! whole, which it would not a lock. Must never take the interpreter's lock itself.
 
 #![allow(unsafe_code, reason = "a stack without a lock is made of pointers")]
 
@@ -27,8 +27,10 @@ pub(crate) fn push(buffer: Option<PyUntypedBuffer>) {
         let next = unsafe { (*node).next };
         match TOP.compare_exchange_weak(next, node, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => return,
-            // SAFETY: as above.
-            Err(now) => unsafe { (*node).next = now },
+            Err(now) => {
+                // SAFETY: as above.
+                unsafe { (*node).next = now }
+            }
         }
     }
 }

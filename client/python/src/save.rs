@@ -175,8 +175,8 @@ impl Saver {
         wait_quietly(py, saver.reserve())
     }
 
-    /// Copies a state, and saves the copy. Returns seconds waited, seconds of the copy, and the save; or nothing where an
-    /// earlier save is under way and was not to be waited for.
+    /// Copies a state, and saves the copy. Returns seconds waited, seconds of the copy, and the save; or nothing where
+    /// an earlier save is under way and was not to be waited for.
     #[pyo3(signature = (
         target, step, tensors, files, *, world_size, attempt, metadata, tag, compress, dedup, deadline, wait
     ))]

@@ -1,9 +1,9 @@
 //! Where the bytes of a restore go: buffers of the caller, or a local file.
 //!
-//! Sinks are owned while a restore runs and given back after it; one that fails or is cancelled may have threads at work
-//! still, which [`Sink::close`] keeps from memory that its caller wants back. Memory is lent out to be filled where it lies, by as many threads as like,
-//! each a part that nobody else has. Must never be left with bytes that were not verified: whoever fills lent memory
-//! clears what does not match.
+//! Sinks are owned while a restore runs and given back after it; one that fails or is cancelled may have threads at
+//! work still, which [`Sink::close`] keeps from memory that its caller wants back. Memory is lent out to be filled
+//! where it lies, by as many threads as like, each a part that nobody else has. Must never be left with bytes that were
+//! not verified: whoever fills lent memory clears what does not match.
 
 #![allow(unsafe_code, reason = "threads fill parts of one buffer at once; the parts are kept apart here")]
 

@@ -71,8 +71,8 @@ async fn run(globals: &Globals, arguments: Vec<OsString>) -> Result<(), Failure>
     Ok(())
 }
 
-/// A program that was started; killed where nobody waits for it any more, as at Ctrl-C. What it had sent is found by the
-/// next try.
+/// A program that was started; killed where nobody waits for it any more, as at Ctrl-C. What it had sent is found by
+/// the next try.
 struct Started(Child);
 
 impl Started {
