@@ -91,18 +91,26 @@ fn saved(made: &[Made]) -> (Planner, Vec<Vec<u8>>, Vec<Vec<u8>>) {
 
 /// Reads a range as a reader does.
 fn read(planner: &Planner, layout: &FileLayout, file: &TensorFile, range: ByteRange, slices: &[Vec<u8>]) -> Vec<u8> {
-    let FileRead { header, parts } = planner.read_file(layout, file, range).unwrap();
-    let mut bytes = vec![0xee; range.len() as usize];
-    bytes[..header.len()].copy_from_slice(&header);
-    let mut counted = header.len() as u64;
-    for SlicePart { row, range: part, copies } in parts {
-        for run in copies.iter().flat_map(|copy| copy.within(part)) {
-            let (from, to, len) = (run.from as usize, run.to as usize, run.len as usize);
-            bytes[to..to + len].copy_from_slice(&slices[row][from..from + len]);
-            counted += run.len;
+    let mut left = Unplanned::from(range);
+    let (mut bytes, mut at) = (Vec::new(), range.start());
+    while let Some(FileRead { range, header, parts }) = planner.read_file(layout, file, &mut left).unwrap() {
+        assert_eq!(range.start(), at);
+        assert!(parts.iter().map(|part| part.copies.len()).sum::<usize>() <= MAX_COPIES);
+        at = range.end();
+        let mut piece = vec![0xee; range.len() as usize];
+        piece[..header.len()].copy_from_slice(&header);
+        let mut counted = header.len() as u64;
+        for SlicePart { row, range: part, copies } in parts {
+            for run in copies.iter().flat_map(|copy| copy.within(part)) {
+                let (from, to, len) = (run.from as usize, run.to as usize, run.len as usize);
+                piece[to..to + len].copy_from_slice(&slices[row][from..from + len]);
+                counted += run.len;
+            }
         }
+        assert_eq!(counted, range.len());
+        bytes.extend(piece);
     }
-    assert_eq!(counted, range.len());
+    assert_eq!(at, range.end());
     bytes
 }
 
@@ -165,11 +173,46 @@ fn what_no_slice_has_is_an_error_and_no_hole() {
         let file = &layout.files()[0];
         let data = |from, to| {
             let start = file.header.len() as u64;
-            planner.read_file(&layout, file, ByteRange::new(start + from, start + to).unwrap())
+            planner.read_file(&layout, file, &mut ByteRange::new(start + from, start + to).unwrap().into())
         };
         assert!(data(0, 56).is_ok() && data(64, 160).is_ok());
         for (from, to) in [(0, 160), (56, 57), (50, 100)] {
             assert!(matches!(data(from, to), Err(PlanError::Uncovered { .. })), "{from}..{to}");
         }
     }
+}
+
+#[test]
+fn many_tiny_slices_are_planned_a_part_at_a_time() {
+    // Two tensors of 5,000 slices of a byte, and one of 3,000 rows of which each of two slices has a half.
+    let (planner, slices, whole) = saved(&[
+        (Dtype::U8, vec![(5000, 5000)]),
+        (Dtype::U8, vec![(3000, 1), (2, 2)]),
+        (Dtype::U8, vec![(50, 50), (100, 100)]),
+    ]);
+    let layout = planner.layout(View::Whole).unwrap();
+    let file = &layout.files()[0];
+    let all = ByteRange::new(0, file.len).unwrap();
+    assert!(read(&planner, &layout, file, all, &slices) == [&file.header[..], &whole.concat()].concat());
+}
+
+#[test]
+fn slices_of_uneven_sizes_are_refused_and_not_searched_for_ever() {
+    // One slice as long as all others together: no search tells which of those before a byte end before it.
+    let count = 2 * MAX_LOOKS;
+    let slice = |start, len| {
+        let area = TensorBox::new(vec![start], vec![len]).unwrap();
+        row(SliceId::tensor("t", Dtype::U8, &[2 * count], area).unwrap())
+    };
+    let (planner, ..) = saved(&[]);
+    let mut checkpoint = planner.checkpoint().clone();
+    checkpoint.rows = (0..count).map(|i| slice(i, 1)).chain([slice(count, count)]).collect();
+    let planner = Planner::new(checkpoint);
+    let layout = planner.layout(View::Whole).unwrap();
+    let file = &layout.files()[0];
+    let end = file.len - count;
+    let mut left = ByteRange::new(end - 1, end).unwrap().into();
+    assert!(matches!(planner.read_file(&layout, file, &mut left), Err(PlanError::Scattered { .. })));
+    let mut left = ByteRange::new(file.len - 9, file.len).unwrap().into();
+    assert_eq!(planner.read_file(&layout, file, &mut left).unwrap().unwrap().parts.len(), 1);
 }
