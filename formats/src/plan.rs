@@ -21,7 +21,7 @@ use crate::tensor::dtype::Dtype;
 use crate::tensor::slice::{Codec, Place, SliceError, SliceId, SliceKind, SliceRow};
 use crate::wire::{CommitInfo, Fault, FaultCode};
 
-pub use self::files::{FileRead, MAX_COPIES, SlicePart, Unplanned};
+pub use self::files::{COPY_BYTES, FileRead, MAX_COPIES, SlicePart, Unplanned};
 
 /// Boxes of one plan: 100,000, each tensor of a large model a few times.
 pub const MAX_BOXES: usize = 100_000;
@@ -151,10 +151,9 @@ impl From<&PlanError> for Fault {
         match error {
             PlanError::Unknown { .. } => Self::new(FaultCode::NotFound, error),
             PlanError::Uncovered { .. } => Self::new(FaultCode::Integrity, error),
-            PlanError::TooMany { .. }
-            | PlanError::TooMuch
-            | PlanError::Scattered { .. }
-            | PlanError::Box { .. } => Self::new(FaultCode::Invalid, error),
+            PlanError::TooMany { .. } | PlanError::TooMuch | PlanError::Scattered { .. } | PlanError::Box { .. } => {
+                Self::new(FaultCode::Invalid, error)
+            }
         }
     }
 }

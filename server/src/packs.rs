@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_PACK_HEADER_BYTES;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -36,8 +37,8 @@ pub(crate) type Known = (u64, Arc<PackHeader>);
 #[derive(Debug)]
 pub(crate) struct Packs {
     headers: Kept<(ProjectName, Stored), Known>,
-    /// By pack, first stored byte of the slice, and number of the group.
-    groups: Kept<(ProjectName, Stored, u64, u64), Bytes>,
+    /// By BLAKE3 of the slice, against which they were checked, and number of the group.
+    groups: Kept<(ProjectName, Digest, u64), Bytes>,
     reading: Semaphore,
 }
 
@@ -74,12 +75,11 @@ impl Packs {
         Ok(self.headers.get((project.clone(), pack), read).await?.0)
     }
 
-    /// Returns a group that is kept, or that `read` gives.
+    /// Returns a group of the slice of this BLAKE3 that is kept, or that `read` gives.
     pub(crate) async fn group<F>(
         &self,
         project: &ProjectName,
-        pack: Stored,
-        entry: &PackEntry,
+        slice: Digest,
         index: u64,
         read: impl FnOnce() -> F,
     ) -> Result<Bytes, Fault>
@@ -91,7 +91,7 @@ impl Packs {
             let bytes = Bytes::copy_from_slice(&read().await?);
             Ok(((bytes.len() as u64).max(LEAST_GROUP_BYTES), bytes))
         };
-        Ok(self.groups.get((project.clone(), pack, entry.stored.start(), index), counted).await?.0)
+        Ok(self.groups.get((project.clone(), slice, index), counted).await?.0)
     }
 }
 

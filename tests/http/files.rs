@@ -161,6 +161,40 @@ async fn however_it_was_saved_the_file_has_the_same_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_slices_in_one_block_are_read_a_part_at_a_time() {
+    let served = Served::new().await;
+    let store = served.store(None);
+    let data = XorShift::new(4).bytes(4000);
+    let tensor = |name: &str, data: &Bytes| Tensor {
+        name: name.to_owned(),
+        dtype: Dtype::U8,
+        shape: vec![data.len() as u64],
+        data: data.clone(),
+    };
+    let scalars = (0..2000).map(|i| tensor(&format!("a.{i:04}"), &data.slice(i..i + 1)));
+    let tensors: Vec<Tensor> = scalars.chain([tensor("b", &data)]).collect();
+    let metadata = [("safetensors:format".to_owned(), "pt".to_owned())].into();
+    let save = SaveSpec { metadata, ..spec("p", "run", 1, RANKS as u32) };
+    let save = store.begin_save(save, Progress::default()).await.unwrap();
+    for rank in 0..RANKS {
+        // Of the last tensor each byte is a slice.
+        let byte = |at: u64| {
+            let area = TensorBox::new(vec![at], vec![1]).unwrap();
+            let id = SliceId::tensor("b", Dtype::U8, &[4000], area).unwrap();
+            Slice { id, data: SliceData::Memory(data.slice(at as usize..at as usize + 1)), replicas: Vec::new() }
+        };
+        let mut slices: Vec<Slice> = (rank * 1000..(rank + 1) * 1000).map(byte).collect();
+        slices.extend(tensors[..2000].iter().filter_map(|tensor| part(tensor, 0, rank)));
+        save.rank(rank as u32, slices).await.unwrap();
+    }
+    save.finish().await.unwrap();
+    let whole = served.get(&format!("{BELOW}/run/1/files/{WHOLE}")).await.body;
+    check_file(&whole, &tensors);
+    let checkpoint = store.checkpoint(&"p/run@1".parse().unwrap()).await.unwrap();
+    assert!(checkpoint.read_file(WHOLE, None, &Progress::default()).await.unwrap() == whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn both_forms_are_read_and_the_client_reads_the_same() {
     let served = Served::new().await;
     let (store, tensors) = (served.store(None), tensors());

@@ -5,8 +5,8 @@
 
 use std::sync::{Arc, PoisonError};
 
-use bytes::Bytes;
-use gigastore_formats::plan::{FileRead, PlanError, SlicePart};
+use bytes::{Bytes, BytesMut};
+use gigastore_formats::plan::{FileRead, PlanError, SlicePart, Unplanned};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::boxes::{BoxError, TensorBox};
 use gigastore_formats::tensor::files::{FileLayout, INDEX, LayoutError, View};
@@ -101,9 +101,17 @@ impl Checkpoint {
         }
         let file = layout.file(path).ok_or_else(unknown)?;
         let range = within(file.len)?;
-        let planned = self.planner.read_file(&layout, file, range);
-        let planned = planned.map_err(|source| FileError::Plan { target: self.target().to_string(), source })?;
-        self.assemble(planned, range.len(), progress).await
+        let (mut gathered, mut left) = (BytesMut::zeroed(range.len() as usize), Unplanned::from(range));
+        while !left.is_empty() {
+            let planned = self.planner.read_file(&layout, file, &mut left);
+            let planned = planned.map_err(|source| FileError::Plan { target: self.target().to_string(), source })?;
+            let Some(planned) = planned else { break };
+            let mut piece = gathered.split_off((planned.range.start() - range.start()) as usize);
+            let rest = piece.split_off(planned.range.len() as usize);
+            gathered.unsplit(self.assemble(planned, piece, progress).await?);
+            gathered.unsplit(rest);
+        }
+        Ok(gathered.freeze())
     }
 
     /// Reads files that were saved, whole, each stored byte once: thousands of small ones in few requests. Takes memory
@@ -145,12 +153,16 @@ impl Checkpoint {
         Ok(sink.into_inner().expect("a restore that is done holds no sink").into())
     }
 
-    /// Puts a range together.
-    async fn assemble(&self, planned: FileRead, len: u64, progress: &Progress) -> Result<Bytes, FileError> {
-        let FileRead { header, parts } = planned;
-        let mut buffer = vec![0; len as usize];
+    /// Reads what was planned.
+    async fn assemble(
+        &self,
+        planned: FileRead,
+        mut buffer: BytesMut,
+        progress: &Progress,
+    ) -> Result<BytesMut, FileError> {
+        let FileRead { header, parts, .. } = planned;
         buffer[..header.len()].copy_from_slice(&header);
-        progress.plan(len - header.len() as u64);
+        progress.plan((buffer.len() - header.len()) as u64);
         let sink = BufferSink::new(buffer);
         let read = |SlicePart { row, copies, .. }| {
             let to = || Arc::<BufferSink<_>>::clone(&sink) as Arc<dyn Sink>;
@@ -158,6 +170,6 @@ impl Checkpoint {
             SliceRead { row: self.rows()[row].clone(), copies }
         };
         self.read_parts(parts.into_iter().map(read).collect(), progress).await?;
-        Ok(sink.into_inner().expect("a restore that is done holds no sink").into())
+        Ok(sink.into_inner().expect("a restore that is done holds no sink"))
     }
 }

@@ -18,9 +18,12 @@ use crate::tensor::flat::FlatTensor;
 use crate::tensor::slice::SliceKind;
 use crate::wire::FileInfo;
 
-/// Copies out of slices that are planned at once: 1,024, of at most some 600 bytes each (16 dimensions), so that a plan
-/// takes less than 1 MiB. A range of 2 MiB of an ordinary model has a few dozen.
+/// Copies out of slices that are planned at once: 1,024, so that a plan takes less than 1 MiB. A range of 2 MiB of an
+/// ordinary model has a few dozen.
 pub const MAX_COPIES: usize = 1024;
+
+/// Most memory of a copy that is planned: 24 bytes for each of 16 dimensions, and some 200 of its own and of its slice.
+pub const COPY_BYTES: u64 = 600;
 
 /// Looks at slices of one such plan: 64 for each copy. Slices that are all of one size take two or three; past this their
 /// sizes are so uneven that a look at each would cost more than reading it.
@@ -33,6 +36,13 @@ pub struct Unplanned(Vec<ByteRange>);
 impl From<ByteRange> for Unplanned {
     fn from(range: ByteRange) -> Self {
         Self(vec![range])
+    }
+}
+
+impl Unplanned {
+    /// Tells whether all has been planned.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -118,6 +128,14 @@ impl Planner {
             left.0.extend([half(middle, range.end()), half(range.start(), middle)]);
         }
         Ok(None)
+    }
+
+    /// Returns how many slices a range of a file may be made of: those of all tensors that have bytes in it.
+    pub fn slices_in(&self, layout: &FileLayout, file: &TensorFile, range: ByteRange) -> usize {
+        let tensors = layout.tensors_in(file, range);
+        let rows = |position| self.index.tensor(&self.checkpoint.rows, position);
+        let Some(last) = tensors.clone().last().map(rows) else { return 0 };
+        last.start + last.rows.len() - rows(tensors.start).start
     }
 
     /// Plans a range; `None` where that takes too many copies or looks.

@@ -13,7 +13,7 @@ use gigastore_formats::plan::{PlanAnswer, PlanRequest, Planner};
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode};
 
-use super::body::{AHEAD, ANSWER_BYTES, Head, document, json, ranged};
+use super::body::{ANSWER_BYTES, Head, document, json, ranged};
 use super::error::{Refused, refused};
 use super::objects::project;
 use super::range::wanted;
@@ -80,7 +80,7 @@ pub(super) async fn send(
 ) -> Result<Response<Body>, Refused> {
     let (etag, len) = (opened.tag().to_string(), opened.len());
     let wanted = wanted(&method, &headers, &etag, len)?;
-    let memory = ANSWER_BYTES + AHEAD as u64 * opened.memory();
+    let memory = (ANSWER_BYTES, opened.memory(wanted.range(len)));
     let head = Head { etag, len, kind: "application/octet-stream", memory };
     let read = move |range| {
         let opened = opened.clone();
