@@ -72,7 +72,11 @@ impl Content {
         let read = || self.read(group);
         let bytes = match &self.place {
             Place::Slice(..) if !range.contains(&group) => {
-                self.shared.packs.group(&self.project, tree.root(), index, read).await?
+                let kept = self.shared.packs.group(&self.project, tree.root(), index, read).await;
+                let (bytes, read_here) = kept?;
+                let metrics = &self.shared.metrics;
+                if read_here { &metrics.groups_read } else { &metrics.groups_kept }.inc();
+                bytes
             }
             _ => read().await?,
         };

@@ -16,7 +16,7 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::tensor::files::{FileLayout, INDEX, TensorFile, View};
 use gigastore_formats::tensor::slice::SliceKind;
-use gigastore_formats::wire::{Fault, FaultCode, FileInfo};
+use gigastore_formats::wire::{Fault, FaultCode};
 use tokio::sync::Mutex;
 
 use crate::content::Content;
@@ -55,25 +55,6 @@ pub(crate) struct Made {
     turn: Arc<Mutex<()>>,
 }
 
-/// Lists the files of a checkpoint or dataset version, by path.
-pub(crate) async fn list(shared: &Shared, project: &ProjectName, commit: &Commit) -> Result<Vec<FileInfo>, Fault> {
-    match commit.sort {
-        Sort::Checkpoint => {
-            let planner = shared.manifests.checkpoint(shared, project, commit).await?;
-            let layout = shared.manifests.layout(shared, project, commit, None).await?;
-            Ok(shared.ambient.computed(move || planner.files(&layout)).await)
-        }
-        Sort::Dataset => {
-            let dataset = shared.manifests.dataset(shared, project, commit).await?;
-            let info = |row: &gigastore_formats::manifest::dataset::FileRow| {
-                let digest = row.blob.digest;
-                FileInfo { path: row.path.clone(), bytes: row.bytes, tag: digest, blake3: Some(digest) }
-            };
-            Ok(dataset.rows.iter().map(info).collect())
-        }
-    }
-}
-
 impl Opened {
     /// Finds a file of a checkpoint or dataset version; `None` where it has no such. What was saved comes before what
     /// tensors make.
@@ -93,9 +74,10 @@ impl Opened {
             return Ok(Some(Self::Saved(Content::of_slice(shared, project, row).await?)));
         }
         let Some(view) = View::of(path) else { return Ok(None) };
-        let layout = shared.manifests.layout(shared, project, commit, Some(view)).await?;
+        let layout = shared.manifests.layout(shared, project, commit, view).await?;
         if path == INDEX {
-            return Ok(layout.index().map(|index| Self::Index(index.clone(), Digest::of(index))));
+            let index = layout.index().zip(layout.index_digest());
+            return Ok(index.map(|(index, digest)| Self::Index(index.clone(), digest)));
         }
         let position = layout.files().iter().position(|file| file.name == path);
         let made = |position| {

@@ -307,6 +307,26 @@ async fn what_was_saved_wins_and_what_is_not_there_is_not_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_tensors_make_no_files_those_that_were_saved_are_listed() {
+    let served = Served::new().await;
+    let (store, mut tensors) = (served.store(None), tensors());
+    // A name that safetensors keeps for itself.
+    tensors[0].name = "__metadata__".to_owned();
+    save(&store, spec("p", "run", 1, 4), &tensors, false, &[("config.json", Bytes::from_static(b"{}"))]).await;
+    for _ in 0..2 {
+        let list = served.get(&format!("{BELOW}/run/1/files")).await.json();
+        assert_eq!((list.as_array().unwrap().len(), &list[0]["path"]), (1, &json!("config.json")));
+        assert_eq!(served.get(&format!("{BELOW}/run/1/files/config.json")).await.body, b"{}");
+        let refused = served.get(&format!("{BELOW}/run/1/files/{WHOLE}")).await;
+        assert!(refused.status == 400 && refused.text().contains("__metadata__"), "{refused:?}");
+    }
+    let checkpoint = store.checkpoint(&"p/run@1".parse().unwrap()).await.unwrap();
+    assert_eq!(checkpoint.files().unwrap().len(), 1);
+    let error = checkpoint.read_file(WHOLE, None, &Progress::default()).await.unwrap_err();
+    assert!(error.code() == FaultCode::Invalid && error.to_string().contains("__metadata__"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_of_datasets_are_listed() {
     let served = Served::new().await;
     served.fill(None).await;

@@ -9,11 +9,11 @@ use bytes::{Bytes, BytesMut};
 use gigastore_formats::plan::{FileRead, PlanError, SlicePart, Unplanned};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::boxes::{BoxError, TensorBox};
-use gigastore_formats::tensor::files::{FileLayout, INDEX, LayoutError, View};
+use gigastore_formats::tensor::files::{INDEX, LayoutError, View};
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::FileInfo;
 
-use super::open::Checkpoint;
+use super::open::{Checkpoint, LaidOut};
 use super::restore::{RestoreError, Wanted};
 use crate::transfer::progress::Progress;
 use crate::transfer::read::{Copy, SliceRead};
@@ -62,11 +62,12 @@ impl Checkpoint {
     /// Lists its files, by path: those that were saved, and beside them what its tensors make: `model.safetensors`, or
     /// of more than 5 GB of them `model-00001-of-0000N.safetensors` and so on with `model.safetensors.index.json`. They
     /// are, byte for byte, the files that [`export`](Self::export) writes. One that was saved under such a name stands
-    /// in its place.
+    /// in its place. Where the tensors make no files, as one has a name that safetensors keeps for itself, those that
+    /// were saved are listed; reading one of the others says why.
     ///
     /// Of a checkpoint that was opened with some of its tensors, these make the files.
     pub fn files(&self) -> Result<Vec<FileInfo>, FileError> {
-        Ok(self.planner.files(&*self.layout(self.planner.listed())?))
+        Ok(self.planner.files(self.layout(self.planner.listed()).ok().as_deref()))
     }
 
     /// Reads a range of a file, all of it where none is given, into memory. Whoever reads long files asks for a piece
@@ -133,14 +134,9 @@ impl Checkpoint {
     }
 
     /// Returns the files of one view, laid out once for all clones of the checkpoint.
-    fn layout(&self, view: View) -> Result<Arc<FileLayout>, LayoutError> {
+    fn layout(&self, view: View) -> LaidOut {
         let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(layout) = layouts.get(&view) {
-            return Ok(Arc::clone(layout));
-        }
-        let layout = Arc::new(self.planner.layout(view)?);
-        layouts.insert(view, Arc::clone(&layout));
-        Ok(layout)
+        layouts.entry(view).or_insert_with(|| self.planner.layout(view).map(Arc::new)).clone()
     }
 
     async fn read_saved(&self, path: &str, range: ByteRange, progress: &Progress) -> Result<Bytes, FileError> {

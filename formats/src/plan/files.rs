@@ -9,7 +9,6 @@ use bytes::Bytes;
 
 use super::index::TensorRows;
 use super::{PlanError, Planner};
-use crate::digest::Digest;
 use crate::range::ByteRange;
 use crate::tensor::boxes::{BoxError, CopyPlan};
 use crate::tensor::dtype::Dtype;
@@ -25,8 +24,8 @@ pub const MAX_COPIES: usize = 1024;
 /// Most memory of a copy that is planned: 24 bytes for each of 16 dimensions, and some 200 of its own and of its slice.
 pub const COPY_BYTES: u64 = 600;
 
-/// Looks at slices of one such plan: 64 for each copy. Slices that are all of one size take two or three; past this their
-/// sizes are so uneven that a look at each would cost more than reading it.
+/// Looks at slices of one such plan: 64 for each copy. Slices that are all of one size take two or three; past this
+/// their sizes are so uneven that looking would cost more than reading.
 const MAX_LOOKS: u64 = 64 * MAX_COPIES as u64;
 
 /// What of a range of a file has not been planned yet; what comes first is last.
@@ -89,22 +88,27 @@ impl Planner {
         FileLayout::new(&tensors, &self.checkpoint.meta.metadata, &self.checkpoint.content, view)
     }
 
-    /// Lists the files that were saved, and those of `layout` that no saved one has the name of, by path.
-    pub fn files(&self, layout: &FileLayout) -> Vec<FileInfo> {
+    /// Lists the files that were saved, and those of a layout that no saved one has the name of, by path.
+    pub fn files(&self, layout: Option<&FileLayout>) -> Vec<FileInfo> {
         let rows = self.checkpoint.rows.as_slice();
         let saved = &rows[rows.partition_point(|row| row.slice.kind() == SliceKind::Tensor)..];
-        let made = layout.files().iter().map(|file| (file.name.clone(), file.len, file.tag, None));
-        let index = layout.index().map(|index| {
-            let digest = Digest::of(index);
-            (INDEX.to_owned(), index.len() as u64, digest, Some(digest))
-        });
-        let saved =
-            saved.iter().map(|row| (row.slice.name().to_owned(), row.slice.bytes(), row.blake3, Some(row.blake3)));
-        let info = |(path, bytes, tag, blake3)| FileInfo { path, bytes, tag, blake3 };
+        let info = |path: &str, bytes, tag, blake3| FileInfo { path: path.to_owned(), bytes, tag, blake3 };
+        let made = layout.into_iter().flat_map(FileLayout::files);
+        let made = made.map(|file| info(&file.name, file.len, file.tag, None));
+        let index = layout.and_then(|layout| Some((layout.index()?.len() as u64, layout.index_digest()?)));
+        let index = index.map(|(bytes, digest)| info(INDEX, bytes, digest, Some(digest)));
+        let saved = saved.iter().map(|row| info(row.slice.name(), row.slice.bytes(), row.blake3, Some(row.blake3)));
+        let mut files: Vec<FileInfo> = made.chain(index).chain(saved).collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
         // The later of two with one path stays: the one that was saved.
-        let files: BTreeMap<String, FileInfo> =
-            made.chain(index).chain(saved).map(|file| (file.0.clone(), info(file))).collect();
-        files.into_values().collect()
+        files.dedup_by(|later, earlier| {
+            let same = later.path == earlier.path;
+            if same {
+                std::mem::swap(later, earlier);
+            }
+            same
+        });
+        files
     }
 
     /// Plans what comes next of a range of a file of a layout of these tensors, which must lie within it: all that is
@@ -195,8 +199,8 @@ impl Planned {
         self.copies > MAX_COPIES || self.looks > MAX_LOOKS
     }
 
-    /// Adds what slices have of a range of their tensor, which goes to byte `to` of what is planned. Stops where that is
-    /// too much.
+    /// Adds what slices have of a range of their tensor, which goes to byte `to` of what is planned. Stops where that
+    /// is too much.
     fn add(
         &mut self,
         tensor: TensorRows<'_, '_>,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::digest::Digest;
 use crate::manifest::checkpoint::{Checkpoint, CheckpointMeta, CheckpointRow};
 use crate::object::Stored;
 use crate::tensor::boxes::TensorBox;
@@ -147,11 +148,12 @@ fn what_was_saved_is_listed_before_what_tensors_make() {
     assert_eq!(planner.listed(), View::Whole);
     let names = |view| {
         let layout = planner.layout(view).unwrap();
-        planner.files(&layout).into_iter().map(|file| (file.path, file.bytes)).collect::<Vec<_>>()
+        planner.files(Some(&layout)).into_iter().map(|file| (file.path, file.bytes)).collect::<Vec<_>>()
     };
     let saved = [("config.json".to_owned(), 5), ("model-00001-of-00001.safetensors".to_owned(), 6)];
     let len = planner.layout(View::Whole).unwrap().file(WHOLE).unwrap().len;
     assert_eq!(names(View::Whole), [&saved[..], &[(WHOLE.to_owned(), len)]].concat());
+    assert_eq!(planner.files(None).len(), saved.len());
     let sharded = names(View::Sharded(SHARD_BYTES));
     assert_eq!((&sharded[..2], sharded[2].0.as_str()), (&saved[..], INDEX));
 }

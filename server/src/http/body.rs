@@ -159,7 +159,7 @@ pub(crate) async fn json<T: DeserializeOwned>(
 struct Document(Bytes);
 
 /// Answers with a JSON document.
-pub(crate) fn document<T: Serialize>(value: &T) -> Result<Response<Body>, Refused> {
+pub(crate) fn document<T: Serialize + ?Sized>(value: &T) -> Result<Response<Body>, Refused> {
     let bytes = serde_json::to_vec(value).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
