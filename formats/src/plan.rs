@@ -21,7 +21,7 @@ use crate::tensor::dtype::Dtype;
 use crate::tensor::slice::{Codec, Place, SliceError, SliceId, SliceKind, SliceRow};
 use crate::wire::{CommitInfo, Fault, FaultCode};
 
-pub use self::files::{FileRead, SlicePart};
+pub use self::files::{COPY_BYTES, FileRead, MAX_COPIES, SlicePart, Unplanned};
 
 /// Boxes of one plan: 100,000, each tensor of a large model a few times.
 pub const MAX_BOXES: usize = 100_000;
@@ -126,6 +126,14 @@ pub enum PlanError {
         /// What is wrong.
         source: BoxError,
     },
+    /// A range of a file lies in slices of so uneven sizes that it takes too many looks to find them.
+    #[error("{range} of {name} lie in slices of too uneven sizes to be served as a file: restore the checkpoint")]
+    Scattered {
+        /// The file.
+        name: String,
+        /// What could not be planned of it.
+        range: ByteRange,
+    },
     /// The saved slices do not cover what is wanted.
     #[error("integrity failure: the manifest has {actual} of the {expected} bytes that are wanted of {name}")]
     Uncovered {
@@ -143,7 +151,7 @@ impl From<&PlanError> for Fault {
         match error {
             PlanError::Unknown { .. } => Self::new(FaultCode::NotFound, error),
             PlanError::Uncovered { .. } => Self::new(FaultCode::Integrity, error),
-            PlanError::TooMany { .. } | PlanError::TooMuch | PlanError::Box { .. } => {
+            PlanError::TooMany { .. } | PlanError::TooMuch | PlanError::Scattered { .. } | PlanError::Box { .. } => {
                 Self::new(FaultCode::Invalid, error)
             }
         }
@@ -239,7 +247,7 @@ impl Planner {
             let area = area.map_err(boxed)?;
             area.check_within(shape).map_err(boxed)?;
             let mut touches = false;
-            let (found, looked) = tensor.touching(&area);
+            let (found, looked) = tensor.touching(&area, MAX_LOOKS - looks);
             looks += looked;
             if looks > MAX_LOOKS {
                 return Err(PlanError::TooMuch);

@@ -53,6 +53,15 @@ impl ByteRange {
         self.start == self.end
     }
 
+    /// Cuts the range at the multiples of `bytes`, of which there are some.
+    pub fn cut(self, bytes: u64) -> impl Iterator<Item = Self> {
+        let from = move |start: u64| {
+            let end = (start / bytes + 1).saturating_mul(bytes).min(self.end);
+            (start < end).then_some(Self { start, end })
+        };
+        std::iter::successors(from(self.start), move |last| from(last.end))
+    }
+
     /// Tells whether `other` lies inside.
     pub const fn contains(&self, other: &Self) -> bool {
         self.start <= other.start && other.end <= self.end
@@ -117,6 +126,16 @@ mod tests {
         assert_eq!(coalesce(&[range(0, 10), range(10, 20)], 4, 15).len(), 2);
         assert!(ByteRange::new(2, 1).is_err());
         assert!(ByteRange::with_len(u64::MAX, 1).is_err());
+    }
+
+    #[test]
+    fn cuts_lie_at_multiples_and_no_list_of_them_is_made() {
+        let cuts = |range: ByteRange| range.cut(10).collect::<Vec<_>>();
+        assert_eq!(cuts(range(5, 25)), [range(5, 10), range(10, 20), range(20, 25)]);
+        assert_eq!(cuts(range(10, 20)), [range(10, 20)]);
+        assert!(cuts(range(7, 7)).is_empty());
+        assert_eq!(range(0, u64::MAX).cut(2 << 20).nth(1000), Some(range(1000 << 21, 1001 << 21)));
+        assert_eq!(range(u64::MAX - 1, u64::MAX).cut(10).count(), 1);
     }
 
     proptest! {

@@ -63,29 +63,24 @@ impl Content {
         Ok(Self { shared: Arc::clone(shared), project: project.clone(), place })
     }
 
-    /// Reads what has all of `range`, verified: pieces in their order, each with the position of its first byte. Groups
-    /// of a slice of which a part alone is wanted are kept, for whoever wants the rest.
-    pub(crate) async fn pieces(&self, range: ByteRange) -> Result<Vec<(u64, Bytes)>, Fault> {
-        let Place::Slice(pack, _, entry) = &self.place else {
-            return Ok(vec![(range.start(), self.read(range).await?)]);
+    /// Reads the group in which `range` begins, verified, and tells where that starts. A group of a slice that is not
+    /// wanted whole is kept, for whoever wants the rest.
+    pub(crate) async fn group(&self, range: ByteRange) -> Result<(u64, Bytes), Fault> {
+        let tree = self.tree();
+        let index = range.start() / tree.size().bytes();
+        let group = tree.group_range(index);
+        let read = || self.read(group);
+        let bytes = match &self.place {
+            Place::Slice(..) if !range.contains(&group) => {
+                let kept = self.shared.packs.group(&self.project, tree.root(), index, read).await;
+                let (bytes, read_here) = kept?;
+                let metrics = &self.shared.metrics;
+                if read_here { &metrics.groups_read } else { &metrics.groups_kept }.inc();
+                bytes
+            }
+            _ => read().await?,
         };
-        let (tree, size) = (self.tree(), self.tree().size().bytes());
-        let (mut pieces, mut at, end) = (Vec::new(), range.start(), range.end().min(tree.len()));
-        while at < end {
-            let (index, group) = (at / size, tree.group_range(at / size));
-            let (start, bytes) = if range.contains(&group) {
-                // All that are wanted whole, at once.
-                let end = if end == tree.len() { end } else { end / size * size };
-                let run = ByteRange::new(at, end).map_err(|error| Fault::new(FaultCode::Integrity, &error))?;
-                (at, self.read(run).await?)
-            } else {
-                let read = || self.read(group);
-                (group.start(), self.shared.packs.group(&self.project, *pack, entry, index, read).await?)
-            };
-            at = start + bytes.len() as u64;
-            pieces.push((start, bytes));
-        }
-        Ok(pieces)
+        Ok((group.start(), bytes))
     }
 
     fn tree(&self) -> &GroupTree {

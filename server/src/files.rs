@@ -9,23 +9,28 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
+use gigastore_formats::limits::TENSOR_GROUP_BYTES;
 use gigastore_formats::name::ProjectName;
-use gigastore_formats::plan::{Planner, SlicePart};
+use gigastore_formats::plan::{COPY_BYTES, FileRead, MAX_COPIES, Planner, SlicePart, Unplanned};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::tensor::files::{FileLayout, INDEX, TensorFile, View};
 use gigastore_formats::tensor::slice::SliceKind;
-use gigastore_formats::wire::{Fault, FaultCode, FileInfo};
+use gigastore_formats::wire::{Fault, FaultCode};
+use tokio::sync::Mutex;
 
-use crate::cache::BLOCK_BYTES;
 use crate::content::Content;
 use crate::http::Shared;
 
-/// Slices that are read at once for one range: each is a part of it, and holds up to two groups more.
-const SLICES_AT_ONCE: usize = 4;
+/// Groups of slices that are read at once for one answer: three, so that beside its blocks an answer takes less than
+/// 7 MiB, and the default memory is enough for eight, as many as clients of hubs download at once.
+const GROUPS_AT_ONCE: usize = 3;
 
-/// Memory of a range of a block while it is put together: what comes from slices, beside where it goes.
-pub(crate) const ASSEMBLY_BYTES: u64 = BLOCK_BYTES;
+/// Memory of a group that is read: as it is stored, and opened.
+const GROUP_MEMORY_BYTES: u64 = 2 * TENSOR_GROUP_BYTES;
+
+/// What is copied where it was read, not on the pool: a few microseconds, about what going there takes.
+const SHORT_COPY_BYTES: usize = 16 << 10;
 
 /// A file whose bytes can be read.
 #[derive(Clone, Debug)]
@@ -46,25 +51,8 @@ pub(crate) struct Made {
     planner: Arc<Planner>,
     layout: Arc<FileLayout>,
     position: usize,
-}
-
-/// Lists the files of a checkpoint or dataset version, by path.
-pub(crate) async fn list(shared: &Shared, project: &ProjectName, commit: &Commit) -> Result<Vec<FileInfo>, Fault> {
-    match commit.sort {
-        Sort::Checkpoint => {
-            let planner = shared.manifests.checkpoint(shared, project, commit).await?;
-            let layout = shared.manifests.layout(shared, project, commit, None).await?;
-            Ok(shared.ambient.computed(move || planner.files(&layout)).await)
-        }
-        Sort::Dataset => {
-            let dataset = shared.manifests.dataset(shared, project, commit).await?;
-            let info = |row: &gigastore_formats::manifest::dataset::FileRow| {
-                let digest = row.blob.digest;
-                FileInfo { path: row.path.clone(), bytes: row.bytes, tag: digest, blake3: Some(digest) }
-            };
-            Ok(dataset.rows.iter().map(info).collect())
-        }
-    }
+    /// Held by the one block of an answer that is being put together.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Opened {
@@ -86,14 +74,15 @@ impl Opened {
             return Ok(Some(Self::Saved(Content::of_slice(shared, project, row).await?)));
         }
         let Some(view) = View::of(path) else { return Ok(None) };
-        let layout = shared.manifests.layout(shared, project, commit, Some(view)).await?;
+        let layout = shared.manifests.layout(shared, project, commit, view).await?;
         if path == INDEX {
-            return Ok(layout.index().map(|index| Self::Index(index.clone(), Digest::of(index))));
+            let index = layout.index().zip(layout.index_digest());
+            return Ok(index.map(|(index, digest)| Self::Index(index.clone(), digest)));
         }
         let position = layout.files().iter().position(|file| file.name == path);
         let made = |position| {
             let (shared, project) = (Arc::clone(shared), project.clone());
-            Self::Made(Made { shared, project, planner, layout, position })
+            Self::Made(Made { shared, project, planner, layout, position, turn: Arc::default() })
         };
         Ok(position.map(made))
     }
@@ -116,9 +105,11 @@ impl Opened {
         }
     }
 
-    /// Returns the memory that reading a block takes beside the block itself.
-    pub(crate) fn memory(&self) -> u64 {
-        if matches!(self, Self::Made(_)) { ASSEMBLY_BYTES } else { 0 }
+    /// Returns the memory that reading a range takes beside its blocks.
+    pub(crate) fn memory(&self, range: ByteRange) -> u64 {
+        let Self::Made(made) = self else { return 0 };
+        let slices = made.planner.slices_in(&made.layout, made.file(), range);
+        slices.min(GROUPS_AT_ONCE) as u64 * GROUP_MEMORY_BYTES + slices.min(MAX_COPIES) as u64 * COPY_BYTES
     }
 
     /// Reads a range that lies within it, verified.
@@ -137,42 +128,64 @@ impl Made {
     }
 
     async fn read(&self, range: ByteRange) -> Result<Bytes, Fault> {
-        let (planner, layout, position) = (Arc::clone(&self.planner), Arc::clone(&self.layout), self.position);
-        let plan = move || planner.read_file(&layout, &layout.files()[position], range);
-        let planned = self.shared.ambient.computed(plan).await.map_err(|error| Fault::from(&error))?;
-        let mut gathered = BytesMut::zeroed(range.len() as usize);
-        gathered[..planned.header.len()].copy_from_slice(&planned.header);
-        let parts = futures::stream::iter(planned.parts).map(|part| self.part(part)).buffered(SLICES_AT_ONCE);
-        let mut parts = std::pin::pin!(parts);
-        while let Some((part, pieces)) = parts.try_next().await? {
-            // Of a tensor that is cut along its columns these are many short runs.
-            let scattered = self.shared.ambient.computed(move || {
-                let done = scatter(&part, &pieces, &mut gathered);
-                done.map(|()| gathered)
-            });
-            gathered = scattered.await?;
+        let _turn = self.turn.lock().await;
+        let (mut gathered, mut left) = (BytesMut::zeroed(range.len() as usize), Unplanned::from(range));
+        while !left.is_empty() {
+            let (planner, layout, position) = (Arc::clone(&self.planner), Arc::clone(&self.layout), self.position);
+            let plan = move || {
+                let planned = planner.read_file(&layout, &layout.files()[position], &mut left);
+                planned.map(|planned| (planned, left))
+            };
+            let planned;
+            (planned, left) = self.shared.ambient.computed(plan).await.map_err(|error| Fault::from(&error))?;
+            let Some(planned) = planned else { break };
+            let mut piece = gathered.split_off((planned.range.start() - range.start()) as usize);
+            let rest = piece.split_off(planned.range.len() as usize);
+            gathered.unsplit(self.gather(planned, piece).await?);
+            gathered.unsplit(rest);
         }
         Ok(gathered.freeze())
     }
 
-    /// Reads what is wanted of a slice.
-    async fn part(&self, part: SlicePart) -> Result<(SlicePart, Vec<(u64, Bytes)>), Fault> {
+    /// Reads what was planned.
+    async fn gather(&self, planned: FileRead, mut to: BytesMut) -> Result<BytesMut, Fault> {
+        to[..planned.header.len()].copy_from_slice(&planned.header);
+        let parts = planned.parts.into_iter().map(Arc::new);
+        let groups =
+            parts.flat_map(|part| part.range.cut(TENSOR_GROUP_BYTES).map(move |range| (Arc::clone(&part), range)));
+        let groups = futures::stream::iter(groups).map(|(part, range)| self.group(part, range));
+        let mut groups = std::pin::pin!(groups.buffer_unordered(GROUPS_AT_ONCE));
+        while let Some((part, start, bytes)) = groups.try_next().await? {
+            if bytes.len() <= SHORT_COPY_BYTES {
+                scatter(&part, start, &bytes, &mut to)?;
+                continue;
+            }
+            // Of a tensor that is cut along its columns these are many short runs.
+            let scattered = self.shared.ambient.computed(move || {
+                let done = scatter(&part, start, &bytes, &mut to);
+                done.map(|()| to)
+            });
+            to = scattered.await?;
+        }
+        Ok(to)
+    }
+
+    /// Reads the group of a slice in which a range begins.
+    async fn group(&self, part: Arc<SlicePart>, range: ByteRange) -> Result<(Arc<SlicePart>, u64, Bytes), Fault> {
         let row = &self.planner.checkpoint().rows[part.row];
         let slice = Content::of_slice(&self.shared, &self.project, row).await?;
-        let pieces = slice.pieces(part.range).await?;
-        Ok((part, pieces))
+        let (start, bytes) = slice.group(range).await?;
+        Ok((part, start, bytes))
     }
 }
 
-/// Puts what was read of a slice where it belongs.
-fn scatter(part: &SlicePart, pieces: &[(u64, Bytes)], to: &mut [u8]) -> Result<(), Fault> {
-    for (start, bytes) in pieces {
-        let range = ByteRange::with_len(*start, bytes.len() as u64);
-        let range = range.map_err(|error| Fault::new(FaultCode::Integrity, &error))?;
-        for run in part.copies.iter().flat_map(|copy| copy.within(range)) {
-            let (from, at, len) = ((run.from - start) as usize, run.to as usize, run.len as usize);
-            to[at..at + len].copy_from_slice(&bytes[from..from + len]);
-        }
+/// Puts what was read of a slice, from its byte `start` on, where it belongs.
+fn scatter(part: &SlicePart, start: u64, bytes: &Bytes, to: &mut [u8]) -> Result<(), Fault> {
+    let range = ByteRange::with_len(start, bytes.len() as u64);
+    let range = range.map_err(|error| Fault::new(FaultCode::Integrity, &error))?;
+    for run in part.copies.iter().flat_map(|copy| copy.within(range)) {
+        let (from, at, len) = ((run.from - start) as usize, run.to as usize, run.len as usize);
+        to[at..at + len].copy_from_slice(&bytes[from..from + len]);
     }
     Ok(())
 }

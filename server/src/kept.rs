@@ -34,6 +34,8 @@ struct Entry<V> {
     /// Counted once it has been read.
     bytes: u64,
     used: u64,
+    /// How many wait for it, or have just got it.
+    asking: usize,
 }
 
 impl<K: Key, V: Clone> Kept<K, V> {
@@ -78,21 +80,24 @@ struct Asking<'a, K: Key, V: Clone> {
 impl<K: Key, V: Clone> Drop for Asking<'_, K, V> {
     fn drop(&mut self) {
         let mut kept = self.kept.lock();
-        let unread = |entry: &Entry<V>| Arc::ptr_eq(&entry.cell, &self.cell) && entry.cell.get().is_none();
-        // Cells are handed out under the lock: two owners are the map and this one.
-        if Arc::strong_count(&self.cell) == 2 && kept.entries.get(&self.key).is_some_and(unread) {
+        let Some(entry) = kept.entries.get_mut(&self.key).filter(|entry| Arc::ptr_eq(&entry.cell, &self.cell)) else {
+            return;
+        };
+        entry.asking -= 1;
+        if entry.asking == 0 && entry.cell.get().is_none() {
             kept.entries.remove(&self.key);
         }
     }
 }
 
 impl<K: Key, V> Entries<K, V> {
-    /// Finds the cell of a value, or makes an empty one.
+    /// Finds the cell of a value, or makes an empty one, for one more who asks.
     fn cell(&mut self, key: &K) -> Arc<OnceCell<V>> {
         self.uses += 1;
-        let new = || Entry { cell: Arc::default(), bytes: 0, used: 0 };
+        let new = || Entry { cell: Arc::default(), bytes: 0, used: 0, asking: 0 };
         let entry = self.entries.entry(key.clone()).or_insert_with(new);
         entry.used = self.uses;
+        entry.asking += 1;
         Arc::clone(&entry.cell)
     }
 
@@ -157,5 +162,23 @@ mod tests {
         tokio::time::timeout(std::time::Duration::from_millis(10), cut).await.unwrap_err();
         assert!(kept.lock().entries.is_empty());
         assert!(get(&kept, "b", 40).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_that_fail_at_once_leave_nothing() {
+        let kept = Arc::new(Kept::<String, u8>::new(100));
+        for _ in 0..2000 {
+            let ask = || {
+                let kept = Arc::clone(&kept);
+                tokio::spawn(async move {
+                    let fail = || async { Err(Fault::of(FaultCode::Unavailable, "no")) };
+                    kept.get("a".to_owned(), fail).await.unwrap_err();
+                })
+            };
+            for asked in [ask(), ask(), ask(), ask()] {
+                asked.await.unwrap();
+            }
+            assert!(kept.lock().entries.is_empty());
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! Decoded manifests that are kept: a rank that wants a row of each of 2,000 tensors need not read a manifest of a
-//! million; and the files that their tensors make, so that a range of one is no more than a look.
+//! million; their files; and those that tensors make, laid out, so that a range of one is no more than a look.
 //!
 //! Must never keep a manifest that was not checked against its commit record.
 
@@ -11,10 +11,11 @@ use gigastore_formats::manifest::dataset::{Dataset, FileRow};
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::Stored;
 use gigastore_formats::plan::Planner;
-use gigastore_formats::record::Commit;
-use gigastore_formats::tensor::files::{FileLayout, View};
-use gigastore_formats::wire::{Fault, FaultCode};
+use gigastore_formats::record::{Commit, Sort};
+use gigastore_formats::tensor::files::{FileLayout, LayoutError, View};
+use gigastore_formats::wire::{Fault, FaultCode, FileInfo};
 
+use crate::admission::Admitted;
 use crate::http::Service;
 use crate::kept::Kept;
 
@@ -30,15 +31,31 @@ const READING_SHARE: u64 = 4;
 /// Memory that laying out a tensor takes for a moment: its header in the making, beside what is kept of it.
 const LAYING_BYTES: u64 = 512;
 
-/// A manifest, or the files of one view that its tensors make.
-type Key = (ProjectName, Stored, Option<View>);
+/// Memory of a file that is listed, beside its path, of which most have fewer bytes than that.
+const LISTING_BYTES: u64 = 256;
+
+/// A manifest, and what of it.
+type Key = (ProjectName, Stored, Part);
+
+/// What is kept of a manifest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Part {
+    /// All its rows.
+    Rows,
+    /// The files of one view that its tensors make.
+    Layout(View),
+    /// The list of its files.
+    Files,
+}
 
 /// A decoded manifest, or what follows from one.
 #[derive(Clone, Debug)]
 enum Decoded {
     Checkpoint(Arc<Planner>),
     Dataset(Arc<Dataset>),
-    Layout(Arc<FileLayout>),
+    /// Or why there is none, which is not worked out again.
+    Layout(Result<Arc<FileLayout>, LayoutError>),
+    Files(Arc<[FileInfo]>),
 }
 
 /// Decoded manifests, within a number of bytes.
@@ -68,7 +85,7 @@ impl Manifests {
             };
             Ok(service.ambient.computed(planner).await)
         };
-        match self.get(service, (project.clone(), commit.manifest.object, None), read).await? {
+        match self.get(service, (project.clone(), commit.manifest.object, Part::Rows), read).await? {
             Decoded::Checkpoint(checkpoint) => Ok(checkpoint),
             _ => Err(other_sort(commit)),
         }
@@ -86,39 +103,93 @@ impl Manifests {
             let read = service.engine.dataset(project, commit).await.map_err(|error| Fault::from(&error))?;
             Ok(service.ambient.computed(move || (base + dataset_bytes(&read), Decoded::Dataset(Arc::new(read)))).await)
         };
-        match self.get(service, (project.clone(), commit.manifest.object, None), read).await? {
+        match self.get(service, (project.clone(), commit.manifest.object, Part::Rows), read).await? {
             Decoded::Dataset(dataset) => Ok(dataset),
             _ => Err(other_sort(commit)),
         }
     }
 
-    /// Returns the files that the tensors of a checkpoint make in one view, or as they are listed where none is given.
+    /// Returns the files that the tensors of a checkpoint make in one view.
     pub(crate) async fn layout(
         &self,
         service: &Service,
         project: &ProjectName,
         commit: &Commit,
-        view: Option<View>,
+        view: View,
     ) -> Result<Arc<FileLayout>, Fault> {
         let planner = self.checkpoint(service, project, commit).await?;
-        let view = match view {
-            Some(view) => view,
-            None => {
-                let planner = Arc::clone(&planner);
-                service.ambient.computed(move || planner.listed()).await
-            }
-        };
+        self.laid_out(service, project, commit, planner, view).await?.map_err(|error| Fault::from(&error))
+    }
+
+    async fn laid_out(
+        &self,
+        service: &Service,
+        project: &ProjectName,
+        commit: &Commit,
+        planner: Arc<Planner>,
+        view: View,
+    ) -> Result<Result<Arc<FileLayout>, LayoutError>, Fault> {
         let read = || async {
-            let taken = planner.checkpoint().rows.len() as u64 * LAYING_BYTES;
-            let _admitted = service.admission.memory(taken.min(service.admission.all() / READING_SHARE)).await?;
-            let layout = service.ambient.computed(move || planner.layout(view)).await;
-            let layout = layout.map_err(|error| Fault::from(&error))?;
-            Ok((layout.memory() as u64 + ENTRY_BYTES, Decoded::Layout(Arc::new(layout))))
+            let _admitted = briefly(service, planner.checkpoint().rows.len() as u64 * LAYING_BYTES).await?;
+            let layout = service.ambient.computed(move || planner.layout(view).map(Arc::new)).await;
+            let bytes = layout.as_ref().map_or(0, |layout| layout.memory() as u64);
+            Ok((bytes + ENTRY_BYTES, Decoded::Layout(layout)))
         };
-        match self.kept.get((project.clone(), commit.manifest.object, Some(view)), read).await?.0 {
+        match self.kept.get((project.clone(), commit.manifest.object, Part::Layout(view)), read).await?.0 {
             Decoded::Layout(layout) => Ok(layout),
             _ => Err(other_sort(commit)),
         }
+    }
+
+    /// Lists the files of a checkpoint or dataset version, by path; those that were saved alone, where its tensors make
+    /// none.
+    pub(crate) async fn files(
+        &self,
+        service: &Service,
+        project: &ProjectName,
+        commit: &Commit,
+    ) -> Result<Arc<[FileInfo]>, Fault> {
+        let read = || async {
+            let files = match commit.sort {
+                Sort::Checkpoint => self.files_of_checkpoint(service, project, commit).await?,
+                Sort::Dataset => self.files_of_dataset(service, project, commit).await?,
+            };
+            let bytes = files.iter().map(|file| (size_of::<FileInfo>() + file.path.len() + ALLOCATION_BYTES) as u64);
+            Ok((bytes.sum::<u64>() + ENTRY_BYTES, Decoded::Files(files.into())))
+        };
+        match self.kept.get((project.clone(), commit.manifest.object, Part::Files), read).await?.0 {
+            Decoded::Files(files) => Ok(files),
+            _ => Err(other_sort(commit)),
+        }
+    }
+
+    async fn files_of_checkpoint(
+        &self,
+        service: &Service,
+        project: &ProjectName,
+        commit: &Commit,
+    ) -> Result<Vec<FileInfo>, Fault> {
+        let planner = self.checkpoint(service, project, commit).await?;
+        let looked_at = Arc::clone(&planner);
+        let view = service.ambient.computed(move || looked_at.listed()).await;
+        let layout = self.laid_out(service, project, commit, Arc::clone(&planner), view).await?;
+        let _admitted = briefly(service, planner.checkpoint().rows.len() as u64 * LISTING_BYTES).await?;
+        Ok(service.ambient.computed(move || planner.files(layout.ok().as_deref())).await)
+    }
+
+    async fn files_of_dataset(
+        &self,
+        service: &Service,
+        project: &ProjectName,
+        commit: &Commit,
+    ) -> Result<Vec<FileInfo>, Fault> {
+        let dataset = self.dataset(service, project, commit).await?;
+        let _admitted = briefly(service, dataset.rows.len() as u64 * LISTING_BYTES).await?;
+        let info = |row: &FileRow| {
+            let digest = row.blob.digest;
+            FileInfo { path: row.path.clone(), bytes: row.bytes, tag: digest, blake3: Some(digest) }
+        };
+        Ok(service.ambient.computed(move || dataset.rows.iter().map(info).collect()).await)
     }
 
     async fn get<F>(&self, service: &Service, key: Key, read: impl FnOnce() -> F) -> Result<Decoded, Fault>
@@ -133,8 +204,13 @@ impl Manifests {
 }
 
 /// Waits for memory to read a manifest.
-async fn admitted(service: &Service, commit: &Commit) -> Result<crate::admission::Admitted, Fault> {
-    service.admission.memory(commit.manifest.len.min(service.admission.all() / READING_SHARE)).await
+async fn admitted(service: &Service, commit: &Commit) -> Result<Admitted, Fault> {
+    briefly(service, commit.manifest.len).await
+}
+
+/// Waits for memory of so many bytes, or of the part that there is for manifests.
+async fn briefly(service: &Service, bytes: u64) -> Result<Admitted, Fault> {
+    service.admission.memory(bytes.min(service.admission.all() / READING_SHARE)).await
 }
 
 fn other_sort(commit: &Commit) -> Fault {

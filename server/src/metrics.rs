@@ -58,6 +58,9 @@ pub(crate) struct Metrics {
     /// Decoded manifests that were kept, and those that had to be read.
     pub(crate) manifests_kept: Counter,
     pub(crate) manifests_read: Counter,
+    /// Opened groups of slices that were kept, and those that had to be read.
+    pub(crate) groups_kept: Counter,
+    pub(crate) groups_read: Counter,
     memory: Gauge<u64, AtomicU64>,
     connections: Gauge<u64, AtomicU64>,
     log: Mutex<BTreeMap<ProjectName, u64>>,
@@ -82,6 +85,8 @@ impl Metrics {
             verification_failures: Counter::default(),
             manifests_kept: Counter::default(),
             manifests_read: Counter::default(),
+            groups_kept: Counter::default(),
+            groups_read: Counter::default(),
             memory: Gauge::default(),
             connections: Gauge::default(),
             log: Mutex::default(),
@@ -97,6 +102,8 @@ impl Metrics {
         registry.register("verification_failures", "Bytes that were not what was promised", failures);
         registry.register("manifests_kept", "Manifests found decoded", metrics.manifests_kept.clone());
         registry.register("manifests_read", "Manifests that had to be read", metrics.manifests_read.clone());
+        registry.register("groups_kept", "Groups of slices found opened", metrics.groups_kept.clone());
+        registry.register("groups_read", "Groups of slices that had to be read", metrics.groups_read.clone());
         registry.register_with_unit("memory", "Memory given to requests", Unit::Bytes, metrics.memory.clone());
         registry.register_collector(Box::new(Kept(Arc::clone(cache))));
         let failures = gate.failures.clone();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_PACK_HEADER_BYTES;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -20,11 +21,13 @@ use crate::kept::Kept;
 /// Bytes of parsed headers that are kept: those of some 2,000 packs of a few dozen slices, or of 20 of the longest.
 const HEADERS_BYTES: u64 = 64 << 20;
 
-/// Bytes of opened groups that are kept: one of each of 64 slices, as many as a tensor is cut into along its columns.
-const GROUPS_BYTES: u64 = 64 << 20;
+/// Bytes of opened groups that are kept. Each block of an answer takes a little of a group, of a model in eight column
+/// shards of one or two groups of each shard. Eight answers at once, as many as clients of hubs ask for, want 128 of
+/// 1 MiB again, and half as many make room for those that come next.
+const GROUPS_BYTES: u64 = 192 << 20;
 
-/// What a group counts at least, so that there are never more than a thousand, which are looked through for the oldest.
-const LEAST_GROUP_BYTES: u64 = 64 << 10;
+/// What a group counts at least, so that there are never more than 768, which are looked through for the oldest.
+const LEAST_GROUP_BYTES: u64 = 256 << 10;
 
 /// Headers that are read at once: each holds up to three times 8 MiB for a moment, which are counted nowhere else.
 const HEADERS_AT_ONCE: usize = 2;
@@ -36,8 +39,8 @@ pub(crate) type Known = (u64, Arc<PackHeader>);
 #[derive(Debug)]
 pub(crate) struct Packs {
     headers: Kept<(ProjectName, Stored), Known>,
-    /// By pack, first stored byte of the slice, and number of the group.
-    groups: Kept<(ProjectName, Stored, u64, u64), Bytes>,
+    /// By BLAKE3 of the slice, against which they were checked, and number of the group.
+    groups: Kept<(ProjectName, Digest, u64), Bytes>,
     reading: Semaphore,
 }
 
@@ -74,15 +77,15 @@ impl Packs {
         Ok(self.headers.get((project.clone(), pack), read).await?.0)
     }
 
-    /// Returns a group that is kept, or that `read` gives.
+    /// Returns a group of the slice of this BLAKE3 that is kept, or that `read` gives; tells whether it
+    /// was read.
     pub(crate) async fn group<F>(
         &self,
         project: &ProjectName,
-        pack: Stored,
-        entry: &PackEntry,
+        slice: Digest,
         index: u64,
         read: impl FnOnce() -> F,
-    ) -> Result<Bytes, Fault>
+    ) -> Result<(Bytes, bool), Fault>
     where
         F: Future<Output = Result<Bytes, Fault>>,
     {
@@ -91,7 +94,7 @@ impl Packs {
             let bytes = Bytes::copy_from_slice(&read().await?);
             Ok(((bytes.len() as u64).max(LEAST_GROUP_BYTES), bytes))
         };
-        Ok(self.groups.get((project.clone(), pack, entry.stored.start(), index), counted).await?.0)
+        self.groups.get((project.clone(), slice, index), counted).await
     }
 }
 

@@ -228,6 +228,7 @@ impl Server {
             packs: Packs::new(),
             maps,
             connections: AtomicU64::new(0),
+            secure: tls.is_some() || config.behind_proxy,
             direct: config.limits.direct,
             pace: config.limits.pace,
             commit: config.limits.commit,

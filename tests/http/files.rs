@@ -161,6 +161,40 @@ async fn however_it_was_saved_the_file_has_the_same_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_slices_in_one_block_are_read_a_part_at_a_time() {
+    let served = Served::new().await;
+    let store = served.store(None);
+    let data = XorShift::new(4).bytes(4000);
+    let tensor = |name: &str, data: &Bytes| Tensor {
+        name: name.to_owned(),
+        dtype: Dtype::U8,
+        shape: vec![data.len() as u64],
+        data: data.clone(),
+    };
+    let scalars = (0..2000).map(|i| tensor(&format!("a.{i:04}"), &data.slice(i..i + 1)));
+    let tensors: Vec<Tensor> = scalars.chain([tensor("b", &data)]).collect();
+    let metadata = [("safetensors:format".to_owned(), "pt".to_owned())].into();
+    let save = SaveSpec { metadata, ..spec("p", "run", 1, RANKS as u32) };
+    let save = store.begin_save(save, Progress::default()).await.unwrap();
+    for rank in 0..RANKS {
+        // Of the last tensor each byte is a slice.
+        let byte = |at: u64| {
+            let area = TensorBox::new(vec![at], vec![1]).unwrap();
+            let id = SliceId::tensor("b", Dtype::U8, &[4000], area).unwrap();
+            Slice { id, data: SliceData::Memory(data.slice(at as usize..at as usize + 1)), replicas: Vec::new() }
+        };
+        let mut slices: Vec<Slice> = (rank * 1000..(rank + 1) * 1000).map(byte).collect();
+        slices.extend(tensors[..2000].iter().filter_map(|tensor| part(tensor, 0, rank)));
+        save.rank(rank as u32, slices).await.unwrap();
+    }
+    save.finish().await.unwrap();
+    let whole = served.get(&format!("{BELOW}/run/1/files/{WHOLE}")).await.body;
+    check_file(&whole, &tensors);
+    let checkpoint = store.checkpoint(&"p/run@1".parse().unwrap()).await.unwrap();
+    assert!(checkpoint.read_file(WHOLE, None, &Progress::default()).await.unwrap() == whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn both_forms_are_read_and_the_client_reads_the_same() {
     let served = Served::new().await;
     let (store, tensors) = (served.store(None), tensors());
@@ -270,6 +304,26 @@ async fn what_was_saved_wins_and_what_is_not_there_is_not_found() {
         assert_eq!(served.get(&format!("{BELOW}/bare/1/files/{path}")).await.status, 404, "it has no tensors");
     }
     assert_eq!(served.get(&format!("{BELOW}/bare/latest/files")).await.json().as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_tensors_make_no_files_those_that_were_saved_are_listed() {
+    let served = Served::new().await;
+    let (store, mut tensors) = (served.store(None), tensors());
+    // A name that safetensors keeps for itself.
+    tensors[0].name = "__metadata__".to_owned();
+    save(&store, spec("p", "run", 1, 4), &tensors, false, &[("config.json", Bytes::from_static(b"{}"))]).await;
+    for _ in 0..2 {
+        let list = served.get(&format!("{BELOW}/run/1/files")).await.json();
+        assert_eq!((list.as_array().unwrap().len(), &list[0]["path"]), (1, &json!("config.json")));
+        assert_eq!(served.get(&format!("{BELOW}/run/1/files/config.json")).await.body, b"{}");
+        let refused = served.get(&format!("{BELOW}/run/1/files/{WHOLE}")).await;
+        assert!(refused.status == 400 && refused.text().contains("__metadata__"), "{refused:?}");
+    }
+    let checkpoint = store.checkpoint(&"p/run@1".parse().unwrap()).await.unwrap();
+    assert_eq!(checkpoint.files().unwrap().len(), 1);
+    let error = checkpoint.read_file(WHOLE, None, &Progress::default()).await.unwrap_err();
+    assert!(error.code() == FaultCode::Invalid && error.to_string().contains("__metadata__"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,15 @@
 //! The hub: what its clients ask, and the words by which they tell refusals. (That they work is tested with Python.)
 
+use bytes::Bytes;
+use gigastore_client::checkpoint::SaveSpec;
+use gigastore_client::transfer::progress::Progress;
 use gigastore_server::Access;
 use gigastore_tests::model::{Size, transformer};
 use gigastore_tests::opened::save;
 use gigastore_tests::raw::Answer;
 use serde_json::{Value, json};
 
-use crate::served::{Served, Setup, TABLE, bearer, config_file, spec, token};
+use crate::served::{Served, Setup, TABLE, bearer, config_file, file, spec, token};
 
 async fn ask(served: &Served, method: &str, target: &str) -> Answer {
     served.ask(method, target, &[], b"").await
@@ -62,9 +65,9 @@ async fn folders_are_listed_and_paths_are_told() {
     served.fill(None).await;
     let tree = async |rest: &str| served.get(&format!("/api/models/p/run/tree/{rest}")).await;
     let model = ("file", "model.safetensors");
-    assert_eq!(names(&tree("main").await.json()), [("directory", "sub"), model]);
+    assert_eq!(names(&tree("main").await.json()), [model, ("directory", "sub")]);
     for all in ["main?recursive=true", "main?recursive=True&expand=True", "main?recursive=1"] {
-        assert_eq!(names(&tree(all).await.json()), [("directory", "sub"), model, ("file", "sub/config.json")]);
+        assert_eq!(names(&tree(all).await.json()), [model, ("directory", "sub"), ("file", "sub/config.json")]);
     }
     for below in ["main/sub", "main/sub?recursive=true", "main/sub/"] {
         let list = tree(below).await.json();
@@ -85,17 +88,75 @@ async fn folders_are_listed_and_paths_are_told() {
     for (kind, body) in [("application/x-www-form-urlencoded", form), ("application/json", &json)] {
         let told =
             served.ask("POST", "/api/models/p/run/paths-info/main", &[("Content-Type", kind)], body.as_bytes()).await;
-        assert_eq!(
-            names(&told.json()),
-            [("directory", "sub"), ("file", "sub/config.json"), ("directory", "sub")],
-            "{kind}"
-        );
+        assert_eq!(names(&told.json()), [("directory", "sub"), ("file", "sub/config.json")], "{kind}");
     }
     for (kind, body) in [("application/json", "{}"), ("application/json", "paths=a"), ("text/plain", "%")] {
         let answer =
             served.ask("POST", "/api/models/p/run/paths-info/main", &[("Content-Type", kind)], body.as_bytes()).await;
         assert_eq!(answer.status, 400, "{body}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_lists_come_in_pages_and_long_questions_are_refused() {
+    let served = Served::new().await;
+    let store = served.store(None);
+    let save = store.begin_save(spec("p", "run", 1, 1), Progress::default()).await.unwrap();
+    let paths: Vec<String> = (0..1500).map(|i| format!("d é&/{}/{i:04}.txt", i / 500)).collect();
+    save.rank(0, paths.iter().map(|path| file(path, Bytes::new())).collect()).await.unwrap();
+    save.finish().await.unwrap();
+    for (query, lengths) in
+        [("recursive=true", vec![1000, 504]), ("recursive=true&expand=true&limit=700", vec![700, 700, 104])]
+    {
+        let (mut target, mut all, mut found) = (format!("/api/models/p/run/tree/main?{query}"), Vec::new(), Vec::new());
+        loop {
+            let page = served.get(&target).await;
+            assert_eq!(page.status, 200, "{}", page.text());
+            let list = page.json();
+            assert_eq!(list[0]["lastCommit"].is_object(), query.contains("expand"));
+            found.push(list.as_array().unwrap().len());
+            all.extend(names(&list).into_iter().map(|(kind, path)| (kind.to_owned(), path.to_owned())));
+            // An address of its own, as clients ask for it as it is.
+            let Some(link) = page.header("link") else { break };
+            let next = link.strip_prefix("<http://localhost").unwrap();
+            target = next.strip_suffix(">; rel=\"next\"").unwrap().to_owned();
+        }
+        assert_eq!(found, lengths);
+        assert_eq!(all.iter().filter(|(kind, _)| kind == "directory").count(), 4);
+        let files: Vec<&String> = all.iter().filter(|(kind, _)| kind == "file").map(|(_, path)| path).collect();
+        assert!(files.iter().copied().eq(&paths));
+    }
+    let link = served.ask("GET", "/api/models/p/run/tree/main?recursive=1", &[("X-Forwarded-Proto", "https")], b"");
+    assert!(link.await.header("link").unwrap().starts_with("<https://"));
+    let ask = async |count: usize| {
+        let body = json!({ "paths": vec!["d é&"; count] }).to_string();
+        let kind = [("Content-Type", "application/json")];
+        served.ask("POST", "/api/models/p/run/paths-info/main", &kind, body.as_bytes()).await
+    };
+    assert_eq!(names(&ask(1000).await.json()), [("directory", "d é&")], "each once");
+    assert_eq!(ask(1001).await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_may_look_like_a_commit_and_any_name_may_be_asked_for() {
+    let served = Served::new().await;
+    let tag = "0123456789abcdef0123456789abcdef01234567";
+    let spec = SaveSpec { tag: Some(tag.parse().unwrap()), ..spec("p", "run", 1, 2) };
+    save(&served.store(None), spec, &transformer(1, Size::TINY)).await.unwrap();
+    let info = served.get(&format!("/api/models/p/run/revision/{tag}")).await;
+    assert_eq!(info.json()["sha"], served.get("/api/models/p/run").await.json()["sha"]);
+    for target in [
+        "/api/models/Qwen/Qwen2",
+        "/Qwen/Qwen2/resolve/main/config.json",
+        "/datasets/Qwen/Qwen2/resolve/main/a",
+        "/api/datasets/-/a/tree/main",
+        "/api/models/gpt2",
+        "/gpt2/resolve/main/config.json",
+    ] {
+        let answer = served.get(target).await;
+        assert_eq!((answer.status, answer.header("x-error-code")), (404, Some("RepoNotFound")), "{target}");
+    }
+    assert_eq!(served.get("/v1/projects/Qwen").await.status, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,6 +260,11 @@ async fn tokens_decide_as_everywhere() {
         assert_eq!((denied.status, let_in.status, nobody.status), (403, 200, 401), "{target}");
         assert!(denied.header("x-error-message").unwrap().contains("no Read access"), "{denied:?}");
         assert!(let_in.header("x-repo-commit").is_some());
+    }
+    for (text, status) in [(Some(&read), 404), (None, 401)] {
+        let header = text.map(|text| bearer(text));
+        let headers: Vec<_> = header.iter().map(|text| ("Authorization", text.as_str())).collect();
+        assert_eq!(served.ask("GET", "/api/models/Qwen/Qwen2", &headers, b"").await.status, status);
     }
     let info = served.ask("GET", "/api/models/p/run", &[("Authorization", &bearer(&read))], b"").await.json();
     assert_eq!(info["private"], json!(true));

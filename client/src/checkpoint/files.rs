@@ -5,15 +5,15 @@
 
 use std::sync::{Arc, PoisonError};
 
-use bytes::Bytes;
-use gigastore_formats::plan::{FileRead, PlanError, SlicePart};
+use bytes::{Bytes, BytesMut};
+use gigastore_formats::plan::{FileRead, PlanError, SlicePart, Unplanned};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::boxes::{BoxError, TensorBox};
-use gigastore_formats::tensor::files::{FileLayout, INDEX, LayoutError, View};
+use gigastore_formats::tensor::files::{INDEX, LayoutError, View};
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::FileInfo;
 
-use super::open::Checkpoint;
+use super::open::{Checkpoint, LaidOut};
 use super::restore::{RestoreError, Wanted};
 use crate::transfer::progress::Progress;
 use crate::transfer::read::{Copy, SliceRead};
@@ -62,11 +62,12 @@ impl Checkpoint {
     /// Lists its files, by path: those that were saved, and beside them what its tensors make: `model.safetensors`, or
     /// of more than 5 GB of them `model-00001-of-0000N.safetensors` and so on with `model.safetensors.index.json`. They
     /// are, byte for byte, the files that [`export`](Self::export) writes. One that was saved under such a name stands
-    /// in its place.
+    /// in its place. Where the tensors make no files, as one has a name that safetensors keeps for itself, those that
+    /// were saved are listed; reading one of the others says why.
     ///
     /// Of a checkpoint that was opened with some of its tensors, these make the files.
     pub fn files(&self) -> Result<Vec<FileInfo>, FileError> {
-        Ok(self.planner.files(&*self.layout(self.planner.listed())?))
+        Ok(self.planner.files(self.layout(self.planner.listed()).ok().as_deref()))
     }
 
     /// Reads a range of a file, all of it where none is given, into memory. Whoever reads long files asks for a piece
@@ -101,9 +102,17 @@ impl Checkpoint {
         }
         let file = layout.file(path).ok_or_else(unknown)?;
         let range = within(file.len)?;
-        let planned = self.planner.read_file(&layout, file, range);
-        let planned = planned.map_err(|source| FileError::Plan { target: self.target().to_string(), source })?;
-        self.assemble(planned, range.len(), progress).await
+        let (mut gathered, mut left) = (BytesMut::zeroed(range.len() as usize), Unplanned::from(range));
+        while !left.is_empty() {
+            let planned = self.planner.read_file(&layout, file, &mut left);
+            let planned = planned.map_err(|source| FileError::Plan { target: self.target().to_string(), source })?;
+            let Some(planned) = planned else { break };
+            let mut piece = gathered.split_off((planned.range.start() - range.start()) as usize);
+            let rest = piece.split_off(planned.range.len() as usize);
+            gathered.unsplit(self.assemble(planned, piece, progress).await?);
+            gathered.unsplit(rest);
+        }
+        Ok(gathered.freeze())
     }
 
     /// Reads files that were saved, whole, each stored byte once: thousands of small ones in few requests. Takes memory
@@ -125,14 +134,9 @@ impl Checkpoint {
     }
 
     /// Returns the files of one view, laid out once for all clones of the checkpoint.
-    fn layout(&self, view: View) -> Result<Arc<FileLayout>, LayoutError> {
+    fn layout(&self, view: View) -> LaidOut {
         let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(layout) = layouts.get(&view) {
-            return Ok(Arc::clone(layout));
-        }
-        let layout = Arc::new(self.planner.layout(view)?);
-        layouts.insert(view, Arc::clone(&layout));
-        Ok(layout)
+        layouts.entry(view).or_insert_with(|| self.planner.layout(view).map(Arc::new)).clone()
     }
 
     async fn read_saved(&self, path: &str, range: ByteRange, progress: &Progress) -> Result<Bytes, FileError> {
@@ -145,12 +149,16 @@ impl Checkpoint {
         Ok(sink.into_inner().expect("a restore that is done holds no sink").into())
     }
 
-    /// Puts a range together.
-    async fn assemble(&self, planned: FileRead, len: u64, progress: &Progress) -> Result<Bytes, FileError> {
-        let FileRead { header, parts } = planned;
-        let mut buffer = vec![0; len as usize];
+    /// Reads what was planned.
+    async fn assemble(
+        &self,
+        planned: FileRead,
+        mut buffer: BytesMut,
+        progress: &Progress,
+    ) -> Result<BytesMut, FileError> {
+        let FileRead { header, parts, .. } = planned;
         buffer[..header.len()].copy_from_slice(&header);
-        progress.plan(len - header.len() as u64);
+        progress.plan((buffer.len() - header.len()) as u64);
         let sink = BufferSink::new(buffer);
         let read = |SlicePart { row, copies, .. }| {
             let to = || Arc::<BufferSink<_>>::clone(&sink) as Arc<dyn Sink>;
@@ -158,6 +166,6 @@ impl Checkpoint {
             SliceRead { row: self.rows()[row].clone(), copies }
         };
         self.read_parts(parts.into_iter().map(read).collect(), progress).await?;
-        Ok(sink.into_inner().expect("a restore that is done holds no sink").into())
+        Ok(sink.into_inner().expect("a restore that is done holds no sink"))
     }
 }

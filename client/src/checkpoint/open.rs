@@ -19,7 +19,7 @@ use gigastore_formats::plan::{PlanAnswer, PlannedSlice, Planner};
 use gigastore_formats::range::{ByteRange, coalesce};
 use gigastore_formats::record::{Index, Sort};
 use gigastore_formats::tensor::dtype::Dtype;
-use gigastore_formats::tensor::files::{FileLayout, View};
+use gigastore_formats::tensor::files::{FileLayout, LayoutError, View};
 use gigastore_formats::tensor::slice::{SliceError, SliceKind};
 use gigastore_formats::verified::{GroupMismatch, TreeError};
 use gigastore_formats::wire::{CommitInfo, Fault};
@@ -35,6 +35,9 @@ const GAP_BYTES: u64 = 256 << 10;
 /// Reads of one manifest at once. What is asked for together is 16 MiB at most.
 const READS_IN_FLIGHT: usize = 4;
 
+/// The files that tensors make in one view, or why they make none.
+pub(super) type LaidOut = Result<Arc<FileLayout>, LayoutError>;
+
 /// An open checkpoint, bound to the record that committed it.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -44,7 +47,7 @@ pub struct Checkpoint {
     /// What its manifest says, or the part of it that was read, ready for plans.
     pub(super) planner: Arc<Planner>,
     /// The files that its tensors make, once somebody asked for them.
-    pub(super) layouts: Arc<Mutex<BTreeMap<View, Arc<FileLayout>>>>,
+    pub(super) layouts: Arc<Mutex<BTreeMap<View, LaidOut>>>,
 }
 
 /// A tensor or file of a checkpoint.

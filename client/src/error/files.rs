@@ -44,7 +44,10 @@ impl Coded for FileError {
             Self::Plan { source, .. } => match source {
                 PlanError::Uncovered { .. } => FaultCode::Integrity,
                 PlanError::Unknown { .. } => FaultCode::NotFound,
-                PlanError::TooMany { .. } | PlanError::TooMuch | PlanError::Box { .. } => FaultCode::Invalid,
+                PlanError::TooMany { .. }
+                | PlanError::TooMuch
+                | PlanError::Scattered { .. }
+                | PlanError::Box { .. } => FaultCode::Invalid,
             },
             Self::Restore(source) => source.code(),
         }

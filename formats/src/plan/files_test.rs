@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::digest::Digest;
 use crate::manifest::checkpoint::{Checkpoint, CheckpointMeta, CheckpointRow};
 use crate::object::Stored;
 use crate::tensor::boxes::TensorBox;
@@ -91,18 +92,26 @@ fn saved(made: &[Made]) -> (Planner, Vec<Vec<u8>>, Vec<Vec<u8>>) {
 
 /// Reads a range as a reader does.
 fn read(planner: &Planner, layout: &FileLayout, file: &TensorFile, range: ByteRange, slices: &[Vec<u8>]) -> Vec<u8> {
-    let FileRead { header, parts } = planner.read_file(layout, file, range).unwrap();
-    let mut bytes = vec![0xee; range.len() as usize];
-    bytes[..header.len()].copy_from_slice(&header);
-    let mut counted = header.len() as u64;
-    for SlicePart { row, range: part, copies } in parts {
-        for run in copies.iter().flat_map(|copy| copy.within(part)) {
-            let (from, to, len) = (run.from as usize, run.to as usize, run.len as usize);
-            bytes[to..to + len].copy_from_slice(&slices[row][from..from + len]);
-            counted += run.len;
+    let mut left = Unplanned::from(range);
+    let (mut bytes, mut at) = (Vec::new(), range.start());
+    while let Some(FileRead { range, header, parts }) = planner.read_file(layout, file, &mut left).unwrap() {
+        assert_eq!(range.start(), at);
+        assert!(parts.iter().map(|part| part.copies.len()).sum::<usize>() <= MAX_COPIES);
+        at = range.end();
+        let mut piece = vec![0xee; range.len() as usize];
+        piece[..header.len()].copy_from_slice(&header);
+        let mut counted = header.len() as u64;
+        for SlicePart { row, range: part, copies } in parts {
+            for run in copies.iter().flat_map(|copy| copy.within(part)) {
+                let (from, to, len) = (run.from as usize, run.to as usize, run.len as usize);
+                piece[to..to + len].copy_from_slice(&slices[row][from..from + len]);
+                counted += run.len;
+            }
         }
+        assert_eq!(counted, range.len());
+        bytes.extend(piece);
     }
-    assert_eq!(counted, range.len());
+    assert_eq!(at, range.end());
     bytes
 }
 
@@ -139,11 +148,12 @@ fn what_was_saved_is_listed_before_what_tensors_make() {
     assert_eq!(planner.listed(), View::Whole);
     let names = |view| {
         let layout = planner.layout(view).unwrap();
-        planner.files(&layout).into_iter().map(|file| (file.path, file.bytes)).collect::<Vec<_>>()
+        planner.files(Some(&layout)).into_iter().map(|file| (file.path, file.bytes)).collect::<Vec<_>>()
     };
     let saved = [("config.json".to_owned(), 5), ("model-00001-of-00001.safetensors".to_owned(), 6)];
     let len = planner.layout(View::Whole).unwrap().file(WHOLE).unwrap().len;
     assert_eq!(names(View::Whole), [&saved[..], &[(WHOLE.to_owned(), len)]].concat());
+    assert_eq!(planner.files(None).len(), saved.len());
     let sharded = names(View::Sharded(SHARD_BYTES));
     assert_eq!((&sharded[..2], sharded[2].0.as_str()), (&saved[..], INDEX));
 }
@@ -165,11 +175,46 @@ fn what_no_slice_has_is_an_error_and_no_hole() {
         let file = &layout.files()[0];
         let data = |from, to| {
             let start = file.header.len() as u64;
-            planner.read_file(&layout, file, ByteRange::new(start + from, start + to).unwrap())
+            planner.read_file(&layout, file, &mut ByteRange::new(start + from, start + to).unwrap().into())
         };
         assert!(data(0, 56).is_ok() && data(64, 160).is_ok());
         for (from, to) in [(0, 160), (56, 57), (50, 100)] {
             assert!(matches!(data(from, to), Err(PlanError::Uncovered { .. })), "{from}..{to}");
         }
     }
+}
+
+#[test]
+fn many_tiny_slices_are_planned_a_part_at_a_time() {
+    // Two tensors of 5,000 slices of a byte, and one of 3,000 rows of which each of two slices has a half.
+    let (planner, slices, whole) = saved(&[
+        (Dtype::U8, vec![(5000, 5000)]),
+        (Dtype::U8, vec![(3000, 1), (2, 2)]),
+        (Dtype::U8, vec![(50, 50), (100, 100)]),
+    ]);
+    let layout = planner.layout(View::Whole).unwrap();
+    let file = &layout.files()[0];
+    let all = ByteRange::new(0, file.len).unwrap();
+    assert!(read(&planner, &layout, file, all, &slices) == [&file.header[..], &whole.concat()].concat());
+}
+
+#[test]
+fn slices_of_uneven_sizes_are_refused_and_not_searched_for_ever() {
+    // One slice as long as all others together: no search tells which of those before a byte end before it.
+    let count = 2 * MAX_LOOKS;
+    let slice = |start, len| {
+        let area = TensorBox::new(vec![start], vec![len]).unwrap();
+        row(SliceId::tensor("t", Dtype::U8, &[2 * count], area).unwrap())
+    };
+    let (planner, ..) = saved(&[]);
+    let mut checkpoint = planner.checkpoint().clone();
+    checkpoint.rows = (0..count).map(|i| slice(i, 1)).chain([slice(count, count)]).collect();
+    let planner = Planner::new(checkpoint);
+    let layout = planner.layout(View::Whole).unwrap();
+    let file = &layout.files()[0];
+    let end = file.len - count;
+    let mut left = ByteRange::new(end - 1, end).unwrap().into();
+    assert!(matches!(planner.read_file(&layout, file, &mut left), Err(PlanError::Scattered { .. })));
+    let mut left = ByteRange::new(file.len - 9, file.len).unwrap().into();
+    assert_eq!(planner.read_file(&layout, file, &mut left).unwrap().unwrap().parts.len(), 1);
 }

@@ -102,13 +102,14 @@ pub(super) struct TensorRows<'i, 'r> {
 
 impl TensorRows<'_, '_> {
     /// Returns the positions, among all rows, of those that may have elements of `wanted`, ascending: every one that
-    /// has any is there. Beside them how many rows were looked at.
-    pub(super) fn touching(&self, wanted: &TensorBox) -> (Vec<usize>, u64) {
-        let all = 0..self.rows.len();
+    /// has any is there. Beside them how many rows were looked at; where that is more than `most`, some are missing.
+    pub(super) fn touching(&self, wanted: &TensorBox, most: u64) -> (Vec<usize>, u64) {
+        let (all, looks) = (0..self.rows.len(), self.rows.len() as u64);
         if self.longest.len() != wanted.sizes().len() {
-            return (all.map(|i| self.start + i).collect(), self.rows.len() as u64);
+            let found = if looks > most { Vec::new() } else { all.map(|i| self.start + i).collect() };
+            return (found, looks);
         }
-        let mut search = Search { tensor: self, wanted, found: Vec::new(), looks: 0 };
+        let mut search = Search { tensor: self, wanted, most, found: Vec::new(), looks: 0 };
         search.dimension(0, all);
         (search.found, search.looks)
     }
@@ -117,6 +118,7 @@ impl TensorRows<'_, '_> {
 struct Search<'s, 'i, 'r> {
     tensor: &'s TensorRows<'i, 'r>,
     wanted: &'s TensorBox,
+    most: u64,
     found: Vec<usize>,
     looks: u64,
 }
@@ -125,6 +127,9 @@ impl Search<'_, '_, '_> {
     /// Searches rows that start at the same offsets in all dimensions before `d`.
     fn dimension(&mut self, d: usize, among: Range<usize>) {
         self.looks += 1;
+        if self.looks > self.most {
+            return;
+        }
         if d == self.wanted.sizes().len() || among.len() <= FEW_ROWS {
             self.looks += among.len() as u64;
             self.found.extend(among.map(|i| self.tensor.start + i));

@@ -29,7 +29,7 @@ fn looked_up(rows: &[CheckpointRow], name: &str, wanted: &TensorBox) -> Vec<usiz
 
 fn searched(rows: &[CheckpointRow], name: &str, wanted: &TensorBox) -> (Vec<usize>, u64) {
     let index = RowIndex::new(rows);
-    let (mut found, looks) = index.find(rows, SliceKind::Tensor, name).unwrap().touching(wanted);
+    let (mut found, looks) = index.find(rows, SliceKind::Tensor, name).unwrap().touching(wanted, u64::MAX);
     found.retain(|i| rows[*i].slice.area().intersect(wanted).is_some());
     (found, looks)
 }

@@ -56,7 +56,8 @@ pub struct FileLayout {
     files: Vec<TensorFile>,
     /// Where the data of each tensor starts in its file.
     starts: Vec<u64>,
-    index: Option<Bytes>,
+    /// With its BLAKE3.
+    index: Option<(Bytes, Digest)>,
 }
 
 /// A safetensors file of a [`FileLayout`].
@@ -94,16 +95,12 @@ pub enum LayoutError {
     },
     /// A header is longer than readers of safetensors take.
     #[error(
-        "{file} would have a header of {actual} bytes, over the limit of safetensors of {limit}: put fewer tensors \
-         into one file"
+        "{file} would have a header over the limit of safetensors of {MAX_SAFETENSORS_HEADER_BYTES} bytes: put fewer \
+         tensors into one file"
     )]
     Header {
         /// The file.
         file: String,
-        /// The limit.
-        limit: u64,
-        /// Bytes of the header.
-        actual: u64,
     },
 }
 
@@ -176,11 +173,9 @@ impl FileLayout {
             let entries = tensors[part.clone()].iter().zip(&data[part.clone()]);
             let entries = entries.map(|(tensor, data)| (tensor.name, tensor.dtype, tensor.shape, *data));
             // A page, so that readers can map tensors.
-            let header = Bytes::from(write_entries(&metadata, entries, LARGE_ALIGNMENT));
-            let (actual, limit) = (header.len() as u64, MAX_SAFETENSORS_HEADER_BYTES);
-            if actual > limit {
-                return Err(LayoutError::Header { file: name, limit, actual });
-            }
+            let header = write_entries(&metadata, entries, LARGE_ALIGNMENT, MAX_SAFETENSORS_HEADER_BYTES);
+            let Some(header) = header.map(Bytes::from) else { return Err(LayoutError::Header { file: name }) };
+            let actual = header.len() as u64;
             let end = data[part.clone()].last().map_or(0, ByteRange::end);
             let overflow = || LayoutError::Overflow { name: tensors[part.end - 1].name.to_owned() };
             let len = end.checked_add(actual).ok_or_else(overflow)?;
@@ -189,6 +184,7 @@ impl FileLayout {
             files.push(TensorFile { name, header, tensors: part.clone(), len, tag });
         }
         let index = (!files.is_empty() && view != View::Whole).then(|| index(tensors, &files, &data));
+        let index = index.map(|index| (index.clone(), Digest::of(&index)));
         Ok(Self { files, starts, index })
     }
 
@@ -204,7 +200,12 @@ impl FileLayout {
 
     /// Returns the content of [`INDEX`], where the view has one.
     pub fn index(&self) -> Option<&Bytes> {
-        self.index.as_ref()
+        self.index.as_ref().map(|(index, _)| index)
+    }
+
+    /// Returns BLAKE3 of the [`index`](Self::index).
+    pub fn index_digest(&self) -> Option<Digest> {
+        self.index.as_ref().map(|(_, digest)| *digest)
     }
 
     /// Returns where the data of a tensor, by its position among all, starts in its file.
@@ -223,7 +224,7 @@ impl FileLayout {
     /// Returns the memory that it takes, in bytes.
     pub fn memory(&self) -> usize {
         let files = self.files.iter().map(|file| size_of::<TensorFile>() + file.name.len() + file.header.len());
-        files.sum::<usize>() + size_of_val(self.starts.as_slice()) + self.index.as_ref().map_or(0, Bytes::len)
+        files.sum::<usize>() + size_of_val(self.starts.as_slice()) + self.index().map_or(0, Bytes::len)
     }
 }
 

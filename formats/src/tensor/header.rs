@@ -192,18 +192,20 @@ impl SafetensorsHeader {
 /// Returns the header of tensors as [`write_entries`] does.
 pub fn write_header(metadata: &BTreeMap<String, String>, tensors: &[(String, TensorInfo)], align: u64) -> Vec<u8> {
     let entries = tensors.iter().map(|(name, info)| (name.as_str(), info.dtype, &*info.shape, info.data));
-    write_entries(metadata, entries, align)
+    write_entries(metadata, entries, align, u64::MAX).expect("no header in memory passes 2^64 bytes")
 }
 
 /// Returns the header, length prefix included, of tensors in the order given, as name, element type, shape and data;
 /// the same arguments make the same bytes.
 ///
 /// The JSON is filled up with spaces, so that the header's length, where the data starts, is a multiple of `align`.
+/// `None`, as soon as that is seen, where it passes `most` bytes.
 pub fn write_entries<'t>(
     metadata: &BTreeMap<String, String>,
     tensors: impl IntoIterator<Item = (&'t str, Dtype, &'t [u64], ByteRange)>,
     align: u64,
-) -> Vec<u8> {
+    most: u64,
+) -> Option<Vec<u8>> {
     let mut bytes = vec![0; PREFIX_BYTES];
     bytes.push(b'{');
     if !metadata.is_empty() {
@@ -211,13 +213,17 @@ pub fn write_entries<'t>(
     }
     for (name, dtype, shape, data) in tensors {
         write_pair(&mut bytes, name, &WrittenInfo { dtype, shape, data_offsets: [data.start(), data.end()] });
+        if bytes.len() as u64 > most {
+            return None;
+        }
     }
     bytes.push(b'}');
     let align = usize::try_from(align).unwrap_or(1).max(1);
     bytes.resize(bytes.len().next_multiple_of(align), b' ');
+    bytes.shrink_to_fit();
     let json_len = (bytes.len() - PREFIX_BYTES) as u64;
     bytes[..PREFIX_BYTES].copy_from_slice(&json_len.to_le_bytes());
-    bytes
+    (bytes.len() as u64 <= most).then_some(bytes)
 }
 
 fn write_pair<T: Serialize>(bytes: &mut Vec<u8>, key: &str, value: &T) {

@@ -129,17 +129,23 @@ impl Engine {
     }
 
     /// Finds the live commit of a run or dataset for which `is` holds, given the commit and the number of its record:
-    /// the newest of them; `None` where there is none. A run or dataset that is not there is not found.
+    /// the newest of them; `None` where there is none. A run or dataset that is not there is not found. There may be a
+    /// million to look at: that is done on the pool.
     pub async fn find(
         &self,
         project: &ProjectName,
         name: &Name,
-        is: impl Fn(&Commit, u64) -> bool,
+        is: impl Fn(&Commit, u64) -> bool + Send + 'static,
     ) -> Result<Option<CommitInfo>, ReadError> {
         let state = self.state(project).await?;
-        let named = self.named(&state, project, name).await?;
-        let found = named.live.values().rev().find(|live| is(&live.commit, live.seq));
-        Ok(found.map(|live| describe(named, live)))
+        self.named(&state, project, name).await?;
+        let name = name.clone();
+        let found = self.ambient.computed(move || {
+            let named = state.names.get(&name)?;
+            let live = named.live.values().rev().find(|live| is(&live.commit, live.seq))?;
+            Some(describe(named, live))
+        });
+        Ok(found.await)
     }
 
     async fn named<'s>(&self, state: &'s State, project: &ProjectName, name: &Name) -> Result<&'s Named, ReadError> {

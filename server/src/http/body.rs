@@ -14,6 +14,7 @@ use gigastore_formats::wire::{Fault, FaultCode};
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
 
 use super::error::Refused;
 use super::range::Wanted;
@@ -26,7 +27,7 @@ use crate::cache::BLOCK_BYTES;
 pub(crate) const MAX_JSON_BYTES: u64 = 16 << 20;
 
 /// Pieces of an answer that are read at once.
-pub(crate) const AHEAD: usize = 2;
+const AHEAD: usize = 2;
 
 /// Memory of one answer in pieces: those being read, and one on its way out.
 pub(crate) const ANSWER_BYTES: u64 = (AHEAD as u64 + 1) * BLOCK_BYTES;
@@ -158,7 +159,7 @@ pub(crate) async fn json<T: DeserializeOwned>(
 struct Document(Bytes);
 
 /// Answers with a JSON document.
-pub(crate) fn document<T: Serialize>(value: &T) -> Result<Response<Body>, Refused> {
+pub(crate) fn document<T: Serialize + ?Sized>(value: &T) -> Result<Response<Body>, Refused> {
     let bytes = serde_json::to_vec(value).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
@@ -179,12 +180,14 @@ pub(crate) async fn admitted(shared: &Shared, mut response: Response<Body>) -> R
     Ok(response)
 }
 
-/// What is answered with: its name for caches, its length, its kind, and the memory that its pieces take.
+/// What is answered with.
 pub(crate) struct Head {
+    /// Its name for caches.
     pub(crate) etag: String,
     pub(crate) len: u64,
     pub(crate) kind: &'static str,
-    pub(crate) memory: u64,
+    /// The most memory that its pieces take, and what reading them takes beside.
+    pub(crate) memory: (u64, u64),
 }
 
 /// Answers with an object or a part of it, read piece by piece by `read`. `HEAD` gets the same without the bytes.
@@ -199,14 +202,15 @@ where
     R: Fn(ByteRange) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Bytes, Fault>> + Send + 'static,
 {
-    let whole = ByteRange::new(0, head.len).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
-    let (range, status) = match wanted {
-        Wanted::NotModified => (whole, StatusCode::NOT_MODIFIED),
-        Wanted::Whole => (whole, StatusCode::OK),
-        Wanted::Part(range) => (range, StatusCode::PARTIAL_CONTENT),
+    let range = wanted.range(head.len);
+    let status = match wanted {
+        Wanted::NotModified => StatusCode::NOT_MODIFIED,
+        Wanted::Whole => StatusCode::OK,
+        Wanted::Part(_) => StatusCode::PARTIAL_CONTENT,
     };
+    let (most, beside) = head.memory;
     let body = match with_body && status != StatusCode::NOT_MODIFIED {
-        true => pieces(shared, range, head.memory, read).await?,
+        true => pieces(shared, range, range.len().min(most) + beside, read).await?,
         false => Body::empty(),
     };
     let mut response = Response::new(body);
@@ -235,17 +239,11 @@ where
     F: Future<Output = Result<Bytes, Fault>> + Send + 'static,
 {
     // What takes none waits for none.
-    let admitted = match range.len().min(memory) {
+    let admitted = match memory {
         0 => None,
         bytes => Some(shared.admission.memory(bytes).await?),
     };
-    let (mut cuts, mut start) = (Vec::new(), range.start());
-    while start < range.end() {
-        let end = ((start / BLOCK_BYTES + 1) * BLOCK_BYTES).min(range.end());
-        cuts.push(ByteRange::new(start, end).map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?);
-        start = end;
-    }
-    let mut rest = futures::stream::iter(cuts).map(read).buffered(AHEAD);
+    let mut rest = futures::stream::iter(range.cut(BLOCK_BYTES)).map(move |cut| apart(read(cut))).buffered(AHEAD);
     // The first piece is read before the head is sent, so that what can't be read has a status that says so.
     let Some(first) = rest.next().await.transpose()? else { return Ok(Body::empty()) };
     let shared = Arc::clone(shared);
@@ -260,4 +258,20 @@ where
         admitted.clone().map_or(bytes.clone(), |admitted| admitted.held_by(bytes))
     });
     Ok(Body::from_stream(all))
+}
+
+/// Reads on a task of its own, which ends with the answer: a client that takes its time keeps nobody waiting who wants
+/// the same group or header.
+fn apart(
+    read: impl Future<Output = Result<Bytes, Fault>> + Send + 'static,
+) -> impl Future<Output = Result<Bytes, Fault>> {
+    let mut task = JoinSet::new();
+    task.spawn(read);
+    async move {
+        match task.join_next().await {
+            Some(Ok(read)) => read,
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            _ => Err(Fault::of(FaultCode::Unavailable, "the service ends")),
+        }
+    }
 }

@@ -13,12 +13,12 @@ use gigastore_formats::plan::{PlanAnswer, PlanRequest, Planner};
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode};
 
-use super::body::{AHEAD, ANSWER_BYTES, Head, document, json, ranged};
+use super::body::{ANSWER_BYTES, Head, document, json, ranged};
 use super::error::{Refused, refused};
 use super::objects::project;
 use super::range::wanted;
 use super::router::{Service, Shared};
-use crate::files::{self, Opened};
+use crate::files::Opened;
 
 pub(super) async fn list(State(shared): State<Shared>, Path(in_path): Path<String>) -> Result<Response<Body>, Refused> {
     document(&listed(&shared, &in_path, Sort::Checkpoint).await?)
@@ -53,7 +53,7 @@ pub(super) async fn files(
     Path((in_path, run, selector)): Path<(String, String, String)>,
 ) -> Result<Response<Body>, Refused> {
     let (project, info) = found(&shared, &in_path, &run, &selector, Sort::Checkpoint).await?;
-    document(&files::list(&shared, &project, &info.commit).await?)
+    list_files(&shared, &project, &info.commit).await
 }
 
 pub(super) async fn file(
@@ -71,6 +71,21 @@ async fn decoded(shared: &Shared, project: &ProjectName, commit: &Commit) -> Res
     Ok(shared.manifests.checkpoint(shared, project, commit).await?)
 }
 
+/// Memory of a file that is listed, beside its path: two digests in hex, and the words around them.
+const LISTED_BYTES: u64 = 256;
+
+/// Lists the files of a commit.
+pub(super) async fn list_files(
+    shared: &Shared,
+    project: &ProjectName,
+    commit: &Commit,
+) -> Result<Response<Body>, Refused> {
+    let files = shared.manifests.files(shared, project, commit).await?;
+    let bytes = files.iter().map(|file| file.path.len() as u64 + LISTED_BYTES).sum();
+    let _admitted = shared.admission.answer(bytes).await?;
+    shared.ambient.computed(move || document(&*files)).await
+}
+
 /// Sends a file, or the range of it that the headers ask for.
 pub(super) async fn send(
     shared: &Shared,
@@ -80,7 +95,7 @@ pub(super) async fn send(
 ) -> Result<Response<Body>, Refused> {
     let (etag, len) = (opened.tag().to_string(), opened.len());
     let wanted = wanted(&method, &headers, &etag, len)?;
-    let memory = ANSWER_BYTES + AHEAD as u64 * opened.memory();
+    let memory = (ANSWER_BYTES, opened.memory(wanted.range(len)));
     let head = Head { etag, len, kind: "application/octet-stream", memory };
     let read = move |range| {
         let opened = opened.clone();

@@ -11,12 +11,12 @@ use gigastore_formats::wire::DatasetRequest;
 use serde::Deserialize;
 
 use super::body::{content_length, document, gathered};
-use super::checkpoints::{found, listed, no_file, send};
+use super::checkpoints::{found, list_files, listed, no_file, send};
 use super::error::Refused;
 use super::objects::project;
 use super::router::Shared;
 use super::saves::within;
-use crate::files::{self, Opened};
+use crate::files::Opened;
 
 /// What is said of a version beside its manifest, which is the body.
 #[derive(Deserialize)]
@@ -59,7 +59,7 @@ pub(super) async fn files(
     Path((in_path, name, selector)): Path<(String, String, String)>,
 ) -> Result<Response<Body>, Refused> {
     let (project, info) = found(&shared, &in_path, &name, &selector, Sort::Dataset).await?;
-    document(&files::list(&shared, &project, &info.commit).await?)
+    list_files(&shared, &project, &info.commit).await
 }
 
 pub(super) async fn file(

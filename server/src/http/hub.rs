@@ -4,9 +4,12 @@
 //! is answered is what `huggingface_hub` reads. Must never answer by the digits of one commit with the bytes of
 //! another.
 
+mod listing;
 mod question;
+mod tree;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -14,21 +17,23 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use gigastore_engine::ReadError;
 use gigastore_formats::digest::{Digest, hex};
 use gigastore_formats::moment::Moment;
 use gigastore_formats::name::{LATEST, Name, ProjectName, Selector, Target};
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, FileInfo};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use self::question::Question;
-use super::body::{document, gathered};
+use self::listing::Siblings;
+use self::tree::{paths, root, tree};
+use super::body::document;
 use super::checkpoints::{no_file, send};
 use super::error::{Refused, refused};
-use super::objects;
 use super::router::Shared;
 use crate::auth::Caller;
-use crate::files::{self, Opened};
+use crate::files::Opened;
 
 /// The revision that clients ask for where nobody says which.
 const MAIN: &str = "main";
@@ -42,11 +47,14 @@ const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 /// The header with the text that it shows then.
 const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 
+/// Digits of what names a commit.
+const SHA_CHARS: usize = 40;
+
 /// Characters of that text.
 const MESSAGE_CHARS: usize = 500;
 
-/// Bytes of a question about paths: a thousand long ones.
-const MAX_PATHS_BYTES: u64 = 1 << 20;
+/// Characters of a name that a refusal repeats: names have at most as many.
+const NAME_CHARS: usize = 128;
 
 /// A repository and a revision of it, as they stand in the path of a request.
 type Asked = Path<(String, String, String)>;
@@ -98,8 +106,14 @@ pub(super) fn routes() -> Router<Shared> {
                 &api("/revision/{selector}"),
                 get(move |state, caller, path, query| info(sort, state, caller, path, query)),
             )
-            .route(&api("/tree/{selector}"), get(move |state, path, query| root(sort, state, path, query)))
-            .route(&api("/tree/{selector}/{*path}"), get(move |state, path, query| tree(sort, state, path, query)))
+            .route(
+                &api("/tree/{selector}"),
+                get(move |state, uri, headers, path, query| root(sort, state, uri, headers, path, query)),
+            )
+            .route(
+                &api("/tree/{selector}/{*path}"),
+                get(move |state, uri, headers, path, query| tree(sort, state, uri, headers, path, query)),
+            )
             .route(
                 &api("/paths-info/{selector}"),
                 post(move |state, path, headers, body| paths(sort, state, path, headers, body)),
@@ -126,6 +140,13 @@ pub(super) fn is_route(route: &str) -> bool {
     route.starts_with("/api/") || route.contains("/resolve/")
 }
 
+/// Refuses what no route leads to: of paths of a hub, as a repository that is not there, such as one whose name is in
+/// one part.
+pub(super) fn nowhere(path: &str, refused: Refused) -> Unfound {
+    let code = is_route(path).then_some("RepoNotFound");
+    Unfound { code, ..refused.into() }
+}
+
 /// Returns what names a commit: 40 hex digits, as of a commit of git. Two commits of one content have two of them.
 fn sha(project: &ProjectName, commit: &Commit, seq: u64) -> String {
     let Commit { name, number, content, .. } = commit;
@@ -141,43 +162,26 @@ fn oid(tag: &Digest) -> String {
     hex(&tag.as_bytes()[..20])
 }
 
-fn no_repo(project: &ProjectName, name: &str, sort: Sort) -> Unfound {
-    let what = if sort == Sort::Checkpoint { "model" } else { "dataset" };
-    let name: String = name.chars().take(128).collect();
-    let fault = Fault::of(FaultCode::NotFound, format!("there is no {what} {project}/{name}"));
+/// Refuses a repository that is not there, or can't be.
+pub(super) fn no_repo(project: &str, name: &str) -> Unfound {
+    let [project, name] = [project, name].map(|text| text.chars().take(NAME_CHARS).collect::<String>());
+    let fault = Fault::of(FaultCode::NotFound, format!("there is no repository {project}/{name} of this sort"));
     Unfound { code: Some("RepoNotFound"), ..Refused::new(fault).into() }
 }
 
 /// Finds the commit that a revision means.
 async fn revision(shared: &Shared, sort: Sort, in_path: &str, name: &str, revision: &str) -> Result<Revision, Unfound> {
-    let project = objects::project(in_path)?;
-    let no_repo = || no_repo(&project, name, sort);
+    let no_repo = || no_repo(in_path, name);
+    let project: ProjectName = in_path.parse().map_err(|_| no_repo())?;
     let named: Name = name.parse().map_err(|_| no_repo())?;
-    let is_sha = revision.len() == 40 && revision.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let found = match revision {
-        _ if is_sha => shared.engine.find(&project, &named, |commit, seq| sha(&project, commit, seq) == revision).await,
-        _ => match if revision == MAIN { LATEST } else { revision }.parse::<Selector>() {
-            Ok(selector) => {
-                let target = Target { project: project.clone(), name: named.clone(), selector: Some(selector) };
-                match shared.engine.resolve(&target).await {
-                    Ok(info) => Ok(Some(info)),
-                    // Not found: the revision, or all of it.
-                    Err(error) if Fault::from(&error).code == FaultCode::NotFound => {
-                        shared.engine.find(&project, &named, |_, _| false).await
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-            Err(_) => shared.engine.find(&project, &named, |_, _| false).await,
-        },
-    };
+    let found = found(shared, &project, &named, revision).await;
     match found.map_err(refused) {
         Ok(Some(info)) if info.commit.sort == sort => {
             Ok(Revision { sha: sha(&project, &info.commit, info.seq), project, info })
         }
         Ok(Some(_)) => Err(no_repo()),
         Ok(None) => {
-            let revision: String = revision.chars().take(128).collect();
+            let revision: String = revision.chars().take(NAME_CHARS).collect();
             let text = format!("{project}/{name} has no live revision {revision:?}");
             let refused = Refused::new(Fault::of(FaultCode::NotFound, text));
             Err(Unfound { code: Some("RevisionNotFound"), ..refused.into() })
@@ -187,15 +191,43 @@ async fn revision(shared: &Shared, sort: Sort, in_path: &str, name: &str, revisi
     }
 }
 
+/// Finds what a revision means: the digits of a commit, or else a step, version or tag, which may look like them.
+async fn found(
+    shared: &Shared,
+    project: &ProjectName,
+    name: &Name,
+    revision: &str,
+) -> Result<Option<CommitInfo>, ReadError> {
+    if revision.len() == SHA_CHARS && revision.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        let (of, wanted) = (project.clone(), revision.to_owned());
+        let found = shared.engine.find(project, name, move |commit, seq| sha(&of, commit, seq) == wanted).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    let Ok(selector) = (if revision == MAIN { LATEST } else { revision }).parse::<Selector>() else {
+        return shared.engine.find(project, name, |_, _| false).await;
+    };
+    let target = Target { project: project.clone(), name: name.clone(), selector: Some(selector) };
+    match shared.engine.resolve(&target).await {
+        Ok(info) => Ok(Some(info)),
+        // Not found: the revision, or all of it.
+        Err(error) if Fault::from(&error).code == FaultCode::NotFound => {
+            shared.engine.find(project, name, |_, _| false).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
 impl Revision {
     /// Finds a commit and its files.
     async fn with_files(
         shared: &Shared,
         sort: Sort,
         (project, name, selector): (&str, &str, &str),
-    ) -> Result<(Self, Vec<FileInfo>), Unfound> {
+    ) -> Result<(Self, Arc<[FileInfo]>), Unfound> {
         let revision = revision(shared, sort, project, name, selector).await?;
-        let files = files::list(shared, &revision.project, &revision.info.commit).await?;
+        let files = shared.manifests.files(shared, &revision.project, &revision.info.commit).await?;
         Ok((revision, files))
     }
 
@@ -205,32 +237,22 @@ impl Revision {
         Unfound { refused, code: Some("EntryNotFound"), sha: Some(self.sha) }
     }
 
-    fn document(&self, value: &Value) -> Result<Response<Body>, Unfound> {
+    fn document<T: Serialize>(&self, value: &T) -> Result<Response<Body>, Unfound> {
         let mut response = document(value)?;
         response.headers_mut().extend(HeaderValue::from_str(&self.sha).map(|sha| (COMMIT, sha)));
         Ok(response)
     }
 
-    /// Returns what is said of a file.
-    fn file(&self, file: &FileInfo, expand: bool) -> Value {
-        let value = json!({ "type": "file", "oid": oid(&file.tag), "size": file.bytes, "path": file.path });
-        self.expanded(value, expand)
+    fn title(&self) -> String {
+        format!("{}@{}", self.info.commit.name, self.info.commit.number)
     }
 
-    /// Returns what is said of a folder.
-    fn folder(&self, path: &str, expand: bool) -> Value {
-        let oid = short(format!("gigastore folder 1\n{}\t{path}\n", self.sha).as_bytes());
-        self.expanded(json!({ "type": "directory", "oid": oid, "size": 0, "path": path }), expand)
+    fn date(&self) -> String {
+        Moment::of_ms(self.info.time).rfc3339()
     }
 
-    /// Adds the commit to what is said of a file or folder: versions do not change, so that it is the one of all.
-    fn expanded(&self, mut value: Value, expand: bool) -> Value {
-        if expand {
-            let Commit { name, number, .. } = &self.info.commit;
-            let (title, date) = (format!("{name}@{number}"), Moment::of_ms(self.info.time).rfc3339());
-            value["lastCommit"] = json!({ "id": self.sha, "title": title, "date": date });
-        }
-        value
+    fn oid_of_folder(&self, path: &str) -> String {
+        short(format!("gigastore folder 1\n{}\t{path}\n", self.sha).as_bytes())
     }
 }
 
@@ -260,99 +282,38 @@ async fn info(
 ) -> Result<Response<Body>, Unfound> {
     let (revision, files) = Revision::with_files(&shared, sort, (&project, &name, &selector)).await?;
     let blobs = is_on(&parameters, "blobs");
-    let sibling = |file: &FileInfo| match blobs {
-        true => json!({ "rfilename": file.path, "size": file.bytes, "blobId": oid(&file.tag) }),
-        false => json!({ "rfilename": file.path }),
-    };
-    let modified = Moment::of_ms(revision.info.time).rfc3339();
-    let id = format!("{project}/{name}");
-    let mut value = json!({
-        "id": id,
-        "author": project,
-        "sha": revision.sha,
-        "lastModified": modified,
-        "createdAt": modified,
-        "private": !matches!(caller, Caller::Anyone),
-        "gated": false,
-        "disabled": false,
-        "downloads": 0,
-        "likes": 0,
-        "tags": revision.info.tags,
-        "usedStorage": revision.info.commit.bytes,
-        "siblings": files.iter().map(sibling).collect::<Vec<_>>(),
+    let is_private = !matches!(caller, Caller::Anyone);
+    let _admitted = shared.admission.answer(Siblings { files: &files, blobs }.memory()).await?;
+    let said = shared.ambient.computed(move || {
+        let id = format!("{project}/{name}");
+        let mut about = json!({
+            "id": id,
+            "author": project,
+            "sha": revision.sha,
+            "lastModified": revision.date(),
+            "createdAt": revision.date(),
+            "private": is_private,
+            "gated": false,
+            "disabled": false,
+            "downloads": 0,
+            "likes": 0,
+            "tags": revision.info.tags,
+            "usedStorage": revision.info.commit.bytes,
+        });
+        if sort == Sort::Checkpoint {
+            about["modelId"] = json!(id);
+        }
+        revision.document(&About { about, siblings: Siblings { files: &files, blobs } })
     });
-    if sort == Sort::Checkpoint {
-        value["modelId"] = json!(id);
-    }
-    revision.document(&value)
+    said.await
 }
 
-/// Lists the root of a repository.
-async fn root(
-    sort: Sort,
-    state: State<Shared>,
-    Path((project, name, selector)): Asked,
-    parameters: Parameters,
-) -> Result<Response<Body>, Unfound> {
-    tree(sort, state, Path((project, name, selector, String::new())), parameters).await
-}
-
-/// Lists a folder: what is in it, or all that is below it.
-async fn tree(
-    sort: Sort,
-    State(shared): State<Shared>,
-    Path((project, name, selector, path)): AskedPath,
-    Query(parameters): Parameters,
-) -> Result<Response<Body>, Unfound> {
-    let (revision, files) = Revision::with_files(&shared, sort, (&project, &name, &selector)).await?;
-    let (recursive, expand) = (is_on(&parameters, "recursive"), is_on(&parameters, "expand"));
-    let path = path.trim_end_matches('/');
-    let below = if path.is_empty() { String::new() } else { format!("{path}/") };
-    let (mut folders, mut list) = (BTreeSet::new(), Vec::new());
-    let (mut any, mut found) = (path.is_empty(), Vec::new());
-    for file in &files {
-        let Some(rest) = file.path.strip_prefix(&below) else { continue };
-        any = true;
-        let borders = rest.match_indices('/').map(|(at, _)| at);
-        let depth = if recursive { usize::MAX } else { 1 };
-        folders.extend(borders.take(depth).map(|at| &file.path[..below.len() + at]));
-        if recursive || !rest.contains('/') {
-            found.push(file);
-        }
-    }
-    if !any {
-        return Err(revision.no_entry(path));
-    }
-    list.extend(folders.iter().map(|folder| revision.folder(folder, expand)));
-    list.extend(found.iter().map(|file| revision.file(file, expand)));
-    revision.document(&Value::Array(list))
-}
-
-/// Tells what paths are; nothing of those that are not there.
-async fn paths(
-    sort: Sort,
-    State(shared): State<Shared>,
-    Path((project, name, selector)): Asked,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response<Body>, Unfound> {
-    let (body, _admitted) = gathered(&shared, &headers, body, MAX_PATHS_BYTES).await?;
-    let asked = Question::read(&headers, &body);
-    let Question { paths, expand } =
-        asked.ok_or_else(|| Refused::invalid("the body should have paths, as a form or as JSON"))?;
-    let (revision, files) = Revision::with_files(&shared, sort, (&project, &name, &selector)).await?;
-    let entry = |path: &String| {
-        let path = path.trim_end_matches('/');
-        let at = files.partition_point(|file| file.path.as_str() < path);
-        if let Some(file) = files.get(at).filter(|file| file.path == path) {
-            return Some(revision.file(file, expand));
-        }
-        let below = format!("{path}/");
-        let at = files.partition_point(|file| file.path < below);
-        files.get(at).filter(|file| file.path.starts_with(&below))?;
-        Some(revision.folder(path, expand))
-    };
-    revision.document(&Value::Array(paths.iter().filter_map(entry).collect()))
+/// What is said of a repository: much of a few words, and a little of each file.
+#[derive(Serialize)]
+struct About<'f> {
+    #[serde(flatten)]
+    about: Value,
+    siblings: Siblings<'f>,
 }
 
 /// A file, or a range of it. `HEAD` of a revision that may come to mean another commit is sent on to the commit that it

@@ -60,7 +60,7 @@ async fn get(
             let failed = |error| Fault::new(FaultCode::Unavailable, &error);
             async move { mapped.range(&ambient, range).await.map_err(failed) }
         };
-        let head = Head { etag, len, kind: OBJECT, memory: 0 };
+        let head = Head { etag, len, kind: OBJECT, memory: (0, 0) };
         return ranged(&shared, head, wanted, method == Method::GET, read).await;
     }
     // A client that found other bytes than promised asks for those of the store.
@@ -87,7 +87,7 @@ async fn get(
             cached.cache.read(&project, kind, object, range, len).await
         }
     };
-    let head = Head { etag, len, kind: OBJECT, memory: ANSWER_BYTES };
+    let head = Head { etag, len, kind: OBJECT, memory: (ANSWER_BYTES, 0) };
     ranged(&shared, head, wanted, method == Method::GET, read).await
 }
 

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
-use axum::http::{HeaderValue, Method, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
@@ -46,6 +46,8 @@ pub(crate) struct Service {
     pub(crate) maps: Option<Arc<Maps>>,
     /// Connections that are open.
     pub(crate) connections: AtomicU64,
+    /// Whether clients reach it by `https`: its own, or that of a proxy.
+    pub(crate) secure: bool,
     /// Whether clients are told where objects can be read without the service.
     pub(crate) direct: bool,
     /// How long a client may take to send each MiB of a body.
@@ -157,8 +159,9 @@ pub(crate) fn router(service: Shared) -> Router {
         .with_state(service)
 }
 
-async fn nowhere() -> Refused {
-    Refused::new(Fault::of(FaultCode::NotFound, "there is no such route; the README of Gigastore lists them"))
+async fn nowhere(uri: Uri) -> hub::Unfound {
+    let fault = Fault::of(FaultCode::NotFound, "there is no such route; the README of Gigastore lists them");
+    hub::nowhere(uri.path(), Refused::new(fault))
 }
 
 async fn no_such_method() -> Refused {
@@ -182,7 +185,7 @@ async fn admit(
     mut request: Request,
     next: Next,
 ) -> Response<Body> {
-    let params = params.map_err(|error| Refused::invalid(error.body_text()));
+    let params = params.map_err(|error| Refused::invalid(error.body_text()).into());
     let checked = params.and_then(|params| check(&service, path.as_str(), &params, &request));
     match checked {
         Ok(caller) => {
@@ -196,11 +199,12 @@ async fn admit(
     }
 }
 
-fn check(service: &Service, path: &str, params: &RawPathParams, request: &Request) -> Result<Caller, Refused> {
+fn check(service: &Service, path: &str, params: &RawPathParams, request: &Request) -> Result<Caller, hub::Unfound> {
     let method = request.method().as_str();
     let entry = ROUTES.iter().find(|(known, route, _)| *known == method && *route == path);
     let Some((_, _, needed)) = entry else {
-        return Err(Refused::invalid("this route has no such method").with_status(StatusCode::METHOD_NOT_ALLOWED));
+        let refused = Refused::invalid("this route has no such method");
+        return Err(refused.with_status(StatusCode::METHOD_NOT_ALLOWED).into());
     };
     let Some(needed) = needed else {
         // Health is for load balancers, which have no tokens; a list shows only what its caller may see.
@@ -208,16 +212,20 @@ fn check(service: &Service, path: &str, params: &RawPathParams, request: &Reques
         return if open { Ok(Caller::Anyone) } else { Ok(caller(service, request)?) };
     };
     let caller = caller(service, request)?;
-    let project = params.iter().find(|(name, _)| *name == "project").map(|(_, value)| value.to_owned());
-    let project: ProjectName =
-        project.unwrap_or_default().parse().map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
+    let param = |wanted| params.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
+    let project: ProjectName = param("project").parse().map_err(|error| match hub::is_route(path) {
+        // What is asked of every hub there is, as libraries ask for models of the public one.
+        true => hub::no_repo(param("project"), param("name")),
+        false => Refused::new(Fault::new(FaultCode::Invalid, &error)).into(),
+    })?;
     // The same answer whether the project is there or not.
     match caller.access(&project) {
         Some(access) if access >= *needed => Ok(caller),
         _ => Err(Refused::new(Fault {
             hint: Some(format!("ask for a token with {needed:?} on project {project}")),
             ..Fault::of(FaultCode::Denied, format!("this token has no {needed:?} access to project {project}"))
-        })),
+        })
+        .into()),
     }
 }
 
