@@ -93,8 +93,7 @@ impl Checkpoint {
 
     /// Returns path and bytes of each file.
     fn files(&self, py: Python<'_>) -> PyResult<Vec<(String, u64)>> {
-        let files = self.opened(py)?.files().map_err(|error| raise(py, &error))?;
-        Ok(files.into_iter().map(|one| (one.path, one.bytes)).collect())
+        Ok(self.opened(py)?.files().into_iter().map(|one| (one.path, one.bytes)).collect())
     }
 
     #[pyo3(signature = (boxes, progress = None))]
@@ -109,16 +108,10 @@ impl Checkpoint {
     #[pyo3(signature = (path, start = 0, end = None))]
     fn read_file(&self, py: Python<'_>, path: &str, start: u64, end: Option<u64>) -> PyResult<Memory> {
         let opened = self.opened(py)?;
-        let listed = opened.files().map_err(|error| raise(py, &error))?;
-        let len = listed.iter().find(|one| one.path == path).map(|one| one.bytes);
-        let range = match (len, start, end) {
-            (Some(len), ..) => Some(range(py, len, start, end)?),
-            (None, 0, None) => None,
-            // The other form of the model is not listed, and its length is not known here.
-            (None, _, end) => Some(range(py, u64::MAX, start, end)?),
-        };
+        let len = opened.file_len(path).map_err(|error| raise(py, &error))?;
+        let range = range(py, len, start, end)?;
         let watched = Watched::by(None);
-        let bytes = wait(py, &watched, opened.read_file(path, range, &watched.progress))?;
+        let bytes = wait(py, &watched, opened.read_file(path, Some(range), &watched.progress))?;
         Ok(Memory::of_bytes(bytes))
     }
 

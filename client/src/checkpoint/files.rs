@@ -66,8 +66,20 @@ impl Checkpoint {
     /// were saved are listed; reading one of the others says why.
     ///
     /// Of a checkpoint that was opened with some of its tensors, these make the files.
-    pub fn files(&self) -> Result<Vec<FileInfo>, FileError> {
-        Ok(self.planner.files(self.layout(self.planner.listed()).ok().as_deref()))
+    pub fn files(&self) -> Vec<FileInfo> {
+        self.planner.files(self.layout(self.planner.listed()).ok().as_deref())
+    }
+
+    /// Returns the bytes of a file, listed or not: both forms of a model are there.
+    pub fn file_len(&self, path: &str) -> Result<u64, FileError> {
+        if let Some(row) = self.planner.rows_of(SliceKind::File, path).first() {
+            return Ok(row.slice.bytes());
+        }
+        let layout = self.layout(View::of(path).ok_or_else(|| self.unknown(path))?)?;
+        match (path, layout.index()) {
+            (INDEX, Some(index)) => Ok(index.len() as u64),
+            _ => Ok(layout.file(path).ok_or_else(|| self.unknown(path))?.len),
+        }
     }
 
     /// Reads a range of a file, all of it where none is given, into memory. Whoever reads long files asks for a piece
@@ -81,27 +93,20 @@ impl Checkpoint {
         range: Option<ByteRange>,
         progress: &Progress,
     ) -> Result<Bytes, FileError> {
-        let within = |bytes: u64| {
-            let whole = ByteRange::new(0, bytes).expect("0 is the smallest number");
-            let range = range.unwrap_or(whole);
-            let refuse = || FileError::Range { path: path.to_owned(), range, bytes };
-            whole.contains(&range).then_some(range).ok_or_else(refuse)
-        };
-        if let Some(row) = self.planner.rows_of(SliceKind::File, path).first() {
-            return self.read_saved(path, within(row.slice.bytes())?, progress).await;
+        let bytes = self.file_len(path)?;
+        let whole = ByteRange::new(0, bytes).expect("0 is the smallest number");
+        let range = range.unwrap_or(whole);
+        if !whole.contains(&range) {
+            return Err(FileError::Range { path: path.to_owned(), range, bytes });
         }
-        let unknown = || FileError::Unknown {
-            target: self.target().to_string(),
-            path: path.to_owned(),
-            known: self.files().unwrap_or_default().into_iter().map(|file| file.path).collect(),
-        };
-        let layout = self.layout(View::of(path).ok_or_else(unknown)?)?;
+        if !self.planner.rows_of(SliceKind::File, path).is_empty() {
+            return self.read_saved(path, range, progress).await;
+        }
+        let layout = self.layout(View::of(path).ok_or_else(|| self.unknown(path))?)?;
         if let (INDEX, Some(index)) = (path, layout.index()) {
-            let range = within(index.len() as u64)?;
             return Ok(index.slice(range.start() as usize..range.end() as usize));
         }
-        let file = layout.file(path).ok_or_else(unknown)?;
-        let range = within(file.len)?;
+        let file = layout.file(path).ok_or_else(|| self.unknown(path))?;
         let (mut gathered, mut left) = (BytesMut::zeroed(range.len() as usize), Unplanned::from(range));
         while !left.is_empty() {
             let planned = self.planner.read_file(&layout, file, &mut left);
@@ -113,6 +118,11 @@ impl Checkpoint {
             gathered.unsplit(rest);
         }
         Ok(gathered.freeze())
+    }
+
+    fn unknown(&self, path: &str) -> FileError {
+        let (target, path) = (self.target().to_string(), path.to_owned());
+        FileError::Unknown { target, path, known: self.files().into_iter().map(|file| file.path).collect() }
     }
 
     /// Reads files that were saved, whole, each stored byte once: thousands of small ones in few requests. Takes memory
