@@ -7,6 +7,7 @@
 //! | `copy.rs` | many pieces into one buffer, on all cores, past the caches |
 //! | `coding.rs` | whether packs are coded before they are sent |
 //! | `hash.rs` | group trees of many slices on all cores |
+//! | `mark.rs` | memory of others: is it still what was hashed? |
 //! | `source.rs` | where the bytes of a save come from |
 //! | `sink.rs` | where the bytes of a restore go |
 //! | `read.rs` | planned ranges of packs, as many at once as is best |
@@ -15,6 +16,7 @@
 //! | `local.rs` | stored objects that are files of this machine |
 //! | `window.rs` | how many reads are best |
 //! | `write.rs` | packs out |
+//! | `watched.rs` | their bytes, where others may write to them meanwhile |
 //! | `phases.rs` | what the phases of a save took |
 //! | `progress.rs` | what a person sees meanwhile |
 //!
@@ -28,11 +30,13 @@ mod delivery;
 pub(crate) mod hash;
 mod leased;
 pub(crate) mod local;
+mod mark;
 pub(crate) mod phases;
 pub mod progress;
 pub(crate) mod read;
 pub mod sink;
 pub mod source;
+pub(crate) mod watched;
 mod window;
 pub(crate) mod write;
 

@@ -61,6 +61,8 @@ pub enum PackBytes {
     Hashed(Vec<Bytes>),
     /// Read again from a source that was hashed before and may have changed: checked again as they pass.
     Reread(Pieces),
+    /// Read again from a source that sees for itself whether it has changed since it was hashed, and fails then.
+    Watched(Pieces),
 }
 
 /// Bytes of one object, in order.

@@ -67,8 +67,7 @@ impl View {
 impl AsRef<[u8]> for View {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: the buffer is contiguous, of so many bytes, and stays exported as long as `self`. Python code may
-        // write to it meanwhile, as to any memory that it shares; the client copies what it saves before it looks at
-        // it.
+        // write to it meanwhile, as to any memory that it shares; the client looks again at what it sends of it.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }

@@ -31,6 +31,7 @@ use crate::transfer::coding::{Compression, Compressor};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::{SliceData, SourceError};
+use crate::transfer::watched::COPIES_KEPT;
 use crate::transfer::write::{PartRow, WriteError, Writer};
 
 /// Packs of one rank that are worked on at once; the budget bounds their bytes. Eight of the default size are all of
@@ -104,6 +105,7 @@ pub struct CheckpointSave {
     pub(super) session: Session,
     pub(super) spec: SaveSpec,
     pool: BufferPool,
+    groups: BufferPool,
     progress: Progress,
     /// What each rank of this process has delivered: slices and digests, no bytes.
     pub(super) delivered: Mutex<BTreeMap<u32, Vec<PartRow>>>,
@@ -192,8 +194,9 @@ impl Store {
             world_size: spec.world_size,
         };
         let session = self.transport.begin_save(&request).await?;
-        let (pool, delivered, notes) = (BufferPool::default(), Mutex::default(), Mutex::default());
-        Ok(CheckpointSave { store: self.clone(), request, session, spec, pool, progress, delivered, notes })
+        let (pool, groups) = (BufferPool::default(), BufferPool::keeping(COPIES_KEPT));
+        let (delivered, notes) = (Mutex::default(), Mutex::default());
+        Ok(CheckpointSave { store: self.clone(), request, session, spec, pool, groups, progress, delivered, notes })
     }
 }
 
@@ -334,6 +337,7 @@ impl CheckpointSave {
             epoch: self.session.epoch,
             compressor: Compressor::new(self.spec.compress, &self.store.ambient),
             pool: self.pool.clone(),
+            groups: self.groups.clone(),
             progress: self.progress.clone(),
             phases,
         }

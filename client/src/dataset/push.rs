@@ -157,6 +157,7 @@ impl Store {
             epoch,
             compressor: Compressor::new(Compression::Off, &self.ambient),
             pool: BufferPool::default(),
+            groups: BufferPool::default(),
             progress: progress.clone(),
         };
         // Looked at, and opened only when it is its turn: a process may have fewer open files than a dataset has.

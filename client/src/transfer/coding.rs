@@ -90,6 +90,11 @@ impl Compressor {
         Self { wanted, ambient: Arc::clone(ambient), shared: Arc::new(Shared { speeds, changed, turn }) }
     }
 
+    /// Tells whether any pack may be coded.
+    pub(crate) fn codes(&self) -> bool {
+        self.wanted != Compression::Off
+    }
+
     /// Decides for a pack that is ready to be coded or sent; may wait for either to make sense.
     pub(crate) async fn decide(&self) -> Decided {
         match self.wanted {

@@ -8,18 +8,42 @@ use futures::future::join_all;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::verified::{GroupSize, GroupTree, group_value};
 
+use super::mark::mark;
+
 /// Bytes of one job: 8 MiB take some 3 ms on one core, far above the cost of handing a job over.
 const JOB_BYTES: u64 = 8 << 20;
 
 /// Hashes each content; trees come in the same order.
 pub(crate) async fn trees(ambient: &dyn Ambient, size: GroupSize, contents: &[Bytes]) -> Vec<GroupTree> {
+    looked_at(ambient, size, contents, |_| ()).await.into_iter().map(|(tree, _)| tree).collect()
+}
+
+/// Hashes each content, with the [marks](mark) of its groups as they were before they were hashed.
+pub(crate) async fn marked_trees(
+    ambient: &dyn Ambient,
+    size: GroupSize,
+    contents: &[Bytes],
+) -> Vec<(GroupTree, Vec<u64>)> {
+    looked_at(ambient, size, contents, mark).await
+}
+
+/// Hashes each content, and lets `look` see each group just before.
+async fn looked_at<T: Send + 'static>(
+    ambient: &dyn Ambient,
+    size: GroupSize,
+    contents: &[Bytes],
+    look: impl Fn(&[u8]) -> T + Copy + Send + 'static,
+) -> Vec<(GroupTree, Vec<T>)> {
     let jobs = batches(contents).into_iter().map(|batch| async move {
         match batch {
             Batch::Whole(first, contents) => {
-                let trees = move || contents.iter().map(|bytes| GroupTree::of(size, bytes)).collect::<Vec<_>>();
-                (first, ambient.computed(trees).await)
+                let seen = move |bytes: &Bytes| {
+                    let seen = bytes.chunks(size.bytes() as usize).map(look).collect();
+                    (GroupTree::of(size, bytes), seen)
+                };
+                (first, ambient.computed(move || contents.iter().map(seen).collect::<Vec<_>>()).await)
             }
-            Batch::Large(index, content) => (index, vec![large(ambient, size, content).await]),
+            Batch::Large(index, content) => (index, vec![large(ambient, size, content, look).await]),
         }
     });
     let mut done = join_all(jobs).await;
@@ -60,7 +84,12 @@ fn batches(contents: &[Bytes]) -> Vec<Batch> {
     batches
 }
 
-async fn large(ambient: &dyn Ambient, size: GroupSize, content: Bytes) -> GroupTree {
+async fn large<T: Send + 'static>(
+    ambient: &dyn Ambient,
+    size: GroupSize,
+    content: Bytes,
+    look: impl Fn(&[u8]) -> T + Copy + Send + 'static,
+) -> (GroupTree, Vec<T>) {
     let len = content.len() as u64;
     let per_job = JOB_BYTES / size.bytes();
     let jobs = (0..size.count(len)).step_by(per_job as usize).map(|first| {
@@ -68,11 +97,12 @@ async fn large(ambient: &dyn Ambient, size: GroupSize, content: Bytes) -> GroupT
         let piece = content.slice(start as usize..len.min(start + JOB_BYTES) as usize);
         ambient.computed(move || {
             let groups = piece.chunks(size.bytes() as usize).enumerate();
-            groups.map(|(i, group)| group_value(size, first + i as u64, group)).collect::<Vec<_>>()
+            groups.map(|(i, group)| (look(group), group_value(size, first + i as u64, group))).collect::<Vec<_>>()
         })
     });
-    let values = join_all(jobs).await.into_iter().flatten().collect();
-    GroupTree::merged(size, len, values).expect("content of more than a job has more than one group, each hashed once")
+    let (seen, values) = join_all(jobs).await.into_iter().flatten().unzip();
+    let tree = GroupTree::merged(size, len, values);
+    (tree.expect("content of more than a job has more than one group, each hashed once"), seen)
 }
 
 #[cfg(test)]

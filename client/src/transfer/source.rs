@@ -18,8 +18,8 @@ use bytes::Bytes;
 pub enum SliceData {
     /// In memory. The bytes must not change while the save runs.
     Memory(Bytes),
-    /// In memory that somebody else can write to, as that of another runtime. It is copied, a pack at a time, before it
-    /// is hashed: what is stored is what was hashed, whatever is written there meanwhile.
+    /// In memory that somebody else can write to, as that of another runtime. It is hashed where it lies, and looked at
+    /// again as it is sent: where it is not the same, the save fails, and nothing is stored under a wrong name.
     Shared(Bytes),
     /// In a local file.
     File(FileRegion),

@@ -1,8 +1,8 @@
 //! Packs out: slices are loaded, hashed, coded and sent, as many at once as the budget holds.
 //!
-//! A pack that fits in memory is read once, hashed in the buffer it is sent from, and so can't change between the two.
-//! A longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second time. Must
-//! never send a pack that is in the store.
+//! A pack of files that fits in memory is read once, hashed in the buffer it is sent from, and so can't change between
+//! the two. A longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second
+//! time, as memory is that somebody else may write to (`watched.rs`). Must never send a pack that is in the store.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +21,11 @@ use gigastore_formats::wire::Fault;
 
 use super::buffer::BufferPool;
 use super::coding::{Compressor, Decided};
-use super::hash::trees;
+use super::hash::{marked_trees, trees};
 use super::phases::Phases;
 use super::progress::Progress;
 use super::source::{SliceData, SourceError};
+use super::watched::{Changed, Loaded, Part, Watch, body, with_pads};
 use crate::store::Store;
 use crate::transport::{PackBytes, Pieces, UploadError};
 
@@ -33,9 +34,6 @@ const LOAD_BYTES: u64 = 256 << 20;
 
 /// Bytes read at once of a longer slice: eight groups.
 const PIECE_BYTES: u64 = 8 << 20;
-
-/// Zeros for pads, which are shorter than a page.
-static ZEROS: [u8; 4096] = [0; 4096];
 
 /// Why a pack was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +58,6 @@ pub enum WriteError {
     Store(#[from] Fault),
 }
 
-/// Bytes that are hashed right after they were copied: 256 KiB, which the second level of caches holds.
-const WARM_BYTES: usize = 256 << 10;
-
 /// What packs are written with.
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
@@ -71,6 +66,8 @@ pub(crate) struct Writer {
     pub(crate) epoch: u64,
     pub(crate) compressor: Compressor,
     pub(crate) pool: BufferPool,
+    /// Copies of groups that are on their way.
+    pub(crate) groups: BufferPool,
     pub(crate) progress: Progress,
     pub(crate) phases: Phases,
 }
@@ -108,7 +105,7 @@ impl Writer {
         let _taken = self.store.budget.take(bytes.min(LOAD_BYTES)).await;
         let mut digests = Vec::with_capacity(slices.len());
         if bytes <= LOAD_BYTES {
-            digests.extend(self.load(slices, bytes).await?.iter().map(|(_, tree)| tree.root()));
+            digests.extend(self.load(slices, bytes).await?.iter().map(|one| one.tree.root()));
         } else {
             for (_, data) in slices {
                 let tree = self.phases.timed(Phase::Hash, data.len(), self.tree(GroupSize::Tensor, data)).await?;
@@ -128,10 +125,10 @@ impl Writer {
         let loaded = self.load(&slices, bytes).await?;
         let mut rows = Vec::with_capacity(slices.len());
         let mut sent = Vec::new();
-        for ((slice, _), (content, tree)) in slices.into_iter().zip(loaded) {
+        for ((slice, _), Loaded { content, tree, watch }) in slices.into_iter().zip(loaded) {
             match known(tree.root(), tree.len()) {
                 Some(place) => rows.push(SliceRow { slice, blake3: tree.root(), place: Some(place) }),
-                None => sent.push((slice, tree, content)),
+                None => sent.push((slice, tree, Part::new(content, watch))),
             }
         }
         if sent.is_empty() {
@@ -139,16 +136,16 @@ impl Writer {
         }
         let begin = self.store.ambient.monotonic();
         let mut decided = self.compressor.decide().await;
-        let (packed, stored): (Vec<PackSlice>, Vec<Vec<Bytes>>) = match decided.code {
+        let (packed, stored): (Vec<PackSlice>, Vec<Vec<Part>>) = match decided.code {
             true => {
                 let bytes = sent.iter().map(|(_, tree, _)| tree.len()).sum();
-                let coding = join_all(sent.into_iter().map(|(slice, tree, content)| self.coded(slice, tree, content)));
+                let coding = join_all(sent.into_iter().map(|(slice, tree, part)| self.coded(slice, tree, part)));
                 let coded = coding.await.into_iter().unzip();
                 // With the wait for a turn, which is why the save took so long.
                 self.phases.took(Phase::Code, bytes, begin);
                 coded
             }
-            false => sent.into_iter().map(|(slice, tree, content)| raw(slice, tree, content)).unzip(),
+            false => sent.into_iter().map(|(slice, tree, part)| raw(slice, tree, part)).unzip(),
         };
         let is_coded = |one: &&PackSlice| one.coding.codec() != Codec::Raw;
         decided.coded(packed.iter().filter(is_coded).map(|one| one.tree.len()).sum());
@@ -157,15 +154,21 @@ impl Writer {
         order.sort_by(|a, b| packed[*a].slice.order().cmp(&packed[*b].slice.order()));
         let (header, head) = PackHeader::build(packed)?;
         let body = order.iter().map(|i| stored[*i].clone()).collect();
-        self.put(&header, head, PackBytes::Hashed(with_pads(&header, body)), &decided).await?;
+        self.put_parts(&header, head, with_pads(&header, body), &decided).await?;
         rows.extend(rows_of(&header));
         Ok(rows)
     }
 
-    /// Reads slices into one buffer, where those in memory that nobody writes to need not go, and hashes them. What is
-    /// copied is hashed as it is copied, of the copy: its bytes are in the cache then.
-    async fn load(&self, slices: &[(SliceId, SliceData)], bytes: u64) -> Result<Vec<(Bytes, GroupTree)>, WriteError> {
-        let stays = |data: &SliceData| matches!(data, SliceData::Memory(_));
+    /// Hashes slices: those in files once they were read into one buffer, those in memory where they lie, with marks
+    /// where somebody else may write there.
+    async fn load(&self, slices: &[(SliceId, SliceData)], bytes: u64) -> Result<Vec<Loaded>, WriteError> {
+        // What is coded is read more than once, so that a copy is looked at in any case.
+        let copies = self.compressor.codes();
+        let stays = move |data: &SliceData| match data {
+            SliceData::Memory(_) => true,
+            SliceData::Shared(_) => !copies,
+            SliceData::File(_) => false,
+        };
         let needed: u64 = slices.iter().filter(|(_, data)| !stays(data)).map(|(_, data)| data.len()).sum();
         let sources: Vec<SliceData> = slices.iter().map(|(_, data)| data.clone()).collect();
         let (pool, begin) = (self.pool.clone(), self.store.ambient.monotonic());
@@ -173,44 +176,46 @@ impl Writer {
             let memory = |source| WriteError::Memory { bytes, source };
             let mut buffer = pool.take(needed as usize).map_err(memory)?;
             let mut free = buffer.as_mut();
-            let mut copied = Vec::new();
             for data in sources.iter().filter(|data| !stays(data)) {
                 let (part, rest) = free.split_at_mut(data.len() as usize);
-                copied.push(match data {
-                    SliceData::Shared(bytes) => Some(copy_hashed(bytes, part)),
-                    SliceData::Memory(_) | SliceData::File(_) => {
-                        data.read_at(0, part)?;
-                        None
-                    }
-                });
+                data.read_at(0, part)?;
                 free = rest;
             }
-            let (mut loaded, mut copied) = (buffer.freeze(), copied.into_iter());
+            let mut loaded = buffer.freeze();
             let contents = sources.into_iter().map(|data| match data {
-                SliceData::Memory(bytes) => (bytes, None),
-                SliceData::Shared(_) | SliceData::File(_) => {
-                    (loaded.split_to(data.len() as usize), copied.next().flatten())
-                }
+                SliceData::Shared(bytes) if !copies => (bytes, true),
+                SliceData::Memory(bytes) => (bytes, false),
+                SliceData::Shared(_) | SliceData::File(_) => (loaded.split_to(data.len() as usize), false),
             });
-            Ok::<Vec<(Bytes, Option<GroupTree>)>, WriteError>(contents.collect())
+            Ok::<Vec<(Bytes, bool)>, WriteError>(contents.collect())
         });
         let read = read.await?;
         if needed > 0 {
             self.phases.took(Phase::Stage, needed, begin);
         }
-        let unhashed: Vec<Bytes> = read.iter().filter(|(_, tree)| tree.is_none()).map(|(all, _)| all.clone()).collect();
-        let bytes = unhashed.iter().map(|content| content.len() as u64).sum();
-        let trees = trees(&*self.store.ambient, GroupSize::Tensor, &unhashed);
-        let mut trees = self.phases.timed(Phase::Hash, bytes, trees).await.into_iter();
-        let hashed = read.into_iter().map(|(content, tree)| {
-            let tree = tree.or_else(|| trees.next()).expect("each content was hashed once");
-            (content, tree)
+        let of = |shared| read.iter().filter(move |(_, is)| *is == shared).map(|(content, _)| content.clone());
+        let (own, shared): (Vec<Bytes>, Vec<Bytes>) = (of(false).collect(), of(true).collect());
+        let ambient = &*self.store.ambient;
+        let hashing = futures::future::join(
+            trees(ambient, GroupSize::Tensor, &own),
+            marked_trees(ambient, GroupSize::Tensor, &shared),
+        );
+        let (own, shared) = self.phases.timed(Phase::Hash, bytes, hashing).await;
+        let (mut own, mut shared) = (own.into_iter(), shared.into_iter());
+        let hashed = read.into_iter().map(|(content, is_shared)| match is_shared {
+            true => shared.next().map(|(tree, marks)| (content, tree, Some(marks))),
+            false => own.next().map(|tree| (content, tree, None)),
         });
-        Ok(hashed.collect())
+        let loaded = hashed.zip(slices).map(|(hashed, (slice, _))| {
+            let (content, tree, marks) = hashed.expect("each content was hashed once");
+            Loaded { content, tree, watch: marks.map(|marks| Watch::new(slice, marks)) }
+        });
+        Ok(loaded.collect())
     }
 
     /// Codes a slice where that is worth it: the groups that decide first, then the others.
-    async fn coded(&self, slice: SliceId, tree: GroupTree, content: Bytes) -> (PackSlice, Vec<Bytes>) {
+    async fn coded(&self, slice: SliceId, tree: GroupTree, part: Part) -> (PackSlice, Vec<Part>) {
+        let content = part.bytes();
         let (dtype, ambient) = (slice.dtype(), &self.store.ambient);
         let group = |index: u64| {
             let range = tree.group_range(index);
@@ -224,7 +229,7 @@ impl Writer {
         let logical: u64 = deciding.iter().map(|index| tree.group_range(*index).len()).sum();
         let mut frames: BTreeMap<u64, Bytes> = join_all(deciding.into_iter().map(encode)).await.into_iter().collect();
         if !worth_coding(logical, frames.values().map(|frame| frame.len() as u64).sum()) {
-            return raw(slice, tree, content);
+            return raw(slice, tree, part);
         }
         let others: Vec<u64> = (0..tree.groups()).filter(|index| !frames.contains_key(index)).collect();
         frames.extend(join_all(others.into_iter().map(encode)).await);
@@ -237,7 +242,8 @@ impl Writer {
         };
         let stored = ambient.computed(hashed).await;
         let lens = frames.iter().map(|frame| frame.len() as u64).collect();
-        (PackSlice { slice, tree, coding: Coding::ZstdPlanes { stored, frames: lens } }, frames)
+        let coding = Coding::ZstdPlanes { stored, frames: lens };
+        (PackSlice { slice, tree, coding }, frames.into_iter().map(Part::from).collect())
     }
 
     /// Stores a slice too long for memory as a pack of its own, raw: it is read once to be hashed, once to be sent.
@@ -247,17 +253,30 @@ impl Writer {
         data: SliceData,
         known: &(dyn Fn(Digest, u64) -> Option<Place<Digest>> + Send + Sync),
     ) -> Result<PartRow, WriteError> {
-        let tree = self.phases.timed(Phase::Hash, data.len(), self.tree(GroupSize::Tensor, &data)).await?;
+        let mut marks = None;
+        let hashing = async {
+            if let SliceData::Shared(bytes) = &data {
+                let marked = marked_trees(&*self.store.ambient, GroupSize::Tensor, std::slice::from_ref(bytes)).await;
+                let (tree, of_groups) = marked.into_iter().next().expect("one content has one tree");
+                marks = Some(of_groups);
+                return Ok(tree);
+            }
+            self.tree(GroupSize::Tensor, &data).await
+        };
+        let tree = self.phases.timed(Phase::Hash, data.len(), hashing).await?;
         if let Some(place) = known(tree.root(), tree.len()) {
             return Ok(SliceRow { slice, blake3: tree.root(), place: Some(place) });
         }
         let decided = self.compressor.raw();
+        let watch = marks.map(|marks| Watch::new(&slice, marks));
         let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }])?;
-        let bytes = match data {
-            SliceData::Memory(bytes) => PackBytes::Hashed(with_pads(&header, vec![vec![bytes]])),
-            SliceData::Shared(_) | SliceData::File(_) => PackBytes::Reread(self.pieces(data)),
-        };
-        self.put(&header, head, bytes, &decided).await?;
+        match data {
+            SliceData::Memory(bytes) | SliceData::Shared(bytes) => {
+                let parts = with_pads(&header, vec![vec![Part::new(bytes, watch)]]);
+                self.put_parts(&header, head, parts, &decided).await?;
+            }
+            SliceData::File(_) => self.put(&header, head, PackBytes::Reread(self.pieces(data)), &decided).await?,
+        }
         Ok(rows_of(&header).pop().expect("a pack of one slice has one row"))
     }
 
@@ -308,6 +327,20 @@ impl Writer {
         read.boxed()
     }
 
+    /// Sends a pack of these parts; fails where memory of somebody else is not any more what was hashed.
+    async fn put_parts(
+        &self,
+        header: &PackHeader,
+        head: Bytes,
+        parts: Vec<Part>,
+        decided: &Decided,
+    ) -> Result<(), WriteError> {
+        let changed = Changed::default();
+        let bytes = body(parts, &self.groups, &self.store.ambient, &changed);
+        let sent = self.put(header, head, bytes, decided).await;
+        sent.map_err(|error| changed.error().map_or(error, WriteError::Source))
+    }
+
     /// Sends a pack, unless it is there under an epoch that keeps it.
     async fn put(
         &self,
@@ -343,34 +376,9 @@ impl Writer {
     }
 }
 
-/// Copies memory that others may write to, and hashes the copy.
-fn copy_hashed(from: &[u8], into: &mut [u8]) -> GroupTree {
-    let mut hasher = StreamHasher::new(GroupSize::Tensor);
-    for (from, into) in from.chunks(WARM_BYTES).zip(into.chunks_mut(WARM_BYTES)) {
-        into.copy_from_slice(from);
-        hasher.update(into);
-    }
-    hasher.finish()
-}
-
 /// Leaves a slice as it is.
-fn raw(slice: SliceId, tree: GroupTree, content: Bytes) -> (PackSlice, Vec<Bytes>) {
-    (PackSlice { slice, tree, coding: Coding::Raw }, vec![content])
-}
-
-/// Puts the stored bytes of each slice and the pads between them in the order of the object.
-fn with_pads(header: &PackHeader, stored: Vec<Vec<Bytes>>) -> Vec<Bytes> {
-    let mut pieces = Vec::new();
-    let mut position = header.header_len();
-    for (entry, bytes) in header.entries().iter().zip(stored) {
-        let pad = (entry.stored.start() - position) as usize;
-        if pad > 0 {
-            pieces.push(Bytes::from_static(&ZEROS[..pad]));
-        }
-        pieces.extend(bytes);
-        position = entry.stored.end();
-    }
-    pieces
+fn raw(slice: SliceId, tree: GroupTree, part: Part) -> (PackSlice, Vec<Part>) {
+    (PackSlice { slice, tree, coding: Coding::Raw }, vec![part])
 }
 
 fn rows_of(header: &PackHeader) -> Vec<PartRow> {

@@ -202,7 +202,8 @@ impl Transport for Http {
                 pieces.insert(0, header);
                 Sent::Bytes(pieces)
             }
-            PackBytes::Reread(pieces) => {
+            // The service checks what comes.
+            PackBytes::Reread(pieces) | PackBytes::Watched(pieces) => {
                 let len = gigastore_formats::pack::PackHeader::parse(pack.digest, &header)
                     .map_err(|error| Fault::new(FaultCode::BadUpload, &error))?
                     .object_len();

@@ -30,6 +30,8 @@ pub enum PackBody {
     Whole(Vec<Bytes>),
     /// From a socket, or read a second time from a source that may have changed: checked as they pass.
     Stream(BoxStream<'static, Result<Bytes, BodyError>>),
+    /// Hashed in this process, and from a source that fails where it is not any more what was hashed.
+    Watched(BoxStream<'static, Result<Bytes, BodyError>>),
 }
 
 /// Why an upload was refused.
@@ -112,6 +114,10 @@ impl Engine {
                     return Err(UploadError::Length { key, expected: len, actual });
                 }
                 Body::Whole(pieces)
+            }
+            PackBody::Watched(pieces) => {
+                let head = futures::stream::once(std::future::ready(Ok(header)));
+                Body::Stream { len, pieces: head.chain(pieces).boxed() }
             }
             PackBody::Stream(pieces) => {
                 let checked = checked(PackCheck::new(parsed), pieces, Arc::clone(&self.ambient));
