@@ -21,7 +21,7 @@ use crate::released;
 use crate::store::{Store, bound};
 
 /// A tensor's name, offsets and sizes of a box of it, memory.
-pub(crate) type BoxGiven<'py> = (String, Option<(Vec<u64>, Vec<u64>)>, Bound<'py, PyAny>);
+type BoxGiven<'py> = (String, Option<(Vec<u64>, Vec<u64>)>, Bound<'py, PyAny>);
 
 /// Name, type, shape, bytes and number of slices of a tensor.
 type TensorTold = (String, &'static str, Vec<u64>, u64, usize);
@@ -140,7 +140,7 @@ impl Checkpoint {
 }
 
 /// Returns what is wanted, with the memory of its objects.
-pub(crate) fn wanted(py: Python<'_>, boxes: Vec<BoxGiven<'_>>) -> PyResult<Vec<Wanted>> {
+fn wanted(py: Python<'_>, boxes: Vec<BoxGiven<'_>>) -> PyResult<Vec<Wanted>> {
     let memory: Vec<_> = boxes.iter().map(|(.., memory)| memory).collect();
     let sinks = sinks(py, &memory)?;
     let one = |((name, area, _), sink): (BoxGiven<'_>, Arc<dyn Sink>)| {
@@ -152,12 +152,12 @@ pub(crate) fn wanted(py: Python<'_>, boxes: Vec<BoxGiven<'_>>) -> PyResult<Vec<W
 }
 
 /// Returns where the bytes go.
-pub(crate) fn sinks_of(boxes: &[Wanted]) -> Vec<Arc<dyn Sink>> {
+fn sinks_of(boxes: &[Wanted]) -> Vec<Arc<dyn Sink>> {
     boxes.iter().map(|one| Arc::clone(&one.sink)).collect()
 }
 
 /// Keeps what a restore that did not end well still does from the caller's memory.
-pub(crate) fn close<T>(py: Python<'_>, ended: &PyResult<T>, sinks: Vec<Arc<dyn Sink>>) {
+fn close<T>(py: Python<'_>, ended: &PyResult<T>, sinks: Vec<Arc<dyn Sink>>) {
     if ended.is_err() {
         py.detach(|| sinks.iter().for_each(|sink| sink.close()));
     }

@@ -28,14 +28,17 @@ type SliceGiven<'py> = (String, String, Vec<u64>, Vec<u64>, Vec<u64>, Bound<'py,
 type FileGiven<'py> = (String, Bound<'py, PyAny>);
 
 /// What all kinds of saves are told.
-struct Options {
+struct Options<'o> {
     world_size: u32,
     attempt: Option<String>,
+    metadata: BTreeMap<String, String>,
     tag: Option<String>,
+    compress: &'o str,
+    dedup: bool,
     deadline: f64,
 }
 
-fn spec(py: Python<'_>, target: &str, step: u64, options: &Options) -> PyResult<SaveSpec> {
+fn spec(py: Python<'_>, target: &str, step: u64, options: Options<'_>) -> PyResult<SaveSpec> {
     let target: Target = parsed(py, target)?;
     if let Some(selector) = &target.selector {
         let (project, run) = (&target.project, &target.name);
@@ -43,7 +46,8 @@ fn spec(py: Python<'_>, target: &str, step: u64, options: &Options) -> PyResult<
         return Err(invalid(py, text));
     }
     let mut spec = SaveSpec::new(target.project, target.name, step, options.world_size);
-    spec.attempt.clone_from(&options.attempt);
+    (spec.attempt, spec.metadata, spec.dedup) = (options.attempt, options.metadata, options.dedup);
+    spec.compress = compression(py, options.compress)?;
     let tag = options.tag.as_deref().map(Name::new_tag).transpose();
     spec.tag = tag.map_err(|error| raise(py, &Fault::new(FaultCode::Invalid, &error)))?;
     spec.deadline = seconds(py, "deadline", options.deadline)?;
@@ -102,9 +106,8 @@ impl Store {
         commit: bool,
         progress: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Option<String>> {
-        let mut spec = spec(py, target, step, &Options { world_size, attempt, tag, deadline })?;
-        spec.compress = compression(py, compress)?;
-        (spec.metadata, spec.dedup) = (metadata, dedup);
+        let options = Options { world_size, attempt, metadata, tag, compress, dedup, deadline };
+        let spec = spec(py, target, step, options)?;
         check_rank(py, rank, world_size)?;
         let slices = slices(py, &tensors, &files)?;
         let client = self.client(py)?;
@@ -129,7 +132,10 @@ impl Store {
         tag: Option<String>,
         deadline: f64,
     ) -> PyResult<String> {
-        let spec = spec(py, target, step, &Options { world_size, attempt: Some(attempt), tag, deadline })?;
+        // What is saved was told by those who saved it.
+        let (attempt, metadata, compress, dedup) = (Some(attempt), BTreeMap::new(), "off", true);
+        let options = Options { world_size, attempt, metadata, tag, compress, dedup, deadline };
+        let spec = spec(py, target, step, options)?;
         let client = self.client(py)?;
         let committed = wait_quietly(py, async {
             let save = client.begin_save(spec, Default::default()).await?;
@@ -197,9 +203,8 @@ impl Saver {
         deadline: f64,
         wait: bool,
     ) -> PyResult<Option<(f64, f64, Pending)>> {
-        let mut spec = spec(py, target, step, &Options { world_size, attempt, tag, deadline })?;
-        spec.compress = compression(py, compress)?;
-        (spec.metadata, spec.dedup) = (metadata, dedup);
+        let options = Options { world_size, attempt, metadata, tag, compress, dedup, deadline };
+        let spec = spec(py, target, step, options)?;
         check_rank(py, self.rank, world_size)?;
         let slices = slices(py, &tensors, &files)?;
         let layout = StateLayout::new(slices.iter().map(|slice| (slice.id.clone(), slice.replicas.clone())));
@@ -233,11 +238,6 @@ impl Saver {
                 Err(raise(py, &Fault::of(FaultCode::Unavailable, text)))
             }
         }
-    }
-
-    /// Returns what was committed last.
-    fn newest(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        self.saver(py)?.newest().map(|committed| json(py, &committed)).transpose()
     }
 }
 

@@ -14,7 +14,7 @@ use gigastore_formats::wire::{CommitInfo, Depth, Fault, FaultCode, VerifyProgres
 use pyo3::prelude::*;
 use serde_json::json;
 
-use crate::checkpoint::{BoxGiven, Checkpoint, close, sinks_of, wanted};
+use crate::checkpoint::Checkpoint;
 use crate::dataset::Dataset;
 use crate::error::{invalid, json as told, parsed, raise};
 use crate::process::{OfProcess, Watched, process, wait, wait_quietly};
@@ -139,21 +139,6 @@ impl Store {
         let (client, target) = (slf.get().client(py)?, parsed::<Target>(py, target)?);
         let found = wait_quietly(py, client.dataset(&target))?;
         Ok(Dataset::new(slf.unbind(), target, found))
-    }
-
-    #[pyo3(signature = (target, boxes, progress = None))]
-    fn restore(
-        &self,
-        py: Python<'_>,
-        target: &str,
-        boxes: Vec<BoxGiven<'_>>,
-        progress: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<String> {
-        let (client, target, boxes) = (self.client(py)?, parsed::<Target>(py, target)?, wanted(py, boxes)?);
-        let (watched, sinks) = (Watched::by(progress), sinks_of(&boxes));
-        let restored = wait(py, &watched, client.restore(&target, boxes, &watched.progress));
-        close(py, &restored, sinks);
-        told(py, &restored?)
     }
 }
 

@@ -5,7 +5,6 @@ Bytes are checked against the hashes of the commit while they are put in place; 
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import _native
 from ._arguments import counted, device_of, names_of, numbers_of, text
+from .committed import Committed
 from .errors import InvalidError, NotFoundError
-from .info import CommitInfo, VerifyReport, commit_info
+from .info import VerifyReport
 from .progress import Progress, callable_of
 from .tensors import empty, memory_of
 
@@ -43,27 +43,18 @@ class TensorInfo:
     slices: int
 
 
-class Checkpoint:
+class Checkpoint(Committed):
     """A checkpoint, bound to the record that committed it: what a tag means may change, this does not."""
 
     def __init__(self, store: Store, target: str, native: _native.Checkpoint) -> None:
-        self._store, self._native = store, native
-        #: Which run and step it is: "project/run@step".
-        self.target = self._info(target).target
+        super().__init__(store, target, native)
+        self._native = native
 
     def __repr__(self) -> str:
         return f"<gigastore.Checkpoint {self.target}: {len(self.tensors)} tensors>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_open, (self._store, self.target))
-
-    def _info(self, target: str) -> CommitInfo:
-        return commit_info(target, json.loads(self._native.info))
-
-    @property
-    def info(self) -> CommitInfo:
-        """Its commit."""
-        return self._info(self.target)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -153,8 +144,7 @@ class Checkpoint:
     ) -> list[str]:
         """Writes it (or what `names`, globs included, match) into a folder as safetensors files; returns their paths."""
         chosen = names_of("names", names)
-        written = self._native.export(text("folder", os.fspath(folder)), chosen, bool(overwrite), callable_of(progress))
-        return [str(path) for path in written]
+        return self._native.export(text("folder", os.fspath(folder)), chosen, bool(overwrite), callable_of(progress))
 
     def verify(self, *, depth: float | str = "full", progress: Progress | None = None) -> VerifyReport:
         """Reads and hashes every stored byte of it, or a part: see `Store.verify`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import _native
 from ._arguments import counted, names_of, text
+from .committed import Committed
 from .errors import NotFoundError
-from .info import CommitInfo, commit_info
 
 if TYPE_CHECKING:
     from .store import Store
@@ -28,27 +27,18 @@ class FileInfo:
     blake3: str
 
 
-class Dataset:
+class Dataset(Committed):
     """A version of a dataset, bound to the record that committed it."""
 
     def __init__(self, store: Store, target: str, native: _native.Dataset) -> None:
-        self._store, self._native = store, native
-        #: Which dataset and version it is: "project/dataset@version".
-        self.target = self._info(target).target
+        super().__init__(store, target, native)
+        self._native = native
 
     def __repr__(self) -> str:
         return f"<gigastore.Dataset {self.target}: {len(self.files)} files>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_open, (self._store, self.target))
-
-    def _info(self, target: str) -> CommitInfo:
-        return commit_info(target, json.loads(self._native.info))
-
-    @property
-    def info(self) -> CommitInfo:
-        """Its commit."""
-        return self._info(self.target)
 
     @cached_property
     def files(self) -> Mapping[str, FileInfo]:
