@@ -111,6 +111,8 @@ impl Serve {
         limits.cache = self.cache.map_or(limits.cache, |mib| mib << 20);
         limits.cache_folder = self.cache_dir;
         limits.cache_disk = self.cache_disk << 20;
+        // Before anybody is told that it serves: who was told may end it at once.
+        let stop = stop_signal()?;
         let server = service::bind(config).await?;
         let address = server.url();
         if globals.json() {
@@ -118,7 +120,6 @@ impl Serve {
         } else {
             say(&format_args!("serving {url} at {address}"));
         }
-        let stop = stop_signal()?;
         server.run(stop).await;
         Ok(())
     }
