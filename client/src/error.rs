@@ -5,6 +5,7 @@
 mod background;
 mod details;
 mod files;
+mod stream;
 
 use std::error::Error;
 use std::io::ErrorKind;
