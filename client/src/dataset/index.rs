@@ -11,6 +11,7 @@ use gigastore_formats::manifest::Step;
 use gigastore_formats::manifest::dataset::{DatasetIndex, DatasetReader, FileRow, IndexReader};
 use gigastore_formats::name::Target;
 use gigastore_formats::range::{ByteRange, coalesce};
+use gigastore_formats::table::tokens::{TokenFile, TokenFooterReader};
 use gigastore_formats::wire::CommitInfo;
 
 use super::bound::Bound;
@@ -48,6 +49,7 @@ struct Kept {
     rows: Mutex<Rows>,
     /// Held while rows are read, so that files asked for together are read once.
     reading: tokio::sync::Mutex<()>,
+    token_files: Mutex<BTreeMap<usize, TokenFile>>,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +125,30 @@ impl IndexedDataset {
         self.kept.row(file).ok_or_else(|| unknown(path.clone()))
     }
 
+    /// Returns where the tokens of file number `file` lie, by its footer. Read when it is first asked for, and kept.
+    pub async fn token_file(&self, file: usize) -> Result<TokenFile, DatasetError> {
+        if let Some(tokens) = self.kept.token_file(file) {
+            return Ok(tokens);
+        }
+        let row = self.file(file).await?;
+        let column = self.index.meta.tokens.as_ref().map(|tokens| tokens.column.as_str());
+        let unsound = |source| DatasetError::Tokens { path: row.path.clone(), source };
+        let mut reader = TokenFooterReader::new(row.bytes, column);
+        let tokens = loop {
+            match reader.step().map_err(unsound)? {
+                Step::Done(tokens) => break tokens,
+                Step::Need(ranges) => {
+                    let read = self.read_ranges(&row, &ranges).await?;
+                    for (range, bytes) in ranges.into_iter().zip(read) {
+                        reader.give(range, bytes).map_err(unsound)?;
+                    }
+                }
+            }
+        };
+        self.kept.token_files.lock().unwrap_or_else(PoisonError::into_inner).insert(file, tokens.clone());
+        Ok(tokens)
+    }
+
     /// Reads ranges of a file, each checked against the file's group tree. What is returned no longer counts as bytes
     /// in flight.
     pub async fn read_ranges(&self, row: &Arc<FileRow>, ranges: &[ByteRange]) -> Result<Vec<Bytes>, DatasetError> {
@@ -177,6 +203,10 @@ impl IndexedDataset {
 }
 
 impl Kept {
+    fn token_file(&self, file: usize) -> Option<TokenFile> {
+        self.token_files.lock().unwrap_or_else(PoisonError::into_inner).get(&file).cloned()
+    }
+
     fn row(&self, file: usize) -> Option<Arc<FileRow>> {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         rows.uses += 1;

@@ -10,6 +10,7 @@ use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, read_dataset};
 use gigastore_formats::name::Target;
 use gigastore_formats::range::ByteRange;
+use gigastore_formats::table::tokens::TokenError;
 use gigastore_formats::verified::GroupMismatch;
 use gigastore_formats::wire::{CommitInfo, Fault};
 
@@ -83,6 +84,14 @@ pub enum DatasetError {
         object: String,
         /// What is wrong.
         source: GroupMismatch,
+    },
+    /// A file's footer does not say where its tokens are.
+    #[error("file {path} has no tokens that can be read: {source}")]
+    Tokens {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: TokenError,
     },
     /// The file can't be written.
     #[error(transparent)]

@@ -124,7 +124,9 @@ pub enum StreamError {
         actual: u64,
     },
     /// A dataset without tokens.
-    #[error("{target} has no token column that was recorded: push it again, with --tokens-column if its name is unusual")]
+    #[error(
+        "{target} has no token column that was recorded: push it again, with --tokens-column if its name is unusual"
+    )]
     NoTokens {
         /// The dataset.
         target: String,

@@ -3,6 +3,8 @@
 //! Two samplers go the same way: one that says which windows will be needed, and one that says whose samples the next
 //! batch has. Must never go past a batch that could not be made.
 
+use std::sync::Arc;
+
 use gigastore_formats::order::{Cursor, CursorError, Next, Sample, Sampler, Seen, assign};
 use tokio::sync::mpsc;
 
@@ -152,7 +154,7 @@ impl Producer {
                     Next::Sample(_, sample) => self.looked.push(sample),
                     Next::Need(key) => match self.windows.peek_sizes(key) {
                         // What a cursor claims wrongly is an error for whoever goes there.
-                        Some(sizes) if self.ahead.give(key, sizes) => {}
+                        Some(sizes) if self.ahead.give(key, Arc::clone(&sizes)) => {}
                         _ => return,
                     },
                     Next::End => {

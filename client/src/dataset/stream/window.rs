@@ -94,9 +94,9 @@ impl Source {
     pub(super) fn cost(&self, key: WindowKey) -> u64 {
         let (epoch, table) = (self.order.epoch(key.epoch), self.order.table());
         let groups = epoch.groups(key.lane, key.window);
-        let (rows, tokens) = groups.iter().fold((0, 0), |(rows, tokens), group| {
-            (rows + table.rows(*group), tokens + table.tokens(*group))
-        });
+        let (rows, tokens) = groups
+            .iter()
+            .fold((0, 0), |(rows, tokens), group| (rows + table.rows(*group), tokens + table.tokens(*group)));
         tokens * self.width().bytes() as u64 + rows * DOCUMENT_BYTES
     }
 

@@ -68,9 +68,7 @@ impl Loader {
 
     fn sizes(&self, key: WindowKey) -> Slot<Arc<[ItemSize]>> {
         let loader = self.clone();
-        self.load(async move {
-            loader.sources[key.source as usize].sizes(&*loader.ambient, key, loader.damage).await
-        })
+        self.load(async move { loader.sources[key.source as usize].sizes(&*loader.ambient, key, loader.damage).await })
     }
 }
 
@@ -177,8 +175,18 @@ impl Windows {
             (key.epoch, key.window) < (epoch, place.window)
         };
         let mut freed = 0;
-        self.tokens.retain(|key, slot| !passed(key) || { freed += slot.ahead; false });
-        self.sizes.retain(|key, slot| !passed(key) || { freed += slot.ahead; false });
+        self.tokens.retain(|key, slot| {
+            !passed(key) || {
+                freed += slot.ahead;
+                false
+            }
+        });
+        self.sizes.retain(|key, slot| {
+            !passed(key) || {
+                freed += slot.ahead;
+                false
+            }
+        });
         self.waiting.retain(|key| !passed(key));
         self.ahead -= freed;
     }
