@@ -32,10 +32,12 @@
 //! | `windows.rs` | which windows are held, and read ahead |
 //! | `producer.rs` | makes batches in the background |
 //! | `batch.rs` | samples to a batch |
+//! | `explain.rs` | which documents a step has |
 //!
 //! A slow or failing store delays batches. Must never reorder, repeat or drop one.
 
 mod batch;
+mod explain;
 mod options;
 mod producer;
 mod window;
@@ -49,6 +51,7 @@ use gigastore_formats::order::{Cursor, GroupTable, Sampler, Seen, SourceOrder, S
 use tokio::sync::mpsc;
 
 pub use batch::{Batch, FILLER};
+pub use explain::{ExplainedPiece, ExplainedSample};
 pub use options::{
     Columns, DEFAULT_LANES, DEFAULT_PREFETCH_BYTES, DEFAULT_WINDOW, Last, OnDamage, Share, StreamError, StreamOptions,
     StreamSource,

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::manifest::dataset::FileRow;
-use gigastore_formats::order::{Epoch, ItemSize, SourceOrder, WindowKey, WindowPlan};
+use gigastore_formats::order::{Epoch, Segment, SourceOrder, WindowKey, WindowPlan};
 use gigastore_formats::table::tokens::{Documents, TokenBuffer, TokenFile, TokenWidth};
 
 use super::super::index::IndexedDataset;
+use super::explain::ExplainedPiece;
 use super::options::{OnDamage, StreamError};
 
 /// Bytes that are kept of a document beside its tokens: start, length, and on average one piece of a sample and a half
@@ -69,25 +70,43 @@ impl Source {
         ambient.computed(move || source.decode(&epoch, key, groups, damage)).await
     }
 
-    /// Reads what the samples of a window have, without its tokens where the files have a column of counts.
-    pub(super) async fn sizes(
+    /// Reads how the documents of a window are packed, without their tokens where the files have a column of counts.
+    pub(super) async fn plan(
         &self,
         ambient: &dyn Ambient,
         key: WindowKey,
         damage: OnDamage,
-    ) -> Result<Arc<[ItemSize]>, StreamError> {
+    ) -> Result<WindowPlan, StreamError> {
         let epoch = self.order.epoch(key.epoch);
         let groups = self.read(&epoch, key, Wanted::Lengths, damage).await?;
         let source = self.clone();
-        let sizes = move || {
+        let plan = move || {
             let mut lengths = Vec::new();
             for group in groups {
                 source.lengths_of(group, damage, &mut lengths)?;
             }
             let order = epoch.documents(source.order.table(), key.lane, key.window);
-            Ok(WindowPlan::new(epoch.packing(), &order, &lengths).sizes().into())
+            Ok(WindowPlan::new(epoch.packing(), &order, &lengths))
         };
-        ambient.computed(sizes).await
+        ambient.computed(plan).await
+    }
+
+    /// Finds a piece of a document of a window in its file.
+    pub(super) fn piece(&self, key: WindowKey, segment: &Segment) -> ExplainedPiece {
+        let (epoch, table, index) = (self.order.epoch(key.epoch), self.order.table(), self.dataset.index());
+        let (mut row, mut found) = (u64::from(segment.document), 0);
+        for group in epoch.groups(key.lane, key.window) {
+            found = *group;
+            if row < table.rows(found) {
+                break;
+            }
+            row -= table.rows(found);
+        }
+        let file = self.file_of(found);
+        let before: u64 = (index.files[file].first_group..found).map(|group| table.rows(group)).sum();
+        let path = index.files[file].path.clone();
+        let Segment { start, len, .. } = *segment;
+        ExplainedPiece { source: key.source, file, path, row: before + row, start, len }
     }
 
     /// Returns about how many bytes a window takes in memory: its tokens, and what is kept of its documents.

@@ -68,7 +68,12 @@ impl Loader {
 
     fn sizes(&self, key: WindowKey) -> Slot<Arc<[ItemSize]>> {
         let loader = self.clone();
-        self.load(async move { loader.sources[key.source as usize].sizes(&*loader.ambient, key, loader.damage).await })
+        self.load(async move {
+            loader.sources[key.source as usize]
+                .plan(&*loader.ambient, key, loader.damage)
+                .await
+                .map(|plan| plan.sizes().into())
+        })
     }
 }
 
