@@ -10,6 +10,7 @@ use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, read_dataset};
 use gigastore_formats::name::Target;
 use gigastore_formats::range::ByteRange;
+use gigastore_formats::table::tokens::TokenError;
 use gigastore_formats::verified::GroupMismatch;
 use gigastore_formats::wire::{CommitInfo, Fault};
 
@@ -63,6 +64,26 @@ pub enum DatasetError {
         path: String,
         /// What there is.
         known: Vec<String>,
+    },
+    /// The dataset has no token column.
+    #[error("{target} is a table without tokens: push it anew with --tokens-column NAME, if it has some")]
+    NoTokens {
+        /// The version.
+        target: String,
+    },
+    /// The token column of a file can't be read, though its bytes are those that were committed.
+    #[error("{path}: {source}")]
+    Tokens {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: TokenError,
+    },
+    /// The footer of a file and the manifest differ.
+    #[error("{path}: the row groups of its footer are not those that the manifest says; push the file anew")]
+    RowGroups {
+        /// The file.
+        path: String,
     },
     /// The file ends before the range does.
     #[error("{path} has {len} bytes: {range} does not lie inside")]

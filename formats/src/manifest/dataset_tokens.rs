@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::head::check_number;
 use super::{MetaError, RowError};
 use crate::digest::Digest;
+use crate::table::tokens::TokenWidth;
 
 /// Buckets of a histogram of lengths: 65, one for no tokens and one for each power of two of 64 bits.
 pub const LENGTH_BUCKETS: usize = 65;
@@ -19,16 +20,6 @@ pub const MAX_REMOVED_ROWS: usize = 1 << 20;
 
 /// Bytes of all texts of a lineage: 1 MiB, as much as of user metadata; a longer list of sources belongs in a file.
 pub const MAX_LINEAGE_BYTES: usize = 1 << 20;
-
-/// How many bytes a stored token has at most.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenWidth {
-    /// Two bytes.
-    U16,
-    /// Four bytes.
-    U32,
-}
 
 /// The token column of a dataset.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
