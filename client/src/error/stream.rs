@@ -14,7 +14,6 @@ impl Coded for StreamError {
             Self::NoSource
             | Self::Share { .. }
             | Self::Batch { .. }
-            | Self::NoTokens { .. }
             | Self::Spec { .. }
             | Self::Weight(_) => FaultCode::Invalid,
             Self::Cursor(CursorError::Json(_) | CursorError::Format { .. } | CursorError::Place { .. }) => {
@@ -39,7 +38,6 @@ impl Coded for StreamError {
             Self::NoSource
             | Self::Share { .. }
             | Self::Batch { .. }
-            | Self::NoTokens { .. }
             | Self::Spec { .. }
             | Self::Weight(_)
             | Self::Cursor(_)

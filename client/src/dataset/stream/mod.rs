@@ -62,6 +62,7 @@ use producer::{Made, Place, Producer};
 use window::Source;
 use windows::Loader;
 
+use super::read::DatasetError;
 use crate::store::Store;
 
 /// Batches that are made before anybody takes them: 8, so that a trainer that takes several at a time does not wait.
@@ -119,7 +120,7 @@ impl Store {
         let target = format!("{}/{}@{}", source.target.project, source.target.name, dataset.info().commit.number);
         let index = dataset.index();
         if index.meta.tokens.is_none() && !index.rows.is_empty() {
-            return Err(StreamError::NoTokens { target });
+            return Err(DatasetError::NoTokens { target }.into());
         }
         let ends = index.files.iter().skip(1).map(|file| file.first_group).chain([index.rows.len() as u32]);
         let files = index.files.iter().zip(ends);

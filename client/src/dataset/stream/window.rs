@@ -173,11 +173,6 @@ impl Source {
     ) -> Result<(TokenFile, Arc<FileRow>, Bytes), StreamError> {
         let row = self.dataset.file(file).await?;
         let tokens = self.dataset.token_file(file).await?;
-        if number >= tokens.groups() {
-            let (target, path, what) = (self.target.clone(), row.path.clone(), "row groups before it");
-            let (expected, actual) = (row.row_groups.len() as u64, tokens.groups() as u64);
-            return Err(StreamError::Planned { target, path, group: number, what, expected, actual });
-        }
         let counts = (wanted == Wanted::Lengths).then(|| tokens.counts_range(number)).flatten();
         let range = counts.unwrap_or_else(|| tokens.tokens_range(number));
         let bytes = self.dataset.read_ranges(&row, &[range]).await?.pop().expect("one range was asked for");
