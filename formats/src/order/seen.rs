@@ -35,10 +35,10 @@ pub struct Seen {
 #[error("{0:?} is not a digest of samples: expected 64 lower-case hex digits")]
 pub struct SeenError(String);
 
-/// Computes digests of samples: BLAKE3, in its mode of deriving keys, over position (64 bits), source (32 bits), bytes a
-/// token (32 bits: 2 where all tokens are below 65,536, else 4), number of pieces (32 bits), each piece's length with the
-/// highest bit set where its tokens are missing (32 bits), and the tokens that are there, all little-endian. The sum
-/// takes a digest as a number, lowest byte first.
+/// Computes digests of samples: BLAKE3, in its mode of deriving keys, over position (64 bits), source (32 bits), bytes
+/// a token (32 bits: 2 where all tokens are below 65,536, else 4), number of pieces (32 bits), each piece's length with
+/// the highest bit set where its tokens are missing (32 bits), and the tokens that are there, all little-endian. The
+/// sum takes a digest as a number, lowest byte first.
 #[derive(Debug)]
 pub struct SampleHasher {
     hasher: blake3::Hasher,
@@ -55,8 +55,8 @@ impl Default for SampleHasher {
 }
 
 impl SampleHasher {
-    /// Computes the digest of the sample at `position`, of `source`, from its pieces and the bytes of the tokens that are
-    /// there, of which each has `width` bytes.
+    /// Computes the digest of the sample at `position`, of `source`, from its pieces and the bytes of the tokens that
+    /// are there, of which each has `width` bytes.
     pub fn digest(
         &mut self,
         position: u64,
