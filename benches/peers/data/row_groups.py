@@ -1,0 +1,31 @@
+"""Plain pyarrow: row groups in shuffled order, their documents concatenated and cut, samples of a row group shuffled."""
+
+import numpy
+import pyarrow.parquet
+import torch
+from source import BATCH_SIZE, SEQ_LEN
+
+
+def make(corpus, work):
+    pass
+
+
+def batches(corpus, work, epoch):
+    rng = numpy.random.default_rng(epoch)
+    files = [pyarrow.parquet.ParquetFile(path) for path in corpus.files]
+    groups = [(file, group) for file in files for group in range(file.num_row_groups)]
+    rest = numpy.empty(0, dtype=numpy.uint16)
+    for index in rng.permutation(len(groups)):
+        file, group = groups[index]
+        column = file.read_row_group(group, columns=["tokens"]).column("tokens")
+        chunks = [chunk.flatten().to_numpy() for chunk in column.chunks]
+        tokens = numpy.concatenate([rest, *chunks])
+        whole = len(tokens) // (BATCH_SIZE * SEQ_LEN) * BATCH_SIZE
+        samples = tokens[: whole * SEQ_LEN].reshape(whole, SEQ_LEN)
+        rest = tokens[whole * SEQ_LEN :]
+        order = rng.permutation(whole)
+        for first in range(0, whole, BATCH_SIZE):
+            batch = numpy.empty((BATCH_SIZE, SEQ_LEN), dtype=numpy.int64)
+            for row, sample in enumerate(order[first : first + BATCH_SIZE].tolist()):
+                batch[row] = samples[sample]
+            yield torch.from_numpy(batch)
