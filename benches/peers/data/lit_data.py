@@ -1,4 +1,4 @@
-"""LitData: its TokensLoader on chunks that it wrote, shuffled."""
+"""LitData: its TokensLoader on chunks that it wrote, shuffled; batches are stacked here, faster than by its loader."""
 
 import functools
 import pathlib
@@ -37,5 +37,9 @@ def make(corpus, work):
 def batches(corpus, work, epoch):
     folder = str(pathlib.Path(work) / "litdata")
     dataset = litdata.StreamingDataset(folder, item_loader=TokensLoader(SEQ_LEN), shuffle=True, seed=epoch)
-    for batch in litdata.StreamingDataLoader(dataset, batch_size=BATCH_SIZE, drop_last=True, num_workers=0):
-        yield batch.to(torch.int64)
+    samples = []
+    for sample in dataset:
+        samples.append(sample)
+        if len(samples) == BATCH_SIZE:
+            yield torch.stack(samples).to(torch.int64)
+            samples = []

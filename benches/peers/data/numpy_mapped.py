@@ -1,4 +1,4 @@
-"""numpy.memmap of a raw file: samples at shuffled places, cast to int64 as they are copied into the batch. The limit."""
+"""numpy.memmap of a raw file: samples at shuffled places, cast to int64 as they are copied. The limit."""
 
 import numpy
 import torch

@@ -1,4 +1,4 @@
-"""Plain pyarrow: row groups in shuffled order, their documents concatenated and cut, samples of a row group shuffled."""
+"""Plain pyarrow: row groups in shuffled order, concatenated and cut; the samples of each are shuffled."""
 
 import numpy
 import pyarrow.parquet

@@ -19,7 +19,8 @@ class Corpus:
         self.ends = numpy.fromfile(folder / "ends.bin", dtype=numpy.uint64)
         self.files = sorted((folder / "parquet").glob("*.parquet"))
         if len(self.tokens) != facts["tokens"] or int(self.ends[-1]) != facts["tokens"]:
-            raise ValueError(f"{folder}: {len(self.tokens)} tokens, expected {facts['tokens']}: delete it and try again")
+            expected = facts["tokens"]
+            raise ValueError(f"{folder}: {len(self.tokens)} tokens, expected {expected}: delete it, make it again")
 
     def documents(self):
         """Yields each document's tokens."""
