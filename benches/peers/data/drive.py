@@ -6,7 +6,8 @@ PEER is the name of a file beside this one, CORPUS the folder that `corpus.py` w
 keep its own copy of the corpus in, or the URL of the store. Verbs:
 
     ready           the answer has the `tokens` of the corpus; the peer's copy is made by then
-    read [TOKENS]   a new epoch in another order, until so many tokens came or nearly all: `seconds`, `tokens`
+    read [TOKENS]   a new epoch in another order, until so many tokens came or nearly all: `seconds`, `cpu` (also
+                    seconds, of all threads), `tokens`
     check           an epoch, every token of it counted: an error if what was given is not what the corpus holds
 
 A batch is an int64 tensor of (8, 2048); the loop looks at its shape, its type and one element. The clock runs from
@@ -55,9 +56,9 @@ def check(batches, corpus):
 
 
 def answer(request, epoch, peer, corpus, work):
-    """Runs one verb; returns its seconds and the tokens that came."""
+    """Runs one verb; returns its seconds and the tokens that came, as the answer has them."""
     verb, *wanted = request.split()
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     batches = peer.batches(corpus, work, epoch)
     if verb == "check":
         tokens = check(batches, corpus)
@@ -65,7 +66,7 @@ def answer(request, epoch, peer, corpus, work):
         tokens = read(batches, int(wanted[0]) if wanted else int((1 - DROPPED) * len(corpus.tokens)))
     else:
         raise ValueError(f"{request} is none of ready, read, check")
-    return {"seconds": time.perf_counter() - started, "tokens": tokens}
+    return {"seconds": time.perf_counter() - started, "cpu": time.process_time() - used, "tokens": tokens}
 
 
 def main():

@@ -1,4 +1,4 @@
-"""numpy.memmap of a raw file: samples at shuffled places, cast to int64 as they are copied. The limit."""
+"""numpy.memmap of a raw file, as trainers write it: samples at shuffled places, each cast to int64, stacked."""
 
 import numpy
 import torch
@@ -10,10 +10,8 @@ def make(corpus, work):
 
 
 def batches(corpus, work, epoch):
-    samples = corpus.samples()
-    order = numpy.random.default_rng(epoch).permutation(len(samples))
-    for first in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
-        batch = numpy.empty((BATCH_SIZE, SEQ_LEN), dtype=numpy.int64)
-        for row, sample in enumerate(order[first : first + BATCH_SIZE].tolist()):
-            batch[row] = samples[sample]
-        yield torch.from_numpy(batch)
+    tokens = corpus.tokens
+    places = numpy.random.default_rng(epoch).permutation(len(tokens) // SEQ_LEN) * SEQ_LEN
+    for first in range(0, len(places) - BATCH_SIZE + 1, BATCH_SIZE):
+        at = places[first : first + BATCH_SIZE].tolist()
+        yield torch.stack([torch.from_numpy(tokens[place : place + SEQ_LEN].astype(numpy.int64)) for place in at])

@@ -25,7 +25,4 @@ def batches(corpus, work, epoch):
         rest = tokens[whole * SEQ_LEN :]
         order = rng.permutation(whole)
         for first in range(0, whole, BATCH_SIZE):
-            batch = numpy.empty((BATCH_SIZE, SEQ_LEN), dtype=numpy.int64)
-            for row, sample in enumerate(order[first : first + BATCH_SIZE].tolist()):
-                batch[row] = samples[sample]
-            yield torch.from_numpy(batch)
+            yield torch.from_numpy(samples[order[first : first + BATCH_SIZE]].astype(numpy.int64))
