@@ -11,14 +11,16 @@ use crate::dataset::stream::StreamError;
 impl Coded for StreamError {
     fn code(&self) -> FaultCode {
         match self {
-            Self::NoSource
-            | Self::Share { .. }
-            | Self::Batch { .. }
-            | Self::Spec { .. }
-            | Self::Weight(_) => FaultCode::Invalid,
-            Self::Cursor(CursorError::Json(_) | CursorError::Format { .. } | CursorError::Place { .. }) => {
+            Self::NoSource | Self::Share { .. } | Self::Batch { .. } | Self::Spec { .. } | Self::Weight(_) => {
                 FaultCode::Invalid
             }
+            Self::Cursor(
+                CursorError::Json(_)
+                | CursorError::Format { .. }
+                | CursorError::Number { .. }
+                | CursorError::Place { .. }
+                | CursorError::Rounds { .. },
+            ) => FaultCode::Invalid,
             Self::Cursor(CursorError::Algorithm { .. }) => FaultCode::NewerFormat,
             Self::Cursor(
                 CursorError::Sources { .. }

@@ -174,6 +174,13 @@ impl Sampler {
         (walk.epoch().number(), walk.places().0[lane as usize])
     }
 
+    /// Returns the error of a cursor whose place in a window is not one of the window's samples.
+    pub fn no_such_place(&self, key: WindowKey) -> CursorError {
+        let (_, LanePlace { window, item }) = self.place(key.source, key.lane);
+        let dataset = self.spec.sources[key.source as usize].dataset.clone();
+        CursorError::Place { dataset, lane: key.lane, window, item }
+    }
+
     /// Goes to the next sample. Where it needs something first it stays where it is.
     pub fn step(&mut self) -> Next {
         if self.spec.budget.is_some_and(|budget| self.counted >= budget) {
