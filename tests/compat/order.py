@@ -224,7 +224,7 @@ def assign(lanes: list[int], world: int, share: int) -> list[int]:
 def seen(position: int, source: int, width: int, pieces: list[tuple[int, bool]], tokens: bytes) -> int:
     head = u64(position) + u32(source) + u32(width) + u32(len(pieces))
     for length, there in pieces:
-        head += u32(length if there else length | 1 << 31)
+        head += u64(length if there else length | 1 << 63)
     return int.from_bytes(derive(SEEN, head + tokens).digest(), "little")
 
 

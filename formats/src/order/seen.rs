@@ -37,8 +37,8 @@ pub struct SeenError(String);
 
 /// Computes digests of samples: BLAKE3, in its mode of deriving keys, over position (64 bits), source (32 bits), bytes
 /// a token (32 bits: 2 where all tokens are below 65,536, else 4), number of pieces (32 bits), each piece's length with
-/// the highest bit set where its tokens are missing (32 bits), and the tokens that are there, all little-endian. The
-/// sum takes a digest as a number, lowest byte first.
+/// 2^63 added where its tokens are missing (64 bits: documents may have 2^31 tokens and more), and the tokens that are
+/// there, all little-endian. The sum takes a digest as a number, lowest byte first.
 #[derive(Debug)]
 pub struct SampleHasher {
     hasher: blake3::Hasher,
@@ -71,7 +71,7 @@ impl SampleHasher {
             self.head.extend(number.to_le_bytes());
         }
         for (len, there) in pieces {
-            let marked = if there { len } else { len | 1 << 31 };
+            let marked = u64::from(len) | if there { 0 } else { 1 << 63 };
             self.head.extend(marked.to_le_bytes());
         }
         let hash = self.hasher.reset().update(&self.head).update(tokens).finalize();
