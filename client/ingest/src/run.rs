@@ -3,14 +3,12 @@
 //! Must never write a batch before the one that was read before it, nor go on after an error.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use gigastore_formats::table::tokens::{TokenFileSpec, TokenWidth};
+use gigastore_formats::table::tokens::TokenFileSpec;
 
 use crate::encode::{EncodeError, Encoder};
 use crate::input::{Document, Input, ReadError, Reading};
@@ -171,21 +169,16 @@ impl RunSpec {
 /// Tokenizes what is not finished yet. Blocks; the calling thread writes.
 pub fn run(spec: &RunSpec, work: &mut Work, counters: &Counters) -> Result<Tokenized, RunError> {
     let parts_before = work.finished().len();
-    let mut counts = Counts::default();
-    for part in work.finished() {
-        counters.add(&part.counts);
-        counts.join(&part.counts);
-    }
+    work.finished().iter().for_each(|part| counters.add(&part.counts));
     if work.all().is_none() {
         let room = Arc::new(Room::new((spec.threads * IN_FLIGHT_BYTES).max(LEAST_IN_FLIGHT_BYTES)));
         let outcomes = start(spec, work, counters, &room)?;
         let written = Writer { spec, work, counters, room: &room, part: None, counts: Counts::default() }.run(outcomes);
         room.close();
-        counts.join(&written?);
-        // Parts are counted from the journal, which has those of this run too.
-        counts = Counts::default();
-        work.finished().iter().for_each(|part| counts.join(&part.counts));
+        written?;
     }
+    let mut counts = Counts::default();
+    work.finished().iter().for_each(|part| counts.join(&part.counts));
     counts.skipped.join(work.all().unwrap_or(&Skipped::default()));
     if counts.documents == 0 {
         return Err(RunError::NoDocuments { skipped: counts.skipped.documents });
@@ -245,14 +238,9 @@ fn start(
     };
     let (start, room) = (work.end(), Arc::clone(room));
     let read = move || {
-        // A decoder that panics over a damaged file must not look like the end of it.
-        let all = || reader.run(&start, |batch| room.take(batch.bytes) && batches.send(batch).is_ok());
-        let (number, outcome) = match catch_unwind(AssertUnwindSafe(all)) {
-            Ok((number, Ok(()))) => (number, Outcome::End),
-            Ok((number, Err(error))) => (number, Outcome::Failed(error.into())),
-            Err(_) => (0, Outcome::Failed(RunError::Thread("failed while it read the inputs".to_owned()))),
-        };
-        // Where the writer is gone, it has said why.
+        let (number, ended) = reader.run(&start, |batch| room.take(batch.bytes) && batches.send(batch).is_ok());
+        let outcome = ended.map_or_else(|error| Outcome::Failed(error.into()), |()| Outcome::End);
+        // Where the writer is gone, it has said why. Where this thread is, no end comes, and that is an error.
         let _ = send.send((number, outcome));
     };
     thread::Builder::new().name("tokenize-read".to_owned()).spawn(read).map_err(no_thread)?;
