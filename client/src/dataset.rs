@@ -3,10 +3,17 @@
 //! | file | what |
 //! |---|---|
 //! | `push.rs` | local files become a version; unchanged ones are not sent |
+//! | `bound.rs` | a version bound to its commit: verified reads of its manifest and files |
+//! | `index.rs` | the light index of a version, and files opened as they are needed |
+//! | `stream/` | documents in order, packed into batches for training |
 //! | `read.rs` | a version's files, ranges of them, verified |
 
+mod bound;
+pub mod index;
 pub mod push;
 pub mod read;
+pub mod stream;
 
+pub use index::IndexedDataset;
 pub use push::{PushError, PushSpec, Pushed};
 pub use read::{Dataset, DatasetError};

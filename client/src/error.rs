@@ -5,6 +5,7 @@
 mod background;
 mod details;
 mod files;
+mod stream;
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -300,7 +301,7 @@ impl Coded for ModelError {
 impl Coded for DatasetError {
     fn code(&self) -> FaultCode {
         match self {
-            Self::Checkpoint { .. } | Self::Range { .. } => FaultCode::Invalid,
+            Self::Checkpoint { .. } | Self::Range { .. } | Self::Tokens { .. } => FaultCode::Invalid,
             Self::Index(source) => source.code(),
             Self::Manifest { .. } => FaultCode::NewerFormat,
             Self::Unknown { .. } => FaultCode::NotFound,
@@ -316,6 +317,7 @@ impl Coded for DatasetError {
             | Self::Range { .. }
             | Self::Manifest { .. }
             | Self::Unknown { .. }
+            | Self::Tokens { .. }
             | Self::Damaged { .. } => None,
             Self::Index(source) => Some(source),
             Self::Staging(source) => Some(source),

@@ -20,6 +20,10 @@ mod bounds;
 pub mod checkpoint;
 mod columns;
 pub mod dataset;
+mod dataset_index;
+#[cfg(test)]
+mod dataset_test_rows;
+mod dataset_tokens;
 mod error;
 mod group;
 mod head;

@@ -1,0 +1,225 @@
+//! One epoch of one dataset: row groups dealt into lanes, lanes cut into windows, and how many samples each has.
+//!
+//! Takes a few bytes a row group. Must never look at a token.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::draws::{Draws, Purpose};
+use super::spec::{GroupTable, OrderSpec, Packing};
+
+/// The order of one epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Epoch {
+    number: u64,
+    spec: OrderSpec,
+    lanes: Vec<Lane>,
+    /// Where lanes end, in whole rounds. Empty where only the documents' lengths tell how many samples there are.
+    ends: Vec<End>,
+}
+
+/// One lane.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Lane {
+    /// Its number when row groups were dealt.
+    dealt: u32,
+    groups: Vec<u32>,
+    tokens: u64,
+    /// Samples up to the end of each window, where they are known from the manifest.
+    items: Vec<u64>,
+}
+
+/// A number of rounds after which lanes end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct End {
+    rounds: u64,
+    /// Samples of all lanes in these rounds.
+    items: u64,
+    /// Lanes that take part in the rounds before the end.
+    lanes: u64,
+}
+
+/// A place in a lane.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LanePlace {
+    /// The window; as many as there are where the lane is exhausted.
+    pub window: u32,
+    /// The sample within it.
+    pub item: u32,
+}
+
+impl Epoch {
+    /// Puts the row groups of a dataset in order. The specification was checked against the table.
+    pub(super) fn new(table: &GroupTable, spec: &OrderSpec, number: u64) -> Self {
+        let groups = table.rows.len() as u32;
+        let order = match spec.seed {
+            Some(seed) => Draws::new(&table.id, seed, number, Purpose::Groups).permutation(groups),
+            None => (0..groups).collect(),
+        };
+        let mut lanes: Vec<Lane> = (0..spec.lanes).map(|dealt| Lane::new(dealt, groups / spec.lanes)).collect();
+        deal(table, order, &mut lanes);
+        for lane in &mut lanes {
+            lane.count(table, spec);
+        }
+        lanes.sort_by_key(|lane| (Reverse(lane.items.last().copied().unwrap_or(lane.tokens)), lane.dealt));
+        let ends = if spec.packing.items(0, 0).is_some() { ends_of(&lanes) } else { Vec::new() };
+        Self { number, spec: spec.clone(), lanes, ends }
+    }
+
+    /// Returns the number of the epoch.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns what a sample is.
+    pub fn packing(&self) -> Packing {
+        self.spec.packing
+    }
+
+    /// Returns the number of lanes.
+    pub fn lanes(&self) -> u32 {
+        self.lanes.len() as u32
+    }
+
+    /// Returns the number of windows of a lane.
+    pub fn windows(&self, lane: u32) -> u32 {
+        let lane = &self.lanes[lane as usize];
+        let first = lane.first_window(self.spec.window);
+        let groups = lane.groups.len() as u32;
+        if groups <= first { groups.min(1) } else { 1 + (groups - first).div_ceil(self.spec.window) }
+    }
+
+    /// Returns the row groups of a window, by their numbers in the table.
+    pub fn groups(&self, lane: u32, window: u32) -> &[u32] {
+        self.lanes[lane as usize].window(self.spec.window, window)
+    }
+
+    /// Returns the order in which the documents of a window come: their numbers, counted through its row groups.
+    pub fn documents(&self, table: &GroupTable, lane: u32, window: u32) -> Vec<u32> {
+        let rows: u64 = self.groups(lane, window).iter().map(|group| table.rows(*group)).sum();
+        let rows = u32::try_from(rows).expect("the specification was checked");
+        match self.spec.seed {
+            Some(seed) => {
+                let purpose = Purpose::Documents { lane: self.lanes[lane as usize].dealt, window };
+                Draws::new(&table.id, seed, self.number, purpose).permutation(rows)
+            }
+            None => (0..rows).collect(),
+        }
+    }
+
+    /// Returns the samples of a window, where they are known from the manifest.
+    pub(super) fn items(&self, lane: u32, window: u32) -> Option<u32> {
+        let items = &self.lanes[lane as usize].items;
+        let end = *items.get(window as usize)?;
+        Some((end - window.checked_sub(1).map_or(0, |before| items[before as usize])) as u32)
+    }
+
+    /// Returns the planned tokens of a window.
+    pub(super) fn tokens(&self, table: &GroupTable, lane: u32, window: u32) -> u64 {
+        self.groups(lane, window).iter().map(|group| table.tokens(*group)).sum()
+    }
+
+    /// Returns the samples of the epoch, where they are known from the manifest.
+    pub fn samples(&self) -> Option<u64> {
+        self.ends.last().map(|end| end.items)
+    }
+
+    /// Returns where all lanes are after the first `samples` samples, and which lane comes next. None where that is not
+    /// known from the manifest, or the epoch has not as many samples.
+    ///
+    /// The number of whole rounds is found by halving over the ends of lanes, and each lane's window by halving over
+    /// its windows.
+    pub fn places_after(&self, samples: u64) -> Option<(Vec<LanePlace>, u32)> {
+        if samples > self.samples()? {
+            return None;
+        }
+        let next = self.ends.partition_point(|end| end.items <= samples);
+        let before = next.checked_sub(1).map_or((0, 0), |i| (self.ends[i].rounds, self.ends[i].items));
+        let lanes = self.ends.get(next).map_or(1, |end| end.lanes);
+        let (rounds, rest) = ((samples - before.1) / lanes + before.0, (samples - before.1) % lanes);
+        let place = |(number, lane): (usize, &Lane)| lane.place(rounds + u64::from((number as u64) < rest));
+        Some((self.lanes.iter().enumerate().map(place).collect(), rest as u32))
+    }
+}
+
+/// Deals row groups, in order, each to the lane with the least so far. A lane's load counts a token and a document
+/// alike, so that empty documents are dealt too; equal loads go to the lower number. Empty row groups are left out.
+fn deal(table: &GroupTable, order: Vec<u32>, lanes: &mut [Lane]) {
+    let mut loads: BinaryHeap<Reverse<(u64, u32)>> = lanes.iter().map(|lane| Reverse((0, lane.dealt))).collect();
+    for group in order {
+        let (rows, tokens) = (table.rows(group), table.tokens(group));
+        if rows == 0 {
+            continue;
+        }
+        let mut least = loads.peek_mut().expect("there is at least one lane");
+        let Reverse((load, number)) = *least;
+        *least = Reverse((load.saturating_add(rows).saturating_add(tokens), number));
+        let lane = &mut lanes[number as usize];
+        lane.groups.push(group);
+        lane.tokens = lane.tokens.saturating_add(tokens);
+    }
+}
+
+/// Finds where lanes end; they are sorted by their samples, most first.
+fn ends_of(lanes: &[Lane]) -> Vec<End> {
+    let mut ends: Vec<End> = vec![End { rounds: 0, items: 0, lanes: lanes.len() as u64 }];
+    for (number, lane) in lanes.iter().enumerate().rev() {
+        let rounds = lane.items.last().copied().unwrap_or(0);
+        let last = ends[ends.len() - 1];
+        if rounds > last.rounds {
+            let lanes = number as u64 + 1;
+            ends.push(End { rounds, items: last.items + (rounds - last.rounds) * lanes, lanes });
+        }
+    }
+    ends
+}
+
+impl Lane {
+    fn new(dealt: u32, groups: u32) -> Self {
+        Self { dealt, groups: Vec::with_capacity(groups as usize + 1), tokens: 0, items: Vec::new() }
+    }
+
+    /// Row groups of the first window: from 1 to `window`, other ones in neighbouring lanes, so that not all lanes come
+    /// to the end of a window at the same time.
+    fn first_window(&self, window: u32) -> u32 {
+        self.dealt % window + 1
+    }
+
+    fn window(&self, size: u32, window: u32) -> &[u32] {
+        let first = self.first_window(size) as usize;
+        let start = (window as usize).checked_sub(1).map_or(0, |before| first + before * size as usize);
+        let end = first + window as usize * size as usize;
+        let groups = self.groups.len();
+        &self.groups[start.min(groups)..end.min(groups)]
+    }
+
+    fn count(&mut self, table: &GroupTable, spec: &OrderSpec) {
+        let (mut sum, mut items, mut window) = (0u64, Vec::new(), 0);
+        loop {
+            let groups = self.window(spec.window, window);
+            let rows = groups.iter().map(|group| table.rows(*group)).sum();
+            let tokens = groups.iter().map(|group| table.tokens(*group)).sum();
+            match spec.packing.items(rows, tokens) {
+                Some(more) if !groups.is_empty() => sum += more,
+                _ => break,
+            }
+            items.push(sum);
+            window += 1;
+        }
+        self.items = items;
+    }
+
+    /// Returns the place of a sample of the lane: windows without samples are passed.
+    fn place(&self, item: u64) -> LanePlace {
+        let window = self.items.partition_point(|end| *end <= item);
+        if window == self.items.len() {
+            return LanePlace { window: window as u32, item: 0 };
+        }
+        let before = window.checked_sub(1).map_or(0, |before| self.items[before]);
+        LanePlace { window: window as u32, item: (item - before) as u32 }
+    }
+}
+
+#[cfg(test)]
+#[path = "epoch_test.rs"]
+mod tests;
