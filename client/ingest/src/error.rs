@@ -32,11 +32,9 @@ impl Coded for ReadError {
         match self {
             Self::Io { source, .. } => io_code(source),
             Self::Changed { .. } | Self::OtherStdin { .. } => FaultCode::Conflict,
-            Self::Bad { .. }
-            | Self::Parquet { .. }
-            | Self::Footer { .. }
-            | Self::Column { .. }
-            | Self::Bomb { .. } => FaultCode::Invalid,
+            Self::Bad { .. } | Self::Parquet { .. } | Self::Footer { .. } | Self::Column { .. } | Self::Bomb { .. } => {
+                FaultCode::Invalid
+            }
         }
     }
 }

@@ -31,6 +31,6 @@ mod read;
 pub mod run;
 pub mod work;
 
-pub use encode::{Encoder, Ends, Eos, Bos};
+pub use encode::{Bos, Encoder, Ends, Eos};
 pub use run::{Counters, RunError, Tokenized, run};
 pub use work::Work;

@@ -90,12 +90,7 @@ impl Reader {
         (open.number, done)
     }
 
-    fn read(
-        &self,
-        start: &Mark,
-        open: &mut Open,
-        take: &mut impl FnMut(Batch) -> bool,
-    ) -> Result<(), ReadError> {
+    fn read(&self, start: &Mark, open: &mut Open, take: &mut impl FnMut(Batch) -> bool) -> Result<(), ReadError> {
         for (at, input) in self.inputs.iter().enumerate().skip(start.position.input) {
             let first = at == start.position.input;
             let place = if first { start.position.place } else { Place::default() };

@@ -117,8 +117,7 @@ pub enum RunError {
 impl Counters {
     /// Reads the counters.
     pub fn snapshot(&self) -> Snapshot {
-        let [documents, tokens, text_bytes, skipped] =
-            [0, 1, 2, 3].map(|at| self.written[at].load(Ordering::Relaxed));
+        let [documents, tokens, text_bytes, skipped] = [0, 1, 2, 3].map(|at| self.written[at].load(Ordering::Relaxed));
         Snapshot { read: self.read.load(Ordering::Relaxed), documents, tokens, text_bytes, skipped }
     }
 
@@ -230,12 +229,8 @@ fn start(
         };
         thread::Builder::new().name(format!("tokenize-{i}")).spawn(work).map_err(no_thread)?;
     }
-    let reader = Reader {
-        inputs,
-        reading: spec.reading.clone(),
-        unpacked: work.unpacked(),
-        counters: counters.clone(),
-    };
+    let reader =
+        Reader { inputs, reading: spec.reading.clone(), unpacked: work.unpacked(), counters: counters.clone() };
     let (start, room) = (work.end(), Arc::clone(room));
     let read = move || {
         let (number, ended) = reader.run(&start, |batch| room.take(batch.bytes) && batches.send(batch).is_ok());

@@ -96,8 +96,10 @@ pub enum WorkError {
         folder: String,
     },
     /// An unfinished run there was another one.
-    #[error("{folder} holds an unfinished run with another {what}: then {then}, now {now}; run it as it was, or pass \
-             --restart to begin anew")]
+    #[error(
+        "{folder} holds an unfinished run with another {what}: then {then}, now {now}; run it as it was, or pass \
+             --restart to begin anew"
+    )]
     Other {
         /// The folder.
         folder: String,

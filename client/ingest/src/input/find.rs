@@ -54,8 +54,10 @@ pub enum FindError {
         source: globset::Error,
     },
     /// A glob or folder has no file in it.
-    #[error("{path}: no file to tokenize (of {passed_over} files none ends in .txt, .md, .jsonl, .ndjson, .json or \
-             .parquet, with or without .gz or .zst): pass --input-format to read them all")]
+    #[error(
+        "{path}: no file to tokenize (of {passed_over} files none ends in .txt, .md, .jsonl, .ndjson, .json or \
+             .parquet, with or without .gz or .zst): pass --input-format to read them all"
+    )]
     Empty {
         /// The glob or folder.
         path: String,
@@ -236,7 +238,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("b/c")).unwrap();
         fs::create_dir_all(folder.path().join(".git")).unwrap();
-        for name in ["b/c/2.txt", "b/1.jsonl.gz", "a.parquet", "notes.doc", ".hidden.txt", ".git/x.txt", "b/c/10.TXT.zst"] {
+        for name in
+            ["b/c/2.txt", "b/1.jsonl.gz", "a.parquet", "notes.doc", ".hidden.txt", ".git/x.txt", "b/c/10.TXT.zst"]
+        {
             fs::write(folder.path().join(name), "x").unwrap();
         }
         folder

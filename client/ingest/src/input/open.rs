@@ -87,8 +87,10 @@ pub enum ReadError {
         input: String,
     },
     /// What comes from stdin is not what came when the finished parts were made.
-    #[error("stdin: not the bytes that came before (expected BLAKE3 {expected} of the first {bytes}, actual {actual}): \
-             give the same bytes, or run with --restart")]
+    #[error(
+        "stdin: not the bytes that came before (expected BLAKE3 {expected} of the first {bytes}, actual {actual}): \
+             give the same bytes, or run with --restart"
+    )]
     OtherStdin {
         /// Bytes of text that were read then.
         bytes: u64,

@@ -132,9 +132,9 @@ impl Rows {
     fn skip_to(&mut self, row: u64) -> Result<(), ReadError> {
         while self.row < row {
             let there = self.file.metadata().row_groups().get(self.group).map(|group| group.num_rows());
-            let there = there.and_then(|rows| u64::try_from(rows).ok()).ok_or_else(|| ReadError::Changed {
-                input: self.input.to_string(),
-            })?;
+            let there = there
+                .and_then(|rows| u64::try_from(rows).ok())
+                .ok_or_else(|| ReadError::Changed { input: self.input.to_string() })?;
             if self.row + there <= row {
                 (self.row, self.group) = (self.row + there, self.group + 1);
                 continue;
@@ -159,12 +159,7 @@ impl Rows {
 }
 
 impl Column {
-    fn find(
-        input: &Input,
-        file: &SerializedFileReader<File>,
-        name: &str,
-        types: &[Type],
-    ) -> Result<Self, ReadError> {
+    fn find(input: &Input, file: &SerializedFileReader<File>, name: &str, types: &[Type]) -> Result<Self, ReadError> {
         let schema = file.metadata().file_metadata().schema_descr_ptr();
         let refused = |actual: String| ReadError::Column {
             input: input.to_string(),
