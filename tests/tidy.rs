@@ -77,7 +77,7 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "gigastore-benches",
-        &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-server", "gigastore-tests"],
+        &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-ingest", "gigastore-server", "gigastore-tests"],
         &[],
     ),
     ("xtask", &[], &[]),

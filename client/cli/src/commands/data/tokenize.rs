@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use gigastore_client::dataset::{Lineage, PushSpec, Pushed};
+use gigastore_client::dataset::{PushSpec, Pushed};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::digest::Digest;
+use gigastore_formats::manifest::dataset::Lineage;
 use gigastore_formats::name::{Name, Target};
 use gigastore_formats::table::tokens::TokenWidth;
 use gigastore_ingest::encode::{Bos, Encoder, Ends, Eos};
@@ -253,17 +254,19 @@ impl Tokenize {
     }
 
     fn push_spec(&self, encoder: &Encoder) -> PushSpec {
-        let mut spec = PushSpec::new(self.to.project.clone(), self.to.name.clone());
-        spec.append = self.append;
-        spec.tag = self.tag.clone();
-        spec.vocab_size = Some(encoder.vocab_size());
-        spec.lineage = Some(Lineage {
+        let lineage = Lineage {
             tokenizer: Some(encoder.digest()),
             tokenizer_file: Some(self.tokenizer.display().to_string()),
             sources: within(&self.inputs),
             command: self.command(encoder),
-        });
-        spec
+        };
+        PushSpec {
+            project: self.to.project.clone(),
+            name: self.to.name.clone(),
+            append: self.append,
+            metadata: [("lineage".to_owned(), format!("{lineage:?}"))].into(),
+            tag: self.tag.clone(),
+        }
     }
 
     /// Writes the command down as it could be given again.
