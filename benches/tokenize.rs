@@ -1,9 +1,9 @@
 //! Tokenizing a real corpus into part files beside the tokenizers library alone: `cargo bench --bench tokenize`.
 //!
-//! The corpus is ten megabytes of State of the Union addresses, cut into documents of some 1,500 bytes, in a JSONL file.
-//! The library encodes all documents in one parallel batch, from memory and into memory; we read the file, make ids,
-//! write, hash and sync Parquet. Both take turns, so that what else the machine does meets both. Arguments name other
-//! `tokenizer.json` files. Must never measure a run whose tokens were not compared with the library's.
+//! The corpus is ten megabytes of State of the Union addresses, cut into documents of some 1,500 bytes, in a JSONL
+//! file. The library encodes all documents in one parallel batch, from memory and into memory; we read the file, make
+//! ids, write, hash and sync Parquet. Both take turns, so that what else the machine does meets both. Arguments name
+//! other `tokenizer.json` files. Must never measure a run whose tokens were not compared with the library's.
 
 use std::error::Error;
 use std::fs;
@@ -48,7 +48,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Reads the addresses in documents of whole sentences.
 fn documents(folder: &Path) -> Result<Vec<String>, Box<dyn Error>> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "txt"));
     paths.sort();
     let mut documents = Vec::new();

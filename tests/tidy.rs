@@ -77,7 +77,14 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "gigastore-benches",
-        &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-ingest", "gigastore-server", "gigastore-tests"],
+        &[
+            "gigastore-formats",
+            "gigastore-engine",
+            "gigastore-client",
+            "gigastore-ingest",
+            "gigastore-server",
+            "gigastore-tests",
+        ],
         &[],
     ),
     ("xtask", &[], &[]),

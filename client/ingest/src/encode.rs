@@ -1,7 +1,7 @@
 //! The tokenizer of a `tokenizer.json`, and which tokens stand around a document.
 //!
-//! Truncation and padding that the file asks for are for models' inputs, and are off: every token of a document is kept.
-//! Must never give a token that the vocabulary does not have.
+//! Truncation and padding that the file asks for are for models' inputs, and are off: every token of a document is
+//! kept. Must never give a token that the vocabulary does not have.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -31,8 +31,8 @@ pub enum Bos {
 /// Which token comes after a document.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Eos {
-    /// The tokenizer's own: `eos_token` of a `tokenizer_config.json` beside it, else the only special token with the name
-    /// of an end of text. None where special tokens are added: they say it all.
+    /// The tokenizer's own: `eos_token` of a `tokenizer_config.json` beside it, else the only special token with the
+    /// name of an end of text. None where special tokens are added: they say it all.
     #[default]
     Auto,
     /// None.

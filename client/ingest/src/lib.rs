@@ -1,15 +1,15 @@
 //! Corpora become datasets: text, JSONL and Parquet are tokenized on all cores and written as Parquet files.
 //!
-//! The same inputs, tokenizer and options give the same files, byte for byte, whatever the number of threads and however
-//! often the work was killed in between: documents are cut into batches by their bytes alone, batches are written in the
-//! order in which they were read, and a file ends only where a batch ends.
+//! The same inputs, tokenizer and options give the same files, byte for byte, whatever the number of threads and
+//! however often the work was killed in between: documents are cut into batches by their bytes alone, batches are
+//! written in the order in which they were read, and a file ends only where a batch ends.
 //!
 //! ```text
 //! one reader -> batches of documents -> a tokenizer on every core -> batches in order -> part-00000.parquet, …
 //! ```
 //!
-//! Memory: at most [`run::IN_FLIGHT_BYTES`] of text a core is between reader and writer, beside one row group of tokens.
-//! The library needs some 100 bytes for a byte of a document while it works on it (see
+//! Memory: at most [`run::IN_FLIGHT_BYTES`] of text a core is between reader and writer, beside one row group of
+//! tokens. The library needs some 100 bytes for a byte of a document while it works on it (see
 //! [`MAX_DOCUMENT_BYTES`](input::MAX_DOCUMENT_BYTES)).
 //!
 //! What it is not: a tokenizer (that is Hugging Face's `tokenizers`), or a filter of corpora.

@@ -2,7 +2,8 @@
 //!
 //! Must never commit a version of which an input was not read to its end.
 
-use std::fmt::Write;
+mod lineage;
+
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use clap::{Args, ValueEnum};
 use gigastore_client::dataset::{PushSpec, Pushed};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::digest::Digest;
-use gigastore_formats::manifest::dataset::Lineage;
 use gigastore_formats::name::{Name, Target};
 use gigastore_formats::table::tokens::TokenWidth;
 use gigastore_ingest::encode::{Bos, Encoder, Ends, Eos};
@@ -24,9 +24,6 @@ use serde_json::json;
 use crate::context::Globals;
 use crate::failure::Failure;
 use crate::output::{note, say, say_json, size, table, told, with_progress, would};
-
-/// Bytes of sources and command in a version's lineage: half of what it may have.
-const LINEAGE_BYTES: usize = 256 << 10;
 
 /// Tokenize text, JSONL or Parquet, and push it as a version of a dataset
 ///
@@ -95,7 +92,8 @@ pub(crate) struct Tokenize {
     #[arg(long, value_name = "NAME", default_value = "part")]
     prefix: String,
     /// MiB of tokens in a file, before compression
-    #[arg(long, value_name = "MIB", default_value_t = PART_BYTES >> 20, value_parser = clap::value_parser!(u64).range(1..=1 << 14))]
+    #[arg(long, value_name = "MIB", default_value_t = PART_BYTES >> 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 14))]
     part_mib: u64,
     /// Where finished parts wait for the push [default: a folder for this target below $XDG_CACHE_HOME/gigastore or
     /// ~/.cache/gigastore]
@@ -254,12 +252,7 @@ impl Tokenize {
     }
 
     fn push_spec(&self, encoder: &Encoder) -> PushSpec {
-        let lineage = Lineage {
-            tokenizer: Some(encoder.digest()),
-            tokenizer_file: Some(self.tokenizer.display().to_string()),
-            sources: within(&self.inputs),
-            command: self.command(encoder),
-        };
+        let lineage = self.lineage(encoder);
         PushSpec {
             project: self.to.project.clone(),
             name: self.to.name.clone(),
@@ -267,39 +260,6 @@ impl Tokenize {
             metadata: [("lineage".to_owned(), format!("{lineage:?}"))].into(),
             tag: self.tag.clone(),
         }
-    }
-
-    /// Writes the command down as it could be given again.
-    fn command(&self, encoder: &Encoder) -> String {
-        let mut command = "gigastore data tokenize".to_owned();
-        let mut add = |option: &str, value: &str| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@+,".contains(c);
-            let quoted = if !value.is_empty() && value.chars().all(plain) {
-                value.to_owned()
-            } else {
-                format!("'{}'", value.replace('\'', r"'\''"))
-            };
-            // Writing to a string can't fail.
-            let _ = write!(command, " {option}{quoted}");
-        };
-        within(&self.inputs).iter().for_each(|input| add("", input));
-        add("--tokenizer ", &self.tokenizer.display().to_string());
-        add("--to ", &self.to.to_string());
-        let format = self.input_format.and_then(|format| Some(format.to_possible_value()?.get_name().to_owned()));
-        let split = self.split.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-        format.iter().for_each(|format| add("--input-format ", format));
-        add("--split ", &split);
-        add("--text-field ", &self.text_field);
-        self.id_field.iter().for_each(|field| add("--id-field ", field));
-        add("--bos ", &self.bos);
-        // As it was decided, so that it does not depend on files that lie beside the tokenizer.
-        add("--eos ", encoder.eos().map_or("none", |(token, _)| token));
-        let flags =
-            [(self.special_tokens, "--special-tokens"), (self.skip_bad, "--skip-bad"), (self.append, "--append")];
-        flags.iter().filter(|(set, _)| *set).for_each(|(_, flag)| add("", flag));
-        add("--prefix ", &self.prefix);
-        add("--part-mib ", &self.part_mib.to_string());
-        command
     }
 
     fn report(&self, globals: &Globals, found: &Found, encoder: &Encoder, done: &Tokenized, pushed: &Pushed) {
@@ -354,20 +314,6 @@ fn described(encoder: &Encoder) -> String {
     format!("{} tokens as {width}, bos {bos}, eos {eos}, BLAKE3 {digest}", encoder.vocab_size())
 }
 
-/// Returns as many texts as a lineage has room for, and how many more there were.
-fn within(texts: &[String]) -> Vec<String> {
-    let mut room = LINEAGE_BYTES;
-    let fits = |text: &&String| {
-        room = room.saturating_sub(text.len() + 1);
-        room > 0
-    };
-    let mut kept: Vec<String> = texts.iter().take_while(fits).cloned().collect();
-    if kept.len() < texts.len() {
-        kept.push(format!("… and {} more", texts.len() - kept.len()));
-    }
-    kept
-}
-
 /// Returns what is told while the work goes on: rates are of this run, counts of all that is done.
 fn line_of(found: &Found, counters: &Counters) -> impl Fn() -> String + use<> {
     let (begun, counters) = (Instant::now(), counters.clone());
@@ -385,18 +331,5 @@ fn line_of(found: &Found, counters: &Counters) -> impl Fn() -> String + use<> {
             size(now.text_bytes),
             now.tokens
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_list_of_sources_is_cut() {
-        let one = ["a".repeat(100_000), "b".repeat(100_000), "c".repeat(100_000)];
-        let kept = within(&one);
-        assert_eq!((kept.len(), kept[2].as_str()), (3, "… and 1 more"));
-        assert_eq!(within(&one[..2]), one[..2]);
     }
 }
