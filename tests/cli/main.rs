@@ -9,4 +9,5 @@ mod demo;
 mod folder;
 mod real;
 mod run;
+mod tokenize;
 mod verify;
