@@ -43,6 +43,7 @@ fn part_meta() -> PartMeta {
         bases: Vec::new(),
         compared_to: None,
         metadata: Default::default(),
+        cursors: Default::default(),
         timeline: None,
     }
 }

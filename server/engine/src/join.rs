@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gigastore_formats::digest::Digest;
+use gigastore_formats::manifest::Cursors;
 use gigastore_formats::manifest::part::Part;
+use gigastore_formats::order::Cursor;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::cover::{CoverError, check_cover};
 use gigastore_formats::tensor::slice::{Place, SliceId, SliceKind, SliceRow};
@@ -22,6 +24,8 @@ pub(crate) struct Merged {
     pub(crate) compared_to: Option<Digest>,
     /// User metadata of all ranks.
     pub(crate) metadata: BTreeMap<String, String>,
+    /// Where the data streams were, with what all ranks together had seen.
+    pub(crate) cursors: Cursors,
     /// How many ranks there were.
     pub(crate) ranks: u64,
     /// What the phases of each rank took, of those that say.
@@ -36,7 +40,7 @@ pub enum JoinError {
     Disagree {
         /// What they disagree on.
         what: &'static str,
-        /// The tensor, slice or metadata key.
+        /// The tensor, slice, metadata key or data stream.
         name: String,
         /// One rank.
         first_rank: u32,
@@ -100,6 +104,7 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
     let compared_to = first_compared.filter(|_| parts.iter().all(|part| part.meta.compared_to == first_compared));
     let ranks = parts.len();
     let mut timelines = Vec::with_capacity(ranks);
+    let mut cursors: BTreeMap<String, (u32, Cursor)> = BTreeMap::new();
     let mut said: Vec<Said> = Vec::new();
     for part in parts {
         let rank = part.meta.rank;
@@ -108,17 +113,8 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
         }
         bases.extend(part.meta.bases);
         timelines.extend(part.meta.timeline.map(|timeline| (rank, timeline)));
-        for (key, value) in part.meta.metadata {
-            match metadata.get(&key) {
-                Some((other, before)) if *before != value => {
-                    return Err(disagree("metadata", &key, (*other, before.clone()), (rank, value)));
-                }
-                Some(_) => {}
-                None => {
-                    metadata.insert(key, (rank, value));
-                }
-            }
-        }
+        join_metadata(&mut metadata, rank, part.meta.metadata)?;
+        join_cursors(&mut cursors, rank, part.meta.cursors)?;
         said.extend(part.rows.into_iter().map(|row| (rank, row)));
     }
     if said.is_empty() {
@@ -131,7 +127,43 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
     }
     let metadata = metadata.into_iter().map(|(key, (_, value))| (key, value)).collect();
     let rows = said.into_iter().map(|(_, row)| row).collect();
-    Ok(Merged { rows, bases, compared_to, metadata, ranks: ranks as u64, timelines })
+    let cursors = cursors.into_iter().map(|(name, (_, cursor))| (name, cursor)).collect();
+    Ok(Merged { rows, bases, compared_to, metadata, cursors, ranks: ranks as u64, timelines })
+}
+
+fn join_metadata(
+    joined: &mut BTreeMap<String, (u32, String)>,
+    rank: u32,
+    metadata: BTreeMap<String, String>,
+) -> Result<(), JoinError> {
+    for (key, value) in metadata {
+        match joined.get(&key) {
+            Some((other, before)) if *before != value => {
+                return Err(disagree("metadata", &key, (*other, before.clone()), (rank, value)));
+            }
+            Some(_) => {}
+            None => {
+                joined.insert(key, (rank, value));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds up what the ranks saw of each stream. A rank without a cursor reads no data, or another rank that has the same
+/// data says it for both.
+fn join_cursors(joined: &mut BTreeMap<String, (u32, Cursor)>, rank: u32, cursors: Cursors) -> Result<(), JoinError> {
+    for (name, cursor) in cursors {
+        let Some((other, before)) = joined.get_mut(&name) else {
+            joined.insert(name, (rank, cursor));
+            continue;
+        };
+        if let Some((first, second)) = before.difference(&cursor) {
+            return Err(disagree("position", &format!("data stream {name:?}"), (*other, first), (rank, second)));
+        }
+        before.seen.add(&cursor.seen);
+    }
+    Ok(())
 }
 
 /// Makes one of the rows of the same box, which must agree. Of several places the smallest is taken, so that every

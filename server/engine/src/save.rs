@@ -274,6 +274,7 @@ fn says_the_same(a: &Part, b: &Part) -> bool {
         && a.meta.world_size == b.meta.world_size
         && a.meta.compared_to == b.meta.compared_to
         && a.meta.metadata == b.meta.metadata
+        && a.meta.cursors == b.meta.cursors
 }
 
 fn check_request(request: &SaveRequest) -> Result<(), SaveError> {
