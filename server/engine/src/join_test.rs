@@ -1,6 +1,7 @@
 //! Tests of the join: replicas merge, and every disagreement names both ranks.
 
 use gigastore_formats::manifest::part::PartMeta;
+use gigastore_formats::order::{ALGORITHM, CURSOR_FORMAT, Seen, Unit};
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::Codec;
 
@@ -32,6 +33,11 @@ fn part(rank: u32, rows: Vec<Row>) -> Part {
         timeline: None,
     };
     Part { meta, content: Digest::of(b""), rows }
+}
+
+fn cursor(samples: u64) -> Cursor {
+    let (format, algorithm, unit) = (CURSOR_FORMAT.to_owned(), ALGORITHM, Unit::Samples);
+    Cursor { format, algorithm, samples, unit, counted: samples, sources: vec![], seen: Seen::default() }
 }
 
 fn joined(a: Vec<Row>, b: Vec<Row>) -> Result<Merged, JoinError> {
@@ -87,4 +93,22 @@ fn compared_parts_count_only_where_all_agree() {
     assert_eq!(merge(vec![a.clone(), b.clone()], 2).unwrap().compared_to, None);
     b.meta.compared_to = a.meta.compared_to;
     assert_eq!(merge(vec![a, b], 2).unwrap().compared_to, Some(Digest::of(b"c")));
+}
+
+#[test]
+fn cursors_of_one_place_add_up_and_others_name_both_ranks() {
+    let rows = || vec![row("w", Dtype::F32, &[1], "[0:1]", "x", Some("p"))];
+    let with = |rank, samples: &[(&str, u64)], seen: u64| {
+        let mut part = part(rank, rows());
+        let cursor = |samples| Cursor { seen: Seen { samples: seen, tokens: 7, ..Seen::default() }, ..cursor(samples) };
+        part.meta.cursors = samples.iter().map(|(name, samples)| ((*name).to_owned(), cursor(*samples))).collect();
+        part
+    };
+    let merged = merge(vec![with(0, &[("data", 9)], 5), with(1, &[("data", 9), ("eval", 2)], 4)], 2).unwrap();
+    assert_eq!(merged.cursors.keys().collect::<Vec<_>>(), ["data", "eval"]);
+    assert_eq!((merged.cursors["data"].seen.samples, merged.cursors["data"].seen.tokens), (9, 14));
+    assert_eq!(merged.cursors["eval"].seen.samples, 4);
+    let error = merge(vec![with(0, &[("data", 9)], 5), with(1, &[("data", 8)], 4)], 2).unwrap_err();
+    assert!(matches!(&error, JoinError::Disagree { first_rank: 0, second_rank: 1, .. }), "{error}");
+    assert!(error.to_string().ends_with(r#"position of data stream "data": 9 samples and 8 samples"#), "{error}");
 }
