@@ -93,18 +93,21 @@ pub enum JoinError {
     },
 }
 
+/// Where the data streams are, of the ranks that were joined so far: one cursor a stream, however many ranks there are.
+#[derive(Debug, Default)]
+pub(crate) struct JoinedCursors(BTreeMap<String, (u32, Cursor)>);
+
 /// A row and the rank that said it.
 type Said = (u32, SliceRow<Option<Place<Digest>>>);
 
-/// Merges the parts of a save of `world_size` ranks, one of each.
-pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinError> {
+/// Merges the parts of a save of `world_size` ranks, one of each; `cursors` are those that were taken out of parts before.
+pub(crate) fn merge(parts: Vec<Part>, world_size: u32, mut cursors: JoinedCursors) -> Result<Merged, JoinError> {
     let mut bases = BTreeSet::new();
     let mut metadata: BTreeMap<String, (u32, String)> = BTreeMap::new();
     let first_compared = parts.first().and_then(|part| part.meta.compared_to);
     let compared_to = first_compared.filter(|_| parts.iter().all(|part| part.meta.compared_to == first_compared));
     let ranks = parts.len();
     let mut timelines = Vec::with_capacity(ranks);
-    let mut cursors: BTreeMap<String, (u32, Cursor)> = BTreeMap::new();
     let mut said: Vec<Said> = Vec::new();
     for part in parts {
         let rank = part.meta.rank;
@@ -114,7 +117,7 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
         bases.extend(part.meta.bases);
         timelines.extend(part.meta.timeline.map(|timeline| (rank, timeline)));
         join_metadata(&mut metadata, rank, part.meta.metadata)?;
-        join_cursors(&mut cursors, rank, part.meta.cursors)?;
+        cursors.add(rank, part.meta.cursors)?;
         said.extend(part.rows.into_iter().map(|row| (rank, row)));
     }
     if said.is_empty() {
@@ -127,7 +130,7 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
     }
     let metadata = metadata.into_iter().map(|(key, (_, value))| (key, value)).collect();
     let rows = said.into_iter().map(|(_, row)| row).collect();
-    let cursors = cursors.into_iter().map(|(name, (_, cursor))| (name, cursor)).collect();
+    let cursors = cursors.0.into_iter().map(|(name, (_, cursor))| (name, cursor)).collect();
     Ok(Merged { rows, bases, compared_to, metadata, cursors, ranks: ranks as u64, timelines })
 }
 
@@ -150,20 +153,22 @@ fn join_metadata(
     Ok(())
 }
 
-/// Adds up what the ranks saw of each stream. A rank without a cursor reads no data, or another rank that has the same
-/// data says it for both.
-fn join_cursors(joined: &mut BTreeMap<String, (u32, Cursor)>, rank: u32, cursors: Cursors) -> Result<(), JoinError> {
-    for (name, cursor) in cursors {
-        let Some((other, before)) = joined.get_mut(&name) else {
-            joined.insert(name, (rank, cursor));
-            continue;
-        };
-        if let Some((first, second)) = before.difference(&cursor) {
-            return Err(disagree("position", &format!("data stream {name:?}"), (*other, first), (rank, second)));
+impl JoinedCursors {
+    /// Adds what a rank saw of each stream. A rank without a cursor reads no data, or another rank that has the same data
+    /// says it for both.
+    pub(crate) fn add(&mut self, rank: u32, cursors: Cursors) -> Result<(), JoinError> {
+        for (name, cursor) in cursors {
+            let Some((other, before)) = self.0.get_mut(&name) else {
+                self.0.insert(name, (rank, cursor));
+                continue;
+            };
+            if let Some((first, second)) = before.difference(&cursor) {
+                return Err(disagree("position", &format!("data stream {name:?}"), (*other, first), (rank, second)));
+            }
+            before.seen.add(&cursor.seen);
         }
-        before.seen.add(&cursor.seen);
+        Ok(())
     }
-    Ok(())
 }
 
 /// Makes one of the rows of the same box, which must agree. Of several places the smallest is taken, so that every

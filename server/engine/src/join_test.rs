@@ -41,7 +41,7 @@ fn cursor(samples: u64) -> Cursor {
 }
 
 fn joined(a: Vec<Row>, b: Vec<Row>) -> Result<Merged, JoinError> {
-    merge(vec![part(0, a), part(1, b)], 2)
+    merge(vec![part(0, a), part(1, b)], 2, JoinedCursors::default())
 }
 
 #[test]
@@ -80,9 +80,12 @@ fn metadata_and_world_size_must_agree() {
     let (mut a, mut b) = (part(0, rows()), part(1, rows()));
     a.meta.metadata.insert("lr".into(), "1".into());
     b.meta.metadata.insert("lr".into(), "2".into());
-    assert!(matches!(merge(vec![a, b], 2), Err(JoinError::Disagree { what: "metadata", .. })));
-    assert!(matches!(merge(vec![part(0, rows())], 3), Err(JoinError::WorldSize { .. })));
-    assert!(matches!(merge(vec![part(0, vec![])], 2), Err(JoinError::Empty { .. })));
+    assert!(matches!(
+        merge(vec![a, b], 2, JoinedCursors::default()),
+        Err(JoinError::Disagree { what: "metadata", .. })
+    ));
+    assert!(matches!(merge(vec![part(0, rows())], 3, JoinedCursors::default()), Err(JoinError::WorldSize { .. })));
+    assert!(matches!(merge(vec![part(0, vec![])], 2, JoinedCursors::default()), Err(JoinError::Empty { .. })));
 }
 
 #[test]
@@ -90,9 +93,9 @@ fn compared_parts_count_only_where_all_agree() {
     let rows = || vec![row("w", Dtype::F32, &[1], "[0:1]", "x", None)];
     let (mut a, mut b) = (part(0, rows()), part(1, rows()));
     a.meta.compared_to = Some(Digest::of(b"c"));
-    assert_eq!(merge(vec![a.clone(), b.clone()], 2).unwrap().compared_to, None);
+    assert_eq!(merge(vec![a.clone(), b.clone()], 2, JoinedCursors::default()).unwrap().compared_to, None);
     b.meta.compared_to = a.meta.compared_to;
-    assert_eq!(merge(vec![a, b], 2).unwrap().compared_to, Some(Digest::of(b"c")));
+    assert_eq!(merge(vec![a, b], 2, JoinedCursors::default()).unwrap().compared_to, Some(Digest::of(b"c")));
 }
 
 #[test]
@@ -104,11 +107,14 @@ fn cursors_of_one_place_add_up_and_others_name_both_ranks() {
         part.meta.cursors = samples.iter().map(|(name, samples)| ((*name).to_owned(), cursor(*samples))).collect();
         part
     };
-    let merged = merge(vec![with(0, &[("data", 9)], 5), with(1, &[("data", 9), ("eval", 2)], 4)], 2).unwrap();
+    let merged =
+        merge(vec![with(0, &[("data", 9)], 5), with(1, &[("data", 9), ("eval", 2)], 4)], 2, JoinedCursors::default())
+            .unwrap();
     assert_eq!(merged.cursors.keys().collect::<Vec<_>>(), ["data", "eval"]);
     assert_eq!((merged.cursors["data"].seen.samples, merged.cursors["data"].seen.tokens), (9, 14));
     assert_eq!(merged.cursors["eval"].seen.samples, 4);
-    let error = merge(vec![with(0, &[("data", 9)], 5), with(1, &[("data", 8)], 4)], 2).unwrap_err();
+    let error =
+        merge(vec![with(0, &[("data", 9)], 5), with(1, &[("data", 8)], 4)], 2, JoinedCursors::default()).unwrap_err();
     assert!(matches!(&error, JoinError::Disagree { first_rank: 0, second_rank: 1, .. }), "{error}");
     assert!(error.to_string().ends_with(r#"position of data stream "data": 9 samples and 8 samples"#), "{error}");
 }

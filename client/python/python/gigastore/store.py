@@ -241,8 +241,8 @@ class Store:
     def diff(self, before: str, after: str) -> Diff:
         """Compares two checkpoints by their hashes; no tensor is read."""
         found = json.loads(self._native.diff(text("before", before), text("after", after)))
-        names = (tuple(found[kind]) for kind in ("added", "removed", "changed"))
-        return Diff(*names, found["unchanged"], found["streams"])
+        added, removed, changed = (tuple(found[kind]) for kind in ("added", "removed", "changed"))
+        return Diff(added, removed, changed, found["unchanged"], found["streams"])
 
     def verify(self, target: str, *, depth: float | str = "full", progress: Progress | None = None) -> VerifyReport:
         """Reads and hashes what a project, run, dataset, step or version stores. Damage is in the report, not raised.
