@@ -5,6 +5,7 @@
 mod background;
 mod details;
 mod files;
+mod stream;
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -302,7 +303,11 @@ impl Coded for ModelError {
 impl Coded for DatasetError {
     fn code(&self) -> FaultCode {
         match self {
-            Self::Checkpoint { .. } | Self::Range { .. } => FaultCode::Invalid,
+            Self::Checkpoint { .. }
+            | Self::Range { .. }
+            | Self::NoTokens { .. }
+            | Self::Tokens { .. }
+            | Self::RowGroups { .. } => FaultCode::Invalid,
             Self::Index(source) => source.code(),
             Self::Manifest { .. } => FaultCode::NewerFormat,
             Self::Unknown { .. } => FaultCode::NotFound,
@@ -316,6 +321,9 @@ impl Coded for DatasetError {
         match self {
             Self::Checkpoint { .. }
             | Self::Range { .. }
+            | Self::NoTokens { .. }
+            | Self::Tokens { .. }
+            | Self::RowGroups { .. }
             | Self::Manifest { .. }
             | Self::Unknown { .. }
             | Self::Damaged { .. } => None,

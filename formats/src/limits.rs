@@ -84,6 +84,17 @@ pub const MAX_PARQUET_FOOTER_BYTES: u64 = 256 << 20;
 /// Each takes five bytes of a footer and 24 of memory.
 pub const MAX_FILE_ROW_GROUPS: usize = 1 << 16;
 
+/// Values of the token column of one row group: 2^28. A row group is decoded whole; this many tokens are 512 MiB of two
+/// bytes, eight times what row groups of 64 MiB have.
+pub const MAX_ROW_GROUP_TOKENS: u64 = 1 << 28;
+
+/// Rows of one row group whose tokens are read: 2^24, sixteen times what common writers put into one; their ends are
+/// 64 MiB of memory.
+pub const MAX_ROW_GROUP_DOCUMENTS: u64 = 1 << 24;
+
+/// Bytes of a document's id: 64 KiB, thirty times the longest URL that browsers take.
+pub const MAX_DOCUMENT_ID_BYTES: usize = 64 << 10;
+
 /// Bytes of user metadata of one checkpoint, keys and values: 1 MiB; larger state belongs in a file of the checkpoint.
 pub const MAX_USER_METADATA_BYTES: usize = 1 << 20;
 

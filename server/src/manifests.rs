@@ -247,7 +247,9 @@ fn checkpoint_bytes(planner: &Planner) -> u64 {
 fn dataset_bytes(dataset: &Dataset) -> u64 {
     let row = |row: &FileRow| {
         let (groups, values) = (size_of_val(row.row_groups.as_slice()), size_of_val(row.tree.values()));
-        size_of::<FileRow>() + row.path.len() + groups + values + 3 * ALLOCATION_BYTES
+        let numbers = size_of_val(row.tokens.as_slice()) + size_of_val(row.lengths.as_slice());
+        let lists = groups + values + numbers + size_of_val(row.removed.as_slice());
+        size_of::<FileRow>() + row.path.len() + lists + 6 * ALLOCATION_BYTES
     };
     dataset.rows.iter().map(row).sum::<usize>() as u64
 }

@@ -58,7 +58,18 @@ async fn file(engine: &Engine, path: &str, epoch: u64) -> FileRow {
     let pieces = futures::stream::iter([Ok(content)]).boxed();
     let blob = engine.put_blob(&project(), epoch, tree.clone(), pieces).await.unwrap();
     let (bytes, schema) = (tree.len(), Digest::of(b"schema"));
-    FileRow { path: path.to_owned(), blob, bytes, rows: 0, schema, row_groups: Vec::new(), tree }
+    FileRow {
+        path: path.to_owned(),
+        blob,
+        bytes,
+        rows: 0,
+        schema,
+        row_groups: Vec::new(),
+        tree,
+        tokens: Vec::new(),
+        lengths: Vec::new(),
+        removed: Vec::new(),
+    }
 }
 
 async fn commit(
@@ -67,7 +78,7 @@ async fn commit(
     parent: Option<u64>,
     rows: &[&FileRow],
 ) -> Result<Committed, Arc<CommitError>> {
-    let meta = DatasetMeta { name: data(), version, parent, metadata: BTreeMap::new() };
+    let meta = DatasetMeta { name: data(), version, parent, metadata: BTreeMap::new(), tokens: None, lineage: None };
     let rows: Vec<FileRow> = rows.iter().map(|row| (*row).clone()).collect();
     let manifest = write_dataset(&meta, &rows).unwrap();
     let txn = TxnId::derive(&[b"push", Digest::of(&manifest).as_bytes()]);

@@ -210,7 +210,14 @@ impl Store {
             all.extend(rows.clone());
             let parent = newest.as_ref().map(|dataset| dataset.info().commit.number);
             let version = highest.map_or(1, |highest| highest + 1);
-            let meta = DatasetMeta { name: spec.name.clone(), version, parent, metadata: spec.metadata.clone() };
+            let meta = DatasetMeta {
+                name: spec.name.clone(),
+                version,
+                parent,
+                metadata: spec.metadata.clone(),
+                tokens: None,
+                lineage: None,
+            };
             let rows = all.into_values().collect::<Vec<_>>();
             let manifest = self.ambient.computed(move || write_dataset(&meta, &rows)).await?;
             let request = DatasetRequest { project: spec.project.clone(), txn, epoch, tag: spec.tag.clone() };
@@ -270,7 +277,18 @@ async fn send(writer: &Writer, path: String, look: SourceLook) -> Result<Checked
     };
     file.check_unchanged()?;
     writer.progress.done(bytes);
-    let row = FileRow { path, blob, bytes, rows: facts.rows, schema: facts.schema, row_groups: facts.row_groups, tree };
+    let row = FileRow {
+        path,
+        blob,
+        bytes,
+        rows: facts.rows,
+        schema: facts.schema,
+        row_groups: facts.row_groups,
+        tree,
+        tokens: Vec::new(),
+        lengths: Vec::new(),
+        removed: Vec::new(),
+    };
     Ok(Checked { row, sent })
 }
 

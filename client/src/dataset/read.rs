@@ -9,16 +9,15 @@ use futures::stream::{Stream, StreamExt, TryStreamExt};
 use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, read_dataset};
 use gigastore_formats::name::Target;
-use gigastore_formats::object::ObjectKind;
 use gigastore_formats::range::ByteRange;
-use gigastore_formats::record::Sort;
+use gigastore_formats::table::tokens::TokenError;
 use gigastore_formats::verified::GroupMismatch;
 use gigastore_formats::wire::{CommitInfo, Fault};
 
+use super::bound::Bound;
 use crate::checkpoint::open::OpenError;
 use crate::staging::{Staging, StagingError};
 use crate::store::Store;
-use crate::transfer::budget::Taken;
 use crate::transfer::progress::Progress;
 
 /// Longest read of a file: 8 MiB, 32 groups.
@@ -27,19 +26,10 @@ const READ_BYTES: u64 = 8 << 20;
 /// Reads of one file in flight.
 const READS_IN_FLIGHT: usize = 8;
 
-/// Checked bytes of a file, counted as in flight until somebody takes them.
-struct Piece {
-    start: u64,
-    bytes: Bytes,
-    _taken: Taken,
-}
-
 /// An open dataset version, bound to the record that committed it.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    store: Store,
-    target: Target,
-    info: CommitInfo,
+    bound: Bound,
     meta: DatasetMeta,
     files: Vec<FileRow>,
 }
@@ -75,6 +65,26 @@ pub enum DatasetError {
         /// What there is.
         known: Vec<String>,
     },
+    /// The dataset has no token column.
+    #[error("{target} is a table without tokens: push it anew with --tokens-column NAME, if it has some")]
+    NoTokens {
+        /// The version.
+        target: String,
+    },
+    /// The token column of a file can't be read, though its bytes are those that were committed.
+    #[error("{path}: {source}")]
+    Tokens {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: TokenError,
+    },
+    /// The footer of a file and the manifest differ.
+    #[error("{path}: the row groups of its footer are not those that the manifest says; push the file anew")]
+    RowGroups {
+        /// The file.
+        path: String,
+    },
     /// The file ends before the range does.
     #[error("{path} has {len} bytes: {range} does not lie inside")]
     Range {
@@ -106,27 +116,19 @@ pub enum DatasetError {
 impl Store {
     /// Opens the dataset version that `target` means.
     pub async fn dataset(&self, target: &Target) -> Result<Dataset, DatasetError> {
-        let info = self.resolve(target).await?;
-        let index = info.commit.manifest.clone();
-        if info.commit.sort != Sort::Dataset {
-            return Err(DatasetError::Checkpoint { target: target.to_string() });
-        }
-        let whole = ByteRange::new(0, index.len).expect("0 is the smallest number");
-        let mut read = self.index_ranges(target, &info, &index, &[whole]).await.map_err(|error| match error {
-            OpenError::Store(fault) => DatasetError::Store(fault),
-            error => DatasetError::Index(error),
-        })?;
-        let (_, bytes) = read.pop().expect("one range was asked for");
+        let bound = Bound::open(self, target).await?;
+        let whole = ByteRange::new(0, bound.info.commit.manifest.len).expect("0 is the smallest number");
+        let (_, bytes) = bound.manifest_ranges(&[whole]).await?.pop().expect("one range was asked for");
         let parsed = self.ambient.computed(move || read_dataset(&bytes)).await;
-        let found = parsed.map_err(|source| DatasetError::Manifest { target: target.to_string(), source })?;
-        Ok(Dataset { store: self.clone(), target: target.clone(), info, meta: found.meta, files: found.rows })
+        let found = parsed.map_err(|source| bound.unreadable(source))?;
+        Ok(Dataset { bound, meta: found.meta, files: found.rows })
     }
 }
 
 impl Dataset {
     /// Returns its commit.
     pub fn info(&self) -> &CommitInfo {
-        &self.info
+        &self.bound.info
     }
 
     /// Returns what its manifest says of it as a whole.
@@ -166,7 +168,7 @@ impl Dataset {
             return Err(DatasetError::Range { path: path.to_owned(), len: row.bytes, range });
         }
         progress.plan(range.len());
-        let pieces = futures::stream::iter(cuts(range)).map(move |cut| self.piece(row, cut, progress));
+        let pieces = futures::stream::iter(cuts(range)).map(move |cut| self.bound.piece(row, cut, progress));
         Ok(pieces.buffered(READS_IN_FLIGHT).map_ok(|piece| piece.bytes))
     }
 
@@ -182,46 +184,26 @@ impl Dataset {
         progress.plan(row.bytes);
         let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut staging = Staging::new(folder, overwrite, &self.store.ambient)?;
+        let mut staging = Staging::new(folder, overwrite, &self.bound.store.ambient)?;
         let file = staging.create(&name, row.bytes)?;
         let whole = ByteRange::new(0, row.bytes).expect("0 is the smallest number");
         let mut pieces = futures::stream::iter(cuts(whole))
-            .map(|cut| self.piece(row, cut, progress))
+            .map(|cut| self.bound.piece(row, cut, progress))
             .buffer_unordered(READS_IN_FLIGHT);
         while let Some(piece) = pieces.try_next().await? {
             staging.write(&file, &name, &piece.bytes, piece.start)?;
         }
-        staging.finish(&*self.store.ambient).await?;
+        staging.finish(&*self.bound.store.ambient).await?;
         Ok(row.bytes)
     }
 
     fn file(&self, path: &str) -> Result<&FileRow, DatasetError> {
         let found = self.files.binary_search_by(|row| row.path.as_str().cmp(path));
         found.map(|i| &self.files[i]).map_err(|_| DatasetError::Unknown {
-            target: self.target.to_string(),
+            target: self.bound.target.to_string(),
             path: path.to_owned(),
             known: self.files.iter().map(|row| row.path.clone()).collect(),
         })
-    }
-
-    /// Reads and checks the groups around `cut`; returns exactly `cut`.
-    async fn piece(&self, row: &FileRow, cut: ByteRange, progress: &Progress) -> Result<Piece, DatasetError> {
-        let range = row.tree.widened(cut);
-        let taken = self.store.budget.take(range.len()).await;
-        let tree = row.tree.clone();
-        let check = move |bytes: Bytes| tree.check_range(range.start(), &bytes).map(|()| bytes);
-        let (project, kind) = (&self.target.project, ObjectKind::Blob);
-        let checked = match self.store.read_checked(project, kind, &row.blob, range, check).await {
-            Ok(checked) => checked,
-            Err(fault) => return Err(self.store.lost_or_gone(&self.target, &self.info, fault).await.into()),
-        };
-        progress.moved(range.len());
-        let object = row.blob.key(ObjectKind::Blob);
-        let bytes = checked.map_err(|source| DatasetError::Damaged { path: row.path.clone(), object, source })?;
-        progress.done(cut.len());
-        let start = (cut.start() - range.start()) as usize;
-        let bytes = bytes.slice(start..start + cut.len() as usize);
-        Ok(Piece { start: cut.start(), bytes, _taken: taken })
     }
 }
 

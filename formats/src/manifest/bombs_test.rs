@@ -13,7 +13,7 @@ use parquet::file::properties::WriterProperties;
 use super::columns::{blob_array, numbers_array, records_array};
 use super::dataset::{DatasetMeta, FileRow, read_dataset, write_dataset};
 use super::part::{PartMeta, PartRow, read_part, write_part};
-use super::row::Row;
+use super::row::WrittenRow;
 use super::samples::digest;
 use super::{ManifestError, PageError};
 use crate::object::Stored;
@@ -27,7 +27,18 @@ fn file_row(path: &str, content: &[u8], row_groups: Vec<RowGroup>) -> FileRow {
     let tree = GroupTree::of(GroupSize::File, content);
     let rows = row_groups.iter().map(|group| group.rows).sum();
     let blob = Stored { digest: tree.root(), epoch: 0 };
-    FileRow { path: path.to_owned(), blob, bytes: tree.len(), rows, schema: digest(1), row_groups, tree }
+    FileRow {
+        path: path.to_owned(),
+        blob,
+        bytes: tree.len(),
+        rows,
+        schema: digest(1),
+        row_groups,
+        tree,
+        tokens: Vec::new(),
+        lengths: Vec::new(),
+        removed: Vec::new(),
+    }
 }
 
 fn part_row(name: &str, first: u64) -> PartRow {
@@ -49,11 +60,18 @@ fn part_meta() -> PartMeta {
 }
 
 fn dataset_meta() -> DatasetMeta {
-    DatasetMeta { name: "data".parse().unwrap(), version: 1, parent: None, metadata: Default::default() }
+    DatasetMeta {
+        name: "data".parse().unwrap(),
+        version: 1,
+        parent: None,
+        metadata: Default::default(),
+        tokens: None,
+        lineage: None,
+    }
 }
 
 /// Writes `rows` with one column replaced, in one row group, as another program might.
-fn with_column<R: Row>(format: &str, rows: &[R], column: &str, array: ArrayRef, dictionary: bool) -> Bytes {
+fn with_column<R: WrittenRow>(format: &str, rows: &[R], column: &str, array: ArrayRef, dictionary: bool) -> Bytes {
     let fields = R::fields();
     let mut arrays = R::arrays(rows);
     arrays[fields.iter().position(|field| field.name() == column).unwrap()] = array;

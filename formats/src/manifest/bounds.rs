@@ -20,6 +20,9 @@ const NUMBER_BYTES: u64 = 16;
 /// in buffers that grow twofold.
 pub(super) const RECORD_WEIGHT: u64 = 64;
 
+/// Memory that one entry of a list of numbers costs while it is decoded, in the same way.
+pub(super) const NUMBER_WEIGHT: u64 = 32;
+
 /// Bytes that any column may have whatever its rows are: 1 MiB, for a dictionary, for page headers, and for rows that
 /// repeat each other (4,096 digests are 280 KiB, and shrink to nothing where they are the same).
 const FREE_BYTES: u64 = 1 << 20;
@@ -53,7 +56,7 @@ impl ColumnBounds {
             DataType::Binary if rows == 1 => (rows, R::BLOB_BYTES),
             DataType::Binary => (rows, R::BLOB_BYTES.saturating_mul(rows).min(ROW_GROUP_WEIGHT)),
             DataType::List(_) => {
-                let values = (rows * R::LIST_VALUES).min(rows + ROW_GROUP_WEIGHT / RECORD_WEIGHT);
+                let values = (rows * R::list_values(field.name())).min(rows + ROW_GROUP_WEIGHT / RECORD_WEIGHT);
                 (values, values * NUMBER_BYTES)
             }
             _ => (rows, rows * NUMBER_BYTES),

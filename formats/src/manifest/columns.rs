@@ -103,6 +103,16 @@ impl<'a> Columns<'a> {
         self.column(name)
     }
 
+    /// Tells whether there is a column `name`; one that a manifest may lack is asked for only then.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.column_by_name(name).is_some()
+    }
+
+    /// Returns a column of lists of numbers that a manifest may lack.
+    pub(super) fn optional_lists(&self, name: &str) -> Result<Option<Lists<'a>>, ManifestError> {
+        self.has(name).then(|| self.lists(name)).transpose()
+    }
+
     /// Returns a column of lists of numbers.
     pub(super) fn lists(&self, name: &str) -> Result<Lists<'a>, ManifestError> {
         let list: &ListArray = self.column(name)?;

@@ -2,30 +2,38 @@
 //!
 //! Must never hold a tree that was not proven to belong to its file's digest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::{Array, ArrayRef, BinaryArray, StringArray, UInt64Array};
 use arrow_schema::Field;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::bounds::RECORD_WEIGHT;
+use super::bounds::{NUMBER_WEIGHT, RECORD_WEIGHT};
 use super::columns::{
-    Columns, Lists, blob, blob_array, number, number_array, records, records_array, text, text_array,
+    Columns, Lists, blob, blob_array, number, number_array, numbers, numbers_array, records, records_array, text,
+    text_array,
+};
+pub use super::dataset_index::{DatasetIndex, IndexFile, IndexReader};
+use super::dataset_tokens::FileTokens;
+pub use super::dataset_tokens::{
+    LENGTH_BUCKETS, Lineage, MAX_LINEAGE_BYTES, MAX_REMOVED_ROWS, Removed, TokenColumn, add_lengths, count_length,
+    length_bucket,
 };
 use super::head::{Format, Head, Meta, check_number, check_user_metadata};
-use super::reader::read_rows;
-use super::row::Row;
+use super::reader::{RowsReader, read_rows};
+use super::row::{Row, WrittenRow};
 use super::writer::write_rows;
-use super::{ManifestError, MetaError, RowError};
+use super::{ManifestError, MetaError, RowError, Step};
 use crate::digest::Digest;
 use crate::limits::{FILE_GROUP_BYTES, MAX_BLOB_BYTES, MAX_FILE_ROW_GROUPS, MAX_MANIFEST_BYTES};
 use crate::name::{Name, check_path};
 use crate::object::Stored;
+use crate::range::ByteRange;
 use crate::table::RowGroup;
 use crate::verified::{GroupSize, GroupTree};
 
-const FORMAT: Format = Format { name: "dataset-1", limit: MAX_MANIFEST_BYTES };
+pub(super) const FORMAT: Format = Format { name: "dataset-1", limit: MAX_MANIFEST_BYTES };
 
 /// What a dataset version is, beside its files.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -38,6 +46,12 @@ pub struct DatasetMeta {
     pub parent: Option<u64>,
     /// What the user wrote down.
     pub metadata: BTreeMap<String, String>,
+    /// Its token column; none of plain tables, and of versions that older programs pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenColumn>,
+    /// Where it came from, as far as that was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<Lineage>,
 }
 
 /// One file of a dataset version.
@@ -57,6 +71,13 @@ pub struct FileRow {
     pub row_groups: Vec<RowGroup>,
     /// Its group tree, of [`GroupSize::File`].
     pub tree: GroupTree,
+    /// Planned tokens of each row group: those of its documents when they were first committed. None where the dataset
+    /// has no token column.
+    pub tokens: Vec<u64>,
+    /// How many documents have which planned length, by [`length_bucket`]. None where the dataset has no token column.
+    pub lengths: Vec<u64>,
+    /// Documents that were taken down, by row: their rows are empty, and count as before in all of the above.
+    pub removed: Vec<Removed>,
 }
 
 /// A dataset version.
@@ -82,6 +103,35 @@ pub fn read_dataset(manifest: &Bytes) -> Result<Dataset, ManifestError> {
     Ok(Dataset { meta: head.meta()?, content, rows })
 }
 
+/// Reads the rows of some files of a manifest, asking for byte ranges; used like
+/// [`FooterReader`](crate::table::FooterReader). Row groups that can't hold them are not read.
+#[derive(Debug)]
+pub struct DatasetReader {
+    rows: RowsReader<FileRow>,
+}
+
+impl DatasetReader {
+    /// Starts on a manifest of `file_len` bytes; `paths` are those of the files.
+    pub fn new(file_len: u64, paths: BTreeSet<String>) -> Result<Self, ManifestError> {
+        Ok(Self { rows: RowsReader::new(FORMAT, file_len, Some(paths))? })
+    }
+
+    /// Goes on with what was given so far. Files that the version does not have are not among the rows; the digest is
+    /// that of the whole content.
+    pub fn step(&mut self) -> Result<Step<Dataset>, ManifestError> {
+        let (head, rows) = match self.rows.step()? {
+            Step::Need(ranges) => return Ok(Step::Need(ranges)),
+            Step::Done(done) => done,
+        };
+        Ok(Step::Done(Dataset { meta: head.meta()?, content: head.content()?, rows }))
+    }
+
+    /// Takes the bytes of one range of the manifest.
+    pub fn give(&mut self, range: ByteRange, bytes: Bytes) -> Result<(), ManifestError> {
+        self.rows.give(range, bytes)
+    }
+}
+
 /// Returns the digest of a dataset's content, wherever the bytes lie: BLAKE3 over one line a file, sorted by path: path
 /// and BLAKE3, separated by a tab.
 pub fn content_digest<'a>(files: impl IntoIterator<Item = (&'a str, &'a Digest)>) -> Digest {
@@ -98,18 +148,25 @@ fn content_of(rows: &[FileRow]) -> Digest {
 
 impl Meta for DatasetMeta {
     fn check(&self) -> Result<(), MetaError> {
-        check_user_metadata(&self.metadata)
+        check_user_metadata(&self.metadata)?;
+        self.tokens.as_ref().map_or(Ok(()), TokenColumn::check)?;
+        self.lineage.as_ref().map_or(Ok(()), Lineage::check)
     }
 }
 
 const ROW_GROUP_FIELDS: [&str; 3] = ["offset", "len", "rows"];
+const REMOVED_FIELDS: [&str; 2] = ["row", "tokens"];
+/// What older programs did not write.
+const TOKENS: &str = "row_group_tokens";
+const LENGTHS: &str = "lengths";
+const REMOVED: &str = "removed";
 
 impl Row for FileRow {
     const LIST_VALUES: u64 = MAX_FILE_ROW_GROUPS as u64;
     /// 32 bytes for each group of the largest file: 640 MiB.
     const BLOB_BYTES: u64 = MAX_BLOB_BYTES / FILE_GROUP_BYTES * 32;
     const FOUND_BY: &'static str = "path";
-    const DISTINCT: &'static [&'static str] = &["blake3", "blob", "groups"];
+    const OPTIONAL: &'static [&'static str] = &[TOKENS, LENGTHS, REMOVED];
 
     fn fields() -> Vec<Field> {
         vec![
@@ -121,23 +178,18 @@ impl Row for FileRow {
             text("schema"),
             records("row_groups", &ROW_GROUP_FIELDS),
             blob("groups"),
+            numbers(TOKENS),
+            numbers(LENGTHS),
+            records(REMOVED, &REMOVED_FIELDS),
         ]
     }
 
-    fn arrays(rows: &[Self]) -> Vec<ArrayRef> {
-        let texts = |of: fn(&Self) -> String| text_array(rows.iter().map(|row| Some(of(row))));
-        let numbers = |of: fn(&Self) -> u64| number_array(rows.iter().map(|row| Some(of(row))));
-        let groups = |row: &Self| row.row_groups.iter().map(|group| [group.offset, group.len, group.rows]).collect();
-        vec![
-            texts(|row| row.path.clone()),
-            texts(|row| row.blob.digest.to_string()),
-            texts(|row| row.blob.to_string()),
-            numbers(|row| row.bytes),
-            numbers(|row| row.rows),
-            texts(|row| row.schema.to_string()),
-            records_array(ROW_GROUP_FIELDS, rows.iter().map(groups)),
-            blob_array(rows.iter().map(|row| row.tree.values().as_flattened())),
-        ]
+    fn list_values(column: &str) -> u64 {
+        match column {
+            LENGTHS => LENGTH_BUCKETS as u64,
+            REMOVED => MAX_REMOVED_ROWS as u64,
+            _ => Self::LIST_VALUES,
+        }
     }
 
     fn read(
@@ -166,12 +218,9 @@ impl Row for FileRow {
             }
             rows = rows.saturating_add(more);
         }
-        check_number("number of rows", rows, self.rows)
-    }
-
-    fn weight(&self) -> u64 {
-        let lists = self.row_groups.len() as u64 * RECORD_WEIGHT + self.tree.values().len() as u64 * 32;
-        self.path.len() as u64 + lists + 512
+        check_number("number of rows", rows, self.rows)?;
+        let Self { rows, row_groups, tokens, lengths, removed, .. } = self;
+        FileTokens { rows: *rows, row_groups: row_groups.len(), tokens, lengths, removed }.check()
     }
 
     fn name(&self) -> &str {
@@ -187,6 +236,45 @@ impl Row for FileRow {
     }
 }
 
+impl WrittenRow for FileRow {
+    const DISTINCT: &'static [&'static str] = &["blake3", "blob", "groups", "row_group_tokens.list.element"];
+
+    fn arrays(rows: &[Self]) -> Vec<ArrayRef> {
+        let texts = |of: fn(&Self) -> String| text_array(rows.iter().map(|row| Some(of(row))));
+        let numbers = |of: fn(&Self) -> u64| number_array(rows.iter().map(|row| Some(of(row))));
+        let removed = |row: &Self| row.removed.iter().map(|removed| [removed.row, removed.tokens]).collect();
+        let groups = |row: &Self| row.row_groups.iter().map(|group| [group.offset, group.len, group.rows]).collect();
+        vec![
+            texts(|row| row.path.clone()),
+            texts(|row| row.blob.digest.to_string()),
+            texts(|row| row.blob.to_string()),
+            numbers(|row| row.bytes),
+            numbers(|row| row.rows),
+            texts(|row| row.schema.to_string()),
+            records_array(ROW_GROUP_FIELDS, rows.iter().map(groups)),
+            blob_array(rows.iter().map(|row| row.tree.values().as_flattened())),
+            numbers_array(rows.iter().map(|row| row.tokens.as_slice())),
+            numbers_array(rows.iter().map(|row| row.lengths.as_slice())),
+            records_array(REMOVED_FIELDS, rows.iter().map(removed)),
+        ]
+    }
+
+    fn weight(&self) -> u64 {
+        let lists = self.row_groups.len() as u64 * RECORD_WEIGHT + self.tree.values().len() as u64 * 32;
+        let numbers = (self.tokens.len() + self.lengths.len()) as u64 * NUMBER_WEIGHT;
+        self.path.len() as u64 + lists + numbers + self.removed.len() as u64 * RECORD_WEIGHT + 512
+    }
+
+    fn unused(rows: &[Self]) -> Vec<&'static str> {
+        let used = |column: &str| match column {
+            TOKENS => rows.iter().any(|row| !row.tokens.is_empty()),
+            LENGTHS => rows.iter().any(|row| !row.lengths.is_empty()),
+            _ => rows.iter().any(|row| !row.removed.is_empty()),
+        };
+        Self::OPTIONAL.iter().copied().filter(|column| !used(column)).collect()
+    }
+}
+
 /// The columns of a batch.
 struct FileColumns<'a> {
     paths: &'a StringArray,
@@ -197,6 +285,9 @@ struct FileColumns<'a> {
     schemas: &'a StringArray,
     row_groups: [Lists<'a>; 3],
     groups: &'a BinaryArray,
+    tokens: Option<Lists<'a>>,
+    lengths: Option<Lists<'a>>,
+    removed: Option<[Lists<'a>; 2]>,
 }
 
 impl<'a> FileColumns<'a> {
@@ -210,6 +301,9 @@ impl<'a> FileColumns<'a> {
             schemas: columns.texts("schema")?,
             row_groups: columns.records("row_groups", ROW_GROUP_FIELDS)?,
             groups: columns.blobs("groups")?,
+            tokens: columns.optional_lists(TOKENS)?,
+            lengths: columns.optional_lists(LENGTHS)?,
+            removed: columns.has(REMOVED).then(|| columns.records(REMOVED, REMOVED_FIELDS)).transpose()?,
         })
     }
 
@@ -223,6 +317,11 @@ impl<'a> FileColumns<'a> {
         let [offsets, lens, rows] = self.row_groups.map(|list| list.row(i));
         let row_groups = offsets.iter().zip(lens).zip(rows);
         let row_groups = row_groups.map(|((offset, len), rows)| RowGroup { offset: *offset, len: *len, rows: *rows });
+        let list = |lists: Option<Lists<'_>>| lists.map_or_else(Vec::new, |lists| lists.row(i).to_vec());
+        let removed = |lists: [Lists<'_>; 2]| {
+            let [rows, tokens] = lists.map(|list| list.row(i));
+            rows.iter().zip(tokens).map(|(row, tokens)| Removed { row: *row, tokens: *tokens }).collect()
+        };
         Ok(FileRow {
             path: self.paths.value(i).to_owned(),
             blob,
@@ -231,6 +330,9 @@ impl<'a> FileColumns<'a> {
             schema: self.schemas.value(i).parse()?,
             row_groups: row_groups.collect(),
             tree,
+            tokens: list(self.tokens),
+            lengths: list(self.lengths),
+            removed: self.removed.map_or_else(Vec::new, removed),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the dataset manifest: round trips, the frozen fixture, and hostile bytes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_array::{Int32Array, RecordBatch};
@@ -8,32 +9,17 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 use proptest::prelude::*;
 
-use super::super::samples::{any_metadata, damaged, digest, note};
+use super::super::dataset_test_rows::{file, meta, token_file, token_meta};
+use super::super::samples::{any_metadata, damaged, digest};
 use super::*;
 use crate::verified::TreeError;
 
-fn meta() -> DatasetMeta {
-    DatasetMeta { name: "web-text".parse().unwrap(), version: 3, parent: Some(2), metadata: note("source", "crawl") }
-}
-
-/// A file of `groups` verified groups and as many row groups.
-fn file(path: &str, groups: u64) -> FileRow {
-    let content = vec![7; (groups * GroupSize::File.bytes()) as usize / 2 * 2];
-    let tree = GroupTree::of(GroupSize::File, &content);
-    let row_groups = (0..groups).map(|i| RowGroup { offset: 4 + i * 1000, len: 1000, rows: 10 + i }).collect();
-    FileRow {
-        path: path.to_owned(),
-        blob: Stored { digest: tree.root(), epoch: 5 },
-        bytes: tree.len(),
-        rows: (0..groups).map(|i| 10 + i).sum(),
-        schema: digest(1),
-        row_groups,
-        tree,
-    }
-}
-
 fn files() -> Vec<FileRow> {
     (0..5).map(|i| file(&format!("train/part-{i:04}.parquet"), i)).collect()
+}
+
+fn token_files() -> Vec<FileRow> {
+    (0..5).map(|i| token_file(&format!("train/part-{i:04}.parquet"), i)).collect()
 }
 
 proptest! {
@@ -41,11 +27,16 @@ proptest! {
 
     #[test]
     fn round_trips(
-        paths in prop::collection::btree_map("[a-z]{1,5}(/[a-zä ]{1,5}){0,2}", 0u64..4, 0..12),
+        paths in prop::collection::btree_map("[a-z]{1,5}(/[a-zä ]{1,5}){0,2}", (0u64..4, any::<bool>()), 0..12),
         metadata in any_metadata(),
+        tokens in any::<bool>(),
     ) {
-        let rows: Vec<FileRow> = paths.iter().map(|(path, groups)| file(path, *groups)).collect();
-        let meta = DatasetMeta { metadata, ..meta() };
+        let row = |(path, (groups, tokens)): (&String, &(u64, bool))| match tokens {
+            true => token_file(path, *groups),
+            false => file(path, *groups),
+        };
+        let rows: Vec<FileRow> = paths.iter().map(row).collect();
+        let meta = DatasetMeta { metadata, ..if tokens { token_meta() } else { meta() } };
         let bytes = Bytes::from(write_dataset(&meta, &rows).unwrap());
         prop_assert_eq!(&write_dataset(&meta, &rows).unwrap(), &bytes);
         prop_assert_eq!(read_dataset(&bytes).unwrap(), Dataset { content: content_of(&rows), meta, rows });
@@ -60,6 +51,44 @@ fn version_1_is_still_read_and_still_written() {
     assert_eq!(dataset.rows, files());
     assert_eq!(dataset.content.to_string(), "4c600ca40578f89b3cff062a229919cb61273fb2e611ea10e3c704faac3cfa89");
     assert_eq!(write_dataset(&meta(), &files()).unwrap(), fixture, "the same rows gave other bytes");
+}
+
+#[test]
+fn version_1_with_tokens_is_still_read_and_still_written() {
+    let fixture = Bytes::from_static(include_bytes!("../../fixtures/dataset-tokens-1.parquet"));
+    let dataset = read_dataset(&fixture).unwrap();
+    assert_eq!(dataset.meta, token_meta());
+    assert_eq!(dataset.rows, token_files());
+    assert_eq!(dataset.content, content_of(&files()), "what is known of tokens follows from the files");
+    assert_eq!(write_dataset(&token_meta(), &token_files()).unwrap(), fixture, "the same rows gave other bytes");
+}
+
+#[test]
+fn single_files_are_read() {
+    let manifest = Bytes::from(write_dataset(&token_meta(), &token_files()).unwrap());
+    let wanted = BTreeSet::from(["train/part-0003.parquet".to_owned(), "absent".to_owned()]);
+    let mut reader = DatasetReader::new(manifest.len() as u64, wanted).unwrap();
+    let whole = ByteRange::new(0, manifest.len() as u64).unwrap();
+    assert!(matches!(reader.step().unwrap(), Step::Need(_)));
+    reader.give(whole, manifest).unwrap();
+    let Step::Done(dataset) = reader.step().unwrap() else { panic!("all was given") };
+    assert_eq!((dataset.rows, dataset.content), (token_files()[3..4].to_vec(), content_of(&files())));
+}
+
+#[test]
+fn tokens_of_single_columns_may_be_missing() {
+    let mut rows = token_files();
+    rows.iter_mut().for_each(|row| row.removed.clear());
+    let written = Bytes::from(write_dataset(&token_meta(), &rows).unwrap());
+    assert_eq!(read_dataset(&written).unwrap().rows, rows);
+    let too_many = DatasetMeta {
+        lineage: Some(Lineage { sources: vec!["a".repeat(1 << 20), "b".into()], ..Lineage::default() }),
+        ..token_meta()
+    };
+    assert!(matches!(
+        write_dataset(&too_many, &rows),
+        Err(ManifestError::Bounds(MetaError::Lineage { actual })) if actual == (1 << 20) + 1
+    ));
 }
 
 #[test]
@@ -78,6 +107,9 @@ fn rows_that_can_not_be_are_refused() {
     assert!(matches!(refused(|row| row.rows += 1), RowError::Number { .. }));
     assert!(matches!(refused(|row| row.row_groups[1].len = u64::MAX), RowError::RowGroup { .. }));
     assert!(matches!(refused(|row| row.bytes = u64::MAX), RowError::FileTooLong { .. }));
+    assert!(matches!(refused(|row| row.tokens = vec![1]), RowError::Number { .. }));
+    assert!(matches!(refused(|row| row.lengths = vec![1]), RowError::Number { .. }));
+    assert!(matches!(refused(|row| row.removed = vec![Removed { row: 33, tokens: 0 }]), RowError::RemovedRow { .. }));
     let mut swapped = files();
     swapped.swap(0, 1);
     assert!(matches!(write_dataset(&meta(), &swapped), Err(ManifestError::Order { .. })));
@@ -130,4 +162,5 @@ fn trees_that_are_not_the_file_s_are_refused() {
 #[test]
 fn damage_is_refused_and_never_panics() {
     damaged(&write_dataset(&meta(), &files()).unwrap(), read_dataset);
+    damaged(&write_dataset(&token_meta(), &token_files()).unwrap(), read_dataset);
 }

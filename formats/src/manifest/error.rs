@@ -1,5 +1,6 @@
 //! Why a manifest can't be written or read.
 
+use super::dataset_tokens::{LENGTH_BUCKETS, MAX_LINEAGE_BYTES, MAX_REMOVED_ROWS};
 use crate::digest::{Digest, DigestError};
 use crate::limits::{
     MAX_BLOB_BYTES, MAX_CURSORS, MAX_CURSORS_BYTES, MAX_FILE_ROW_GROUPS, MAX_PACK_HEADER_BYTES,
@@ -103,6 +104,12 @@ pub enum ManifestError {
         /// What the rows have.
         actual: Digest,
     },
+    /// A dataset version has more row groups than an index of them may hold.
+    #[error("the version has more than {limit} row groups: write larger ones, or split the dataset")]
+    RowGroups {
+        /// Most row groups.
+        limit: usize,
+    },
     /// The Parquet encoder or decoder failed.
     #[error("manifest: {0}")]
     Parquet(#[from] parquet::errors::ParquetError),
@@ -155,6 +162,15 @@ pub enum MetaError {
         /// Most bytes.
         limit: usize,
         /// Its bytes.
+        actual: usize,
+    },
+    /// A vocabulary without tokens.
+    #[error("a vocabulary of 0 tokens: expected at least 1")]
+    Vocabulary,
+    /// The lineage is too long.
+    #[error("a lineage of {actual} bytes is over the limit of {MAX_LINEAGE_BYTES}: name fewer sources")]
+    Lineage {
+        /// Bytes of all its texts.
         actual: usize,
     },
     /// More spans of one rank than there can be, or two of one phase.
@@ -293,6 +309,34 @@ pub enum RowError {
         len: u64,
         /// Bytes of the file.
         bytes: u64,
+    },
+    /// A histogram of lengths has more buckets than there are.
+    #[error("a histogram of {actual} buckets is over the limit of {LENGTH_BUCKETS}")]
+    Buckets {
+        /// Its buckets.
+        actual: usize,
+    },
+    /// The histogram of lengths, the rows and the planned tokens of a file do not belong together.
+    #[error("the lengths of its documents, its {documents} rows and its {tokens} tokens do not fit together")]
+    Lengths {
+        /// Rows of the file.
+        documents: u64,
+        /// Planned tokens of all its row groups.
+        tokens: u128,
+    },
+    /// More rows of a file were taken down than may be.
+    #[error("{actual} rows taken down are over the limit of {MAX_REMOVED_ROWS} for one file: push the file anew")]
+    Removed {
+        /// Its rows that were taken down.
+        actual: usize,
+    },
+    /// Rows that were taken down are not sorted, or past the end of the file.
+    #[error("row {row}, taken down, is not after the one before it, or not one of the file's {rows} rows")]
+    RemovedRow {
+        /// The row.
+        row: u64,
+        /// Rows of the file.
+        rows: u64,
     },
 }
 

@@ -62,7 +62,8 @@ struct WantedChunk {
 impl KnownColumns {
     /// Finds the columns of `R` among those of a file.
     pub(super) fn find<R: Row>(file: &Schema) -> Result<Self, ManifestError> {
-        let columns = ArrowSchema::new(R::fields());
+        let there = |field: &Field| !R::OPTIONAL.contains(&field.name().as_str()) || has_column(file, field.name());
+        let columns = ArrowSchema::new(R::fields().into_iter().filter(there).collect::<Vec<_>>());
         let schema = ArrowSchemaConverter::new().convert(&columns)?;
         let by_path: BTreeMap<&str, (usize, &Leaf)> =
             file.leaves.iter().enumerate().map(|(i, leaf)| (leaf.path.as_str(), (i, leaf))).collect();
@@ -173,6 +174,11 @@ impl WantedGroup {
     pub(super) fn ranges(&self) -> impl Iterator<Item = ByteRange> {
         self.chunks.iter().map(|chunk| chunk.range)
     }
+}
+
+/// Tells whether a file has a column `name`, of whatever type.
+fn has_column(file: &Schema, name: &str) -> bool {
+    file.leaves.iter().any(|leaf| leaf.path.split('.').next() == Some(name))
 }
 
 /// Decodes the next batch.

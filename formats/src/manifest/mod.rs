@@ -21,6 +21,10 @@ pub mod checkpoint;
 mod columns;
 mod cursors;
 pub mod dataset;
+mod dataset_index;
+#[cfg(test)]
+mod dataset_test_rows;
+mod dataset_tokens;
 mod error;
 mod group;
 mod head;

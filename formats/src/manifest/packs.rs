@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::columns::{Columns, number, number_array, text, text_array};
 use super::head::{Format, Head};
 use super::reader::read_rows;
-use super::row::Row;
+use super::row::{Row, WrittenRow};
 use super::writer::write_rows;
 use super::{ManifestError, RowError};
 use crate::limits::{MAX_MANIFEST_BYTES, MAX_PACK_HEADER_BYTES};
@@ -61,21 +61,9 @@ impl Row for NamedPack {
     const LIST_VALUES: u64 = 1;
     const BLOB_BYTES: u64 = 0;
     const FOUND_BY: &'static str = "pack";
-    const DISTINCT: &'static [&'static str] = &["pack"];
 
     fn fields() -> Vec<Field> {
         vec![text("pack"), number("header_len"), number("bytes"), number("slices"), number("used")]
-    }
-
-    fn arrays(rows: &[Self]) -> Vec<ArrayRef> {
-        let numbers = |of: fn(&PackRow) -> u64| number_array(rows.iter().map(|row| Some(of(&row.pack))));
-        vec![
-            text_array(rows.iter().map(|row| Some(&row.name))),
-            numbers(|pack| pack.header_len),
-            numbers(|pack| pack.bytes),
-            numbers(|pack| pack.slices),
-            numbers(|pack| pack.used),
-        ]
     }
 
     fn read(
@@ -103,10 +91,6 @@ impl Row for NamedPack {
         if header_len <= bytes && header_len <= MAX_PACK_HEADER_BYTES { Ok(()) } else { Err(place) }
     }
 
-    fn weight(&self) -> u64 {
-        256
-    }
-
     fn name(&self) -> &str {
         &self.name
     }
@@ -117,6 +101,25 @@ impl Row for NamedPack {
 
     fn is_before(&self, next: &Self) -> bool {
         self.pack.pack < next.pack.pack
+    }
+}
+
+impl WrittenRow for NamedPack {
+    const DISTINCT: &'static [&'static str] = &["pack"];
+
+    fn arrays(rows: &[Self]) -> Vec<ArrayRef> {
+        let numbers = |of: fn(&PackRow) -> u64| number_array(rows.iter().map(|row| Some(of(&row.pack))));
+        vec![
+            text_array(rows.iter().map(|row| Some(&row.name))),
+            numbers(|pack| pack.header_len),
+            numbers(|pack| pack.bytes),
+            numbers(|pack| pack.slices),
+            numbers(|pack| pack.used),
+        ]
+    }
+
+    fn weight(&self) -> u64 {
+        256
     }
 }
 

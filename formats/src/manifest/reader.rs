@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::columns::Columns;
 use super::group::{KnownColumns, WantedGroup};
 use super::head::{Format, Head, KEYS};
-use super::row::Row;
+use super::row::{Gather, Row};
 use super::{ManifestError, Step};
 use crate::range::{ByteRange, coalesce};
 use crate::table::{FooterError, Given, Group, find_footer, read_footer};
@@ -31,13 +31,13 @@ const MAX_GAP_BYTES: u64 = 64 << 10;
 
 /// Reads a manifest of rows `R`.
 #[derive(Debug)]
-pub(super) struct RowsReader<R> {
+pub(super) struct RowsReader<R, C = Vec<R>> {
     format: Format,
     given: Given,
     wanted: Option<BTreeSet<String>>,
     window_bytes: u64,
     plan: Option<Plan>,
-    rows: Vec<R>,
+    rows: C,
     /// The last row that was decoded, wanted or not.
     last: Option<R>,
 }
@@ -49,7 +49,7 @@ struct Plan {
     groups: VecDeque<WantedGroup>,
 }
 
-impl<R: Row> RowsReader<R> {
+impl<R: Row, C: Gather<R>> RowsReader<R, C> {
     /// Starts on a manifest of `file_len` bytes; `wanted` are the names to return, or all.
     pub(super) fn new(format: Format, file_len: u64, wanted: Option<BTreeSet<String>>) -> Result<Self, ManifestError> {
         format.check_len(file_len)?;
@@ -59,7 +59,7 @@ impl<R: Row> RowsReader<R> {
             wanted,
             window_bytes: WINDOW_BYTES,
             plan: None,
-            rows: Vec::new(),
+            rows: C::default(),
             last: None,
         })
     }
@@ -70,7 +70,7 @@ impl<R: Row> RowsReader<R> {
     }
 
     /// Goes on with what was given so far.
-    pub(super) fn step(&mut self) -> Result<Step<(Head, Vec<R>)>, ManifestError> {
+    pub(super) fn step(&mut self) -> Result<Step<(Head, C)>, ManifestError> {
         let mut plan = match self.plan.take() {
             Some(plan) => plan,
             None => match find_footer(&self.given, MAX_FOOTER_BYTES)? {
@@ -89,7 +89,7 @@ impl<R: Row> RowsReader<R> {
                 self.decode(&plan.columns, &group)?;
             }
             if plan.groups.is_empty() {
-                self.keep_last();
+                self.keep_last()?;
                 return Ok(Step::Done((plan.head, std::mem::take(&mut self.rows))));
             }
             self.given.forget_before(ranges.iter().map(ByteRange::end).max().unwrap_or(0));
@@ -162,16 +162,14 @@ impl<R: Row> RowsReader<R> {
         {
             return Err(ManifestError::Order { previous: last.label(), next: row.label() });
         }
-        self.keep_last();
+        self.keep_last()?;
         self.last = Some(row);
         Ok(())
     }
 
-    fn keep_last(&mut self) {
+    fn keep_last(&mut self) -> Result<(), ManifestError> {
         let wanted = |row: &R| self.wanted.as_ref().is_none_or(|names| names.contains(row.name()));
-        if let Some(row) = self.last.take().filter(wanted) {
-            self.rows.push(row);
-        }
+        self.last.take().filter(wanted).map_or(Ok(()), |row| self.rows.take(row))
     }
 
     /// Says where a row that could not be read stands.
@@ -183,7 +181,7 @@ impl<R: Row> RowsReader<R> {
 /// Reads all rows of a manifest in memory.
 pub(super) fn read_rows<R: Row>(format: Format, manifest: &Bytes) -> Result<(Head, Vec<R>), ManifestError> {
     let len = manifest.len() as u64;
-    let mut reader = RowsReader::new(format, len, None)?;
+    let mut reader = RowsReader::<R>::new(format, len, None)?;
     reader.give(ByteRange::new(0, len).expect("starts at 0"), manifest.clone())?;
     match reader.step()? {
         Step::Done(done) => Ok(done),

@@ -12,7 +12,7 @@ use super::{ManifestError, RowError};
 /// slices is found by reading a few MiB.
 pub(super) const ROW_GROUP_ROWS: usize = 4096;
 
-/// A row of a manifest.
+/// A row of a manifest, or some columns of one, as it is read.
 pub(super) trait Row: Clone {
     /// Values that a list of one row may have; 1 where there are no lists.
     const LIST_VALUES: u64;
@@ -20,14 +20,16 @@ pub(super) trait Row: Clone {
     const BLOB_BYTES: u64;
     /// The text column that rows are found by: the one with statistics and a page index.
     const FOUND_BY: &'static str;
-    /// Columns whose values hardly repeat, such as digests, so that a dictionary would only be built and dropped.
-    const DISTINCT: &'static [&'static str];
+    /// Columns that a manifest of this version may lack, because older programs did not write them.
+    const OPTIONAL: &'static [&'static str] = &[];
 
     /// The columns.
     fn fields() -> Vec<Field>;
 
-    /// Returns the values of [`fields`](Self::fields), in their order.
-    fn arrays(rows: &[Self]) -> Vec<ArrayRef>;
+    /// Returns how many values the list `column` of one row may have.
+    fn list_values(_column: &str) -> u64 {
+        Self::LIST_VALUES
+    }
 
     /// Reads all rows of a batch, calling `each` with every one in order.
     fn read(
@@ -38,9 +40,6 @@ pub(super) trait Row: Clone {
     /// Checks what can be wrong with a row that has all its values.
     fn check(&self) -> Result<(), RowError>;
 
-    /// Returns about how many bytes it takes in memory while it is decoded, never too few.
-    fn weight(&self) -> u64;
-
     /// Returns the value of the column that rows are found by.
     fn name(&self) -> &str;
 
@@ -49,4 +48,36 @@ pub(super) trait Row: Clone {
 
     /// Tells whether it comes strictly before `next`.
     fn is_before(&self, next: &Self) -> bool;
+}
+
+/// A row of a manifest as it is written.
+pub(super) trait WrittenRow: Row {
+    /// Leaves, dotted, whose values hardly repeat, such as digests, so that a dictionary would only be built and
+    /// dropped.
+    const DISTINCT: &'static [&'static str];
+
+    /// Returns the values of [`fields`](Row::fields), in their order.
+    fn arrays(rows: &[Self]) -> Vec<ArrayRef>;
+
+    /// Returns about how many bytes it takes in memory while it is decoded, never too few.
+    fn weight(&self) -> u64;
+
+    /// Returns those of [`OPTIONAL`](Row::OPTIONAL) that no row has a value for: they are left out, so that rows that
+    /// an older program could have written give the bytes that it gave.
+    fn unused(_rows: &[Self]) -> Vec<&'static str> {
+        Vec::new()
+    }
+}
+
+/// What rows are gathered in as they are read.
+pub(super) trait Gather<R>: Default {
+    /// Takes the next row.
+    fn take(&mut self, row: R) -> Result<(), ManifestError>;
+}
+
+impl<R> Gather<R> for Vec<R> {
+    fn take(&mut self, row: R) -> Result<(), ManifestError> {
+        self.push(row);
+        Ok(())
+    }
 }

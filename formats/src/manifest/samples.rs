@@ -11,7 +11,7 @@ use super::Cursors;
 use crate::digest::Digest;
 use crate::object::Stored;
 use crate::order::{
-    ALGORITHM, CURSOR_FORMAT, Cursor, OrderSpec, Packing, SampleHasher, Seen, SourceCursor, Unit, Weight,
+    ALGORITHM, CURSOR_FORMAT, Cursor, OrderSpec, Packing, Seen, SeenDigest, SourceCursor, Unit, Weight,
 };
 use crate::tensor::boxes::TensorBox;
 use crate::tensor::dtype::Dtype;
@@ -93,7 +93,7 @@ pub(super) fn cursor(number: u64) -> Cursor {
         next: 1,
         lanes: vec![(3, 14), (3, 15)],
     };
-    let digest = SampleHasher::default().digest(number, 0, 2, [(2, true)].into_iter(), b"abcd");
+    let digest = SeenDigest::try_from(digest(number).to_string()).unwrap();
     let seen = Seen { digest, samples: 1000 * number, tokens: 2_047_000 * number, documents: 9, missing: 1000 };
     Cursor {
         format: CURSOR_FORMAT.to_owned(),

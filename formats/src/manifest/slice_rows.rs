@@ -11,7 +11,7 @@ use arrow_schema::Field;
 
 use super::columns::{Columns, Lists, number, number_array, numbers, numbers_array, text, text_array};
 use super::head::check_number;
-use super::row::Row;
+use super::row::{Row, WrittenRow};
 use super::{ManifestError, RowError};
 use crate::digest::Digest;
 use crate::limits::{MAX_DIMENSIONS, MAX_PACK_HEADER_BYTES};
@@ -63,7 +63,6 @@ impl<L: SlicePlace> Row for SliceRow<L> {
     const LIST_VALUES: u64 = MAX_DIMENSIONS as u64;
     const BLOB_BYTES: u64 = 0;
     const FOUND_BY: &'static str = "name";
-    const DISTINCT: &'static [&'static str] = &["blake3"];
 
     fn fields() -> Vec<Field> {
         let place = |field: Field| field.with_nullable(L::OPTIONAL);
@@ -81,26 +80,6 @@ impl<L: SlicePlace> Row for SliceRow<L> {
             place(text("codec")),
             number("bytes"),
             text("blake3"),
-        ]
-    }
-
-    fn arrays(rows: &[Self]) -> Vec<ArrayRef> {
-        let slices = || rows.iter().map(|row| &row.slice);
-        let places = || rows.iter().map(|row| row.place.place());
-        vec![
-            text_array(slices().map(|slice| Some(slice.kind().as_str()))),
-            text_array(slices().map(|slice| Some(slice.name()))),
-            text_array(slices().map(|slice| Some(slice.dtype().as_str()))),
-            numbers_array(slices().map(SliceId::global_shape)),
-            numbers_array(slices().map(|slice| slice.area().offsets())),
-            numbers_array(slices().map(|slice| slice.area().sizes())),
-            text_array(places().map(|place| place.map(|place| place.pack.to_string()))),
-            number_array(places().map(|place| place.map(|place| place.header_len))),
-            number_array(places().map(|place| place.map(|place| place.offset))),
-            number_array(places().map(|place| place.map(|place| place.stored_len))),
-            text_array(places().map(|place| place.map(|place| place.codec.as_str()))),
-            number_array(slices().map(|slice| Some(slice.bytes()))),
-            text_array(rows.iter().map(|row| Some(row.blake3.to_string()))),
         ]
     }
 
@@ -125,10 +104,6 @@ impl<L: SlicePlace> Row for SliceRow<L> {
         }
     }
 
-    fn weight(&self) -> u64 {
-        (self.slice.name().len() + 24 * self.slice.global_shape().len()) as u64 + 512
-    }
-
     fn name(&self) -> &str {
         self.slice.name()
     }
@@ -139,6 +114,34 @@ impl<L: SlicePlace> Row for SliceRow<L> {
 
     fn is_before(&self, next: &Self) -> bool {
         self.slice.order() < next.slice.order()
+    }
+}
+
+impl<L: SlicePlace> WrittenRow for SliceRow<L> {
+    const DISTINCT: &'static [&'static str] = &["blake3"];
+
+    fn arrays(rows: &[Self]) -> Vec<ArrayRef> {
+        let slices = || rows.iter().map(|row| &row.slice);
+        let places = || rows.iter().map(|row| row.place.place());
+        vec![
+            text_array(slices().map(|slice| Some(slice.kind().as_str()))),
+            text_array(slices().map(|slice| Some(slice.name()))),
+            text_array(slices().map(|slice| Some(slice.dtype().as_str()))),
+            numbers_array(slices().map(SliceId::global_shape)),
+            numbers_array(slices().map(|slice| slice.area().offsets())),
+            numbers_array(slices().map(|slice| slice.area().sizes())),
+            text_array(places().map(|place| place.map(|place| place.pack.to_string()))),
+            number_array(places().map(|place| place.map(|place| place.header_len))),
+            number_array(places().map(|place| place.map(|place| place.offset))),
+            number_array(places().map(|place| place.map(|place| place.stored_len))),
+            text_array(places().map(|place| place.map(|place| place.codec.as_str()))),
+            number_array(slices().map(|slice| Some(slice.bytes()))),
+            text_array(rows.iter().map(|row| Some(row.blake3.to_string()))),
+        ]
+    }
+
+    fn weight(&self) -> u64 {
+        (self.slice.name().len() + 24 * self.slice.global_shape().len()) as u64 + 512
     }
 }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::columns::{Columns, number, number_array, text, text_array};
 use super::head::{Format, Head, Meta, check_world};
 use super::reader::read_rows;
-use super::row::Row;
+use super::row::{Row, WrittenRow};
 use super::writer::write_rows;
 use super::{ManifestError, MetaError, RowError};
 use crate::limits::MAX_TIMELINE_BYTES;
@@ -131,27 +131,12 @@ impl Row for RankSpan {
     const LIST_VALUES: u64 = 1;
     const BLOB_BYTES: u64 = 0;
     const FOUND_BY: &'static str = "phase";
-    const DISTINCT: &'static [&'static str] = &["rank", "begin_us", "wall_us", "busy_us"];
 
     fn fields() -> Vec<Field> {
         let mut fields = vec![text("phase")];
         fields.extend(["rank", "begin_us", "wall_us", "busy_us", "bytes", "count"].map(number));
         fields.push(number("retries").with_nullable(true));
         fields
-    }
-
-    fn arrays(rows: &[Self]) -> Vec<ArrayRef> {
-        let numbers = |of: fn(&Self) -> u64| number_array(rows.iter().map(|row| Some(of(row))));
-        vec![
-            text_array(rows.iter().map(|row| Some(row.span.phase.as_str()))),
-            numbers(|row| u64::from(row.rank)),
-            numbers(|row| row.span.begin_us),
-            numbers(|row| row.span.wall_us),
-            numbers(|row| row.span.busy_us),
-            numbers(|row| row.span.bytes),
-            numbers(|row| row.span.count),
-            number_array(rows.iter().map(|row| row.span.retries)),
-        ]
     }
 
     fn read(
@@ -182,10 +167,6 @@ impl Row for RankSpan {
         Ok(())
     }
 
-    fn weight(&self) -> u64 {
-        128
-    }
-
     fn name(&self) -> &str {
         self.span.phase.as_str()
     }
@@ -196,6 +177,28 @@ impl Row for RankSpan {
 
     fn is_before(&self, next: &Self) -> bool {
         self.order() < next.order()
+    }
+}
+
+impl WrittenRow for RankSpan {
+    const DISTINCT: &'static [&'static str] = &["rank", "begin_us", "wall_us", "busy_us"];
+
+    fn arrays(rows: &[Self]) -> Vec<ArrayRef> {
+        let numbers = |of: fn(&Self) -> u64| number_array(rows.iter().map(|row| Some(of(row))));
+        vec![
+            text_array(rows.iter().map(|row| Some(row.span.phase.as_str()))),
+            numbers(|row| u64::from(row.rank)),
+            numbers(|row| row.span.begin_us),
+            numbers(|row| row.span.wall_us),
+            numbers(|row| row.span.busy_us),
+            numbers(|row| row.span.bytes),
+            numbers(|row| row.span.count),
+            number_array(rows.iter().map(|row| row.span.retries)),
+        ]
+    }
+
+    fn weight(&self) -> u64 {
+        128
     }
 }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::Schema;
+use arrow_schema::{Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
@@ -15,7 +15,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::ManifestError;
 use super::head::Head;
-use super::row::{ROW_GROUP_ROWS, Row};
+use super::row::{ROW_GROUP_ROWS, WrittenRow};
 
 /// Who wrote the file: the format's version, not the program's, so that a new program writes the same bytes.
 const CREATED_BY: &str = "gigastore version 1";
@@ -39,15 +39,20 @@ pub(super) const WRITE_BATCH: usize = 128;
 pub(super) const ROW_GROUP_WEIGHT: u64 = 64 << 20;
 
 /// Writes a manifest.
-pub(super) fn write_rows<R: Row>(head: &Head, rows: &[R]) -> Result<Vec<u8>, ManifestError> {
+pub(super) fn write_rows<R: WrittenRow>(head: &Head, rows: &[R]) -> Result<Vec<u8>, ManifestError> {
     check_rows(rows)?;
-    let schema = Arc::new(Schema::new(R::fields()));
+    let unused = R::unused(rows);
+    let (used, fields): (Vec<usize>, Vec<Field>) =
+        R::fields().into_iter().enumerate().filter(|(_, field)| !unused.contains(&field.name().as_str())).unzip();
+    let schema = Arc::new(Schema::new(fields));
     let options = ArrowWriterOptions::new().with_properties(properties::<R>(head)?).with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options)?;
     let mut rest = rows;
     while !rest.is_empty() {
         let (group, after) = rest.split_at(row_group_len(rest));
-        writer.write(&RecordBatch::try_new(schema.clone(), R::arrays(group))?)?;
+        let arrays = R::arrays(group);
+        let arrays = used.iter().map(|i| Arc::clone(&arrays[*i])).collect();
+        writer.write(&RecordBatch::try_new(schema.clone(), arrays)?)?;
         writer.flush()?;
         rest = after;
     }
@@ -56,7 +61,7 @@ pub(super) fn write_rows<R: Row>(head: &Head, rows: &[R]) -> Result<Vec<u8>, Man
     Ok(bytes)
 }
 
-fn check_rows<R: Row>(rows: &[R]) -> Result<(), ManifestError> {
+fn check_rows<R: WrittenRow>(rows: &[R]) -> Result<(), ManifestError> {
     for (i, row) in rows.iter().enumerate() {
         let refuse = |source| ManifestError::Row { row: i as u64, label: row.label(), source };
         row.check().map_err(refuse)?;
@@ -68,7 +73,7 @@ fn check_rows<R: Row>(rows: &[R]) -> Result<(), ManifestError> {
 }
 
 /// Rows that go into the next row group: at least one.
-fn row_group_len<R: Row>(rows: &[R]) -> usize {
+fn row_group_len<R: WrittenRow>(rows: &[R]) -> usize {
     let weights = rows.iter().take(ROW_GROUP_ROWS).scan(0u64, |sum, row| {
         *sum = sum.saturating_add(row.weight());
         Some(*sum)
@@ -76,7 +81,7 @@ fn row_group_len<R: Row>(rows: &[R]) -> usize {
     weights.take_while(|sum| *sum <= ROW_GROUP_WEIGHT).count().max(1)
 }
 
-fn properties<R: Row>(head: &Head) -> Result<WriterProperties, ManifestError> {
+fn properties<R: WrittenRow>(head: &Head) -> Result<WriterProperties, ManifestError> {
     let found_by = ColumnPath::from(R::FOUND_BY);
     let pairs = head.pairs().into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
     let mut builder = WriterProperties::builder()
@@ -91,7 +96,8 @@ fn properties<R: Row>(head: &Head) -> Result<WriterProperties, ManifestError> {
         .set_statistics_truncate_length(None)
         .set_key_value_metadata(Some(pairs));
     for name in R::DISTINCT {
-        builder = builder.set_column_dictionary_enabled(ColumnPath::from(*name), false);
+        let leaf = ColumnPath::new(name.split('.').map(str::to_owned).collect());
+        builder = builder.set_column_dictionary_enabled(leaf, false);
     }
     Ok(builder.build())
 }

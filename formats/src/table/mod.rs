@@ -10,6 +10,7 @@ mod given;
 mod row_group;
 mod schema;
 mod thrift;
+pub mod tokens;
 
 pub use footer::FooterError;
 pub use given::{GivenError, Step};

@@ -66,6 +66,9 @@ pub(crate) struct Leaf {
     pub(crate) definition: i16,
     /// How many repeated elements are on the path.
     pub(crate) repetition: i16,
+    /// How many optional or repeated elements are on the path down to its last repeated one, that one counted; none
+    /// where there is no such one.
+    pub(crate) repeated_at: i16,
 }
 
 /// All leaves, and the canonical text.
@@ -94,6 +97,7 @@ struct Open {
     path_len: usize,
     definition: i16,
     repetition: i16,
+    repeated_at: i16,
 }
 
 /// Reads the list of schema elements.
@@ -113,14 +117,16 @@ pub(crate) fn read_schema(reader: &mut Compact<'_>, wire: Wire) -> Result<Schema
             return Err(refuse("a name is over 64 KiB"));
         }
         let children = usize::try_from(element.children).map_err(|_| refuse("a negative number of children"))?;
-        let (mut definition, mut repetition) = (0, 0);
+        let (mut definition, mut repetition, mut repeated_at) = (0, 0, 0);
         if position > 0 {
             let parent = open.last_mut().ok_or(refuse("elements after the root's last child"))?;
             parent.children -= 1;
             path.truncate(parent.path_len);
             let optional = element.repetition()? != "required";
             definition = parent.definition + i16::from(optional);
-            repetition = parent.repetition + i16::from(element.repetition == Some(2));
+            let repeated = element.repetition == Some(2);
+            repetition = parent.repetition + i16::from(repeated);
+            repeated_at = if repeated { definition } else { parent.repeated_at };
             let dot = if path.is_empty() { "" } else { "." };
             let _ = write!(path, "{dot}{}", element.name);
             let _ = writeln!(schema.text, "{} {}", open.len(), element.line()?);
@@ -136,9 +142,9 @@ pub(crate) fn read_schema(reader: &mut Compact<'_>, wire: Wire) -> Result<Schema
             if schema.leaves.len() == MAX_LEAVES {
                 return Err(refuse("it has more than 65,536 columns"));
             }
-            schema.leaves.push(element.leaf(&path, definition, repetition)?);
+            schema.leaves.push(Leaf { repeated_at, ..element.leaf(&path, definition, repetition)? });
         }
-        open.push(Open { children, path_len: path.len(), definition, repetition });
+        open.push(Open { children, path_len: path.len(), definition, repetition, repeated_at });
         if open.len() > MAX_SCHEMA_DEPTH {
             return Err(refuse("nested deeper than 64"));
         }
@@ -279,6 +285,6 @@ impl Element<'_> {
         let named = self.logical().map_or_else(|| self.physical(), Ok)?;
         let text = format!("{} {named}", self.repetition()?);
         let physical = self.physical.unwrap_or_default();
-        Ok(Leaf { path: path.to_owned(), physical, text, definition, repetition })
+        Ok(Leaf { path: path.to_owned(), physical, text, definition, repetition, repeated_at: 0 })
     }
 }

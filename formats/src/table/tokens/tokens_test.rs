@@ -1,0 +1,116 @@
+//! Token files as they are written here and elsewhere, read back.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{UInt16Type, UInt32Type};
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Documents of a file: ids and tokens.
+type Texts = Vec<(String, Vec<u32>)>;
+
+fn write(spec: TokenFileSpec, texts: &Texts) -> (Bytes, TokenFileFacts) {
+    let mut writer = TokenFileWriter::new(Vec::new(), spec).unwrap();
+    for (id, tokens) in texts {
+        writer.push(id, tokens.as_slice()).unwrap();
+    }
+    let (bytes, facts) = writer.finish().unwrap();
+    (bytes.into(), facts)
+}
+
+fn part(file: &Bytes, range: crate::range::ByteRange) -> Bytes {
+    file.slice(range.start() as usize..range.end() as usize)
+}
+
+/// Reads all row groups into one.
+pub(super) fn read(file: &Bytes, column: Option<&str>, width: TokenWidth) -> Result<Documents, TokenError> {
+    let found = TokenFile::of(file, column)?;
+    let mut documents = Documents::new(width);
+    for group in 0..found.groups() {
+        found.read_tokens(group, &part(file, found.tokens_range(group)), &mut documents)?;
+    }
+    Ok(documents)
+}
+
+pub(super) fn lists(documents: &Documents) -> Vec<Vec<u32>> {
+    (0..documents.len()).map(|i| documents.document(i).unwrap().iter().collect()).collect()
+}
+
+/// The same file as the parquet crate reads it.
+fn read_elsewhere(file: &Bytes) -> Texts {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap().build().unwrap();
+    let mut texts = Vec::new();
+    for batch in reader {
+        let batch = batch.unwrap();
+        let ids = batch.column(0).as_string::<i32>().clone();
+        let counts = batch.column(1).as_primitive::<UInt32Type>().clone();
+        let tokens = batch.column(2).as_list::<i32>();
+        for row in 0..batch.num_rows() {
+            let list = tokens.value(row);
+            let list: Vec<u32> = match list.as_primitive_opt::<UInt16Type>() {
+                Some(list) => list.values().iter().copied().map(u32::from).collect(),
+                None => list.as_primitive::<UInt32Type>().values().to_vec(),
+            };
+            assert_eq!(counts.value(row) as usize, list.len());
+            texts.push((ids.value(row).to_owned(), list));
+        }
+    }
+    texts
+}
+
+fn any_spec() -> impl Strategy<Value = TokenFileSpec> {
+    let compression = prop_oneof![
+        Just(TokenCompression::None),
+        Just(TokenCompression::Lz4),
+        (1..5i32).prop_map(TokenCompression::Zstd)
+    ];
+    let width = prop_oneof![Just(TokenWidth::U16), Just(TokenWidth::U32)];
+    let metadata = prop::collection::btree_map("[a-z]{1,4}", ".{0,8}", 0..3);
+    (width, prop_oneof![1..50u64, Just(8 << 20)], compression, metadata).prop_map(
+        |(width, row_group_tokens, compression, metadata)| TokenFileSpec {
+            row_group_tokens,
+            compression,
+            metadata,
+            ..TokenFileSpec::new(width)
+        },
+    )
+}
+
+fn any_texts() -> impl Strategy<Value = Texts> {
+    let len = prop_oneof![Just(0usize), 1..4usize, 1..300usize];
+    let token = prop_oneof![0..50u32, Just(u32::from(u16::MAX)), 0..1u32 << 16];
+    let tokens = len.prop_flat_map(move |len| prop::collection::vec(token.clone(), len));
+    prop::collection::vec(("[a-zä/]{0,12}", tokens), 0..40)
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_here_and_elsewhere(spec in any_spec(), texts in any_texts()) {
+        let width = spec.width;
+        let limit = spec.row_group_tokens;
+        let (file, facts) = write(spec.clone(), &texts);
+        prop_assert_eq!(&write(spec, &texts).0, &file);
+        prop_assert_eq!(&read_elsewhere(&file), &texts);
+        let expected: Vec<Vec<u32>> = texts.iter().map(|(_, tokens)| tokens.clone()).collect();
+        for into in [width, TokenWidth::U32] {
+            let documents = read(&file, None, into).unwrap();
+            prop_assert_eq!(&lists(&documents), &expected);
+        }
+        let found = TokenFile::of(&file, Some("tokens")).unwrap();
+        prop_assert_eq!(found.column(), "tokens.list.element");
+        prop_assert_eq!(found.width(), width);
+        prop_assert_eq!(facts.rows, texts.len() as u64);
+        prop_assert_eq!(facts.groups.len(), found.groups());
+        let mut counts = Vec::new();
+        for (group, (rows, tokens)) in facts.groups.iter().enumerate() {
+            prop_assert!(*tokens <= limit || *rows == 1);
+            prop_assert_eq!(found.rows(group), *rows);
+            let chunk = part(&file, found.counts_range(group).unwrap());
+            found.read_counts(group, &chunk, &mut counts).unwrap();
+        }
+        let lens: Vec<u32> = expected.iter().map(|tokens| tokens.len() as u32).collect();
+        prop_assert_eq!(counts, lens);
+    }
+}
