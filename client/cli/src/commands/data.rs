@@ -2,6 +2,7 @@
 //!
 //! Must never hold more than the list.
 
+mod command_line;
 mod get;
 mod ls;
 mod push;
@@ -9,6 +10,7 @@ mod show;
 
 use clap::Subcommand;
 
+use self::command_line::command_line;
 use crate::context::Globals;
 use crate::failure::Failure;
 
