@@ -2,6 +2,7 @@
 //!
 //! Must never hold more than the list.
 
+mod command_line;
 mod explain;
 mod get;
 mod head;
@@ -13,6 +14,7 @@ mod tokenize;
 
 use clap::Subcommand;
 
+use self::command_line::command_line;
 use crate::context::Globals;
 use crate::failure::Failure;
 
