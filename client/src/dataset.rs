@@ -7,6 +7,7 @@
 //! | `bound.rs` | a version bound to its commit: verified reads of its manifest and files |
 //! | `kept.rs` | what was read of single files, kept while there is room |
 //! | `index.rs` | the light index of a version, and files opened as they are needed |
+//! | `stream/` | documents in order, packed into batches for training |
 //! | `read.rs` | a version's files, ranges of them, verified |
 
 mod bound;
@@ -15,6 +16,7 @@ pub mod index;
 mod kept;
 pub mod push;
 pub mod read;
+pub mod stream;
 
 pub use index::IndexedDataset;
 pub use push::{PushError, PushSpec, Pushed, TokenChoice};

@@ -6,6 +6,7 @@ mod background;
 mod dataset;
 mod details;
 mod files;
+mod stream;
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -70,8 +71,8 @@ impl Coded for Fault {
     }
 }
 
-/// The kind of a failure of the local system.
-fn io_code(error: &std::io::Error) -> FaultCode {
+/// Returns the kind of a failure of the local system.
+pub fn io_code(error: &std::io::Error) -> FaultCode {
     match error.kind() {
         ErrorKind::NotFound => FaultCode::NotFound,
         ErrorKind::PermissionDenied => FaultCode::Denied,
@@ -250,6 +251,7 @@ impl Coded for SaveError {
             | Self::Length { .. }
             | Self::Twice { .. }
             | Self::Metadata { .. }
+            | Self::Cursors(_)
             | Self::Part { .. } => FaultCode::Invalid,
             Self::Write(source) => source.code(),
             Self::Source(source) => source.code(),
@@ -266,6 +268,7 @@ impl Coded for SaveError {
             | Self::Length { .. }
             | Self::Twice { .. }
             | Self::Metadata { .. }
+            | Self::Cursors(_)
             | Self::Part { .. } => None,
             Self::Source(source) => Some(source),
             Self::Write(source) => Some(source),

@@ -14,6 +14,7 @@
 //! | [`pack`] | packs: stored objects of many slices, their codecs and their check |
 //! | [`manifest`] | checkpoint and dataset manifests, parts, pack lists, timelines |
 //! | [`table`] | what a Parquet file's footer says |
+//! | [`order`] | the order of datasets for training: shuffle, packing, mixing, cursors |
 //! | [`plan`] | wanted boxes to ranges of packs, ranges of files to parts of slices |
 //! | [`timeline`] | what the phases of a save took |
 //! | [`wire`] | what a client and a store say to each other |
@@ -28,6 +29,7 @@ pub mod manifest;
 pub mod moment;
 pub mod name;
 pub mod object;
+pub mod order;
 pub mod pack;
 pub mod plan;
 pub mod range;

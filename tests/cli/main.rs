@@ -4,9 +4,11 @@
 
 mod ckpt;
 mod codes;
+mod cursors;
 mod data;
 mod demo;
 mod folder;
 mod real;
 mod run;
+mod tokenize;
 mod verify;

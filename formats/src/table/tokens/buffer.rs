@@ -195,6 +195,12 @@ impl Documents {
         self.tokens.as_slice().slice(start as usize, end as usize)
     }
 
+    /// Keeps the first documents.
+    pub fn truncate(&mut self, documents: usize) {
+        self.ends.truncate(documents);
+        self.tokens.truncate(self.ends.last().map_or(0, |end| *end as usize));
+    }
+
     /// Forgets all documents and keeps the memory.
     pub fn clear(&mut self) {
         self.tokens.clear();

@@ -1,0 +1,222 @@
+//! Datasets as streams of batches: in the order of [`gigastore_formats::order`], every byte checked before a batch is
+//! emitted, and a cursor from which any number of ranks goes on.
+//!
+//! ```no_run
+//! use gigastore_client::dataset::stream::StreamOptions;
+//! use gigastore_client::store::{OpenMode, Store};
+//! use gigastore_formats::order::Packing;
+//!
+//! async fn train(url: &str) -> Result<(), Box<dyn std::error::Error>> {
+//!     let store = Store::open(url, OpenMode::Existing).await?;
+//!     let options = StreamOptions::new("demo/corpus".parse()?, 1, Packing::Concat { seq_len: 2048 }, 8);
+//!     let mut stream = store.stream(options).await?;
+//!     while let Some(batch) = stream.next().await? {
+//!         println!("step {}: {} tokens", batch.step, batch.tokens.len());
+//!     }
+//!     println!("{}", stream.cursor().json());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Memory
+//!
+//! A process holds the windows that its samples come from, at most one a lane, and what it reads ahead, at most
+//! [`prefetch_bytes`](StreamOptions::prefetch_bytes), or one window where that is larger: see
+//! [`memory_bound`](Stream::memory_bound). Beside that the encoded bytes of windows that are being decoded, which the
+//! store's budget of bytes in flight bounds, and some batches.
+//!
+//! | file | what |
+//! |---|---|
+//! | `options.rs` | what a stream reads, and why it does not |
+//! | `window.rs` | a window: read, checked, decoded, packed |
+//! | `windows.rs` | which windows are held, and read ahead |
+//! | `producer.rs` | makes batches in the background |
+//! | `batch.rs` | samples to a batch |
+//! | `shelf.rs` | memory that is used again |
+//! | `explain.rs` | which documents a step has |
+//!
+//! A slow or failing store delays batches. Must never reorder, repeat or drop one.
+
+mod batch;
+mod explain;
+mod options;
+mod producer;
+mod shelf;
+mod window;
+mod windows;
+
+use std::fmt;
+use std::sync::Arc;
+
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::order::{Cursor, GroupTable, Sampler, Seen, SourceOrder, SourceSpec, Weight};
+use tokio::sync::mpsc;
+
+pub use batch::{Batch, FILLER};
+pub use explain::{ExplainedPiece, ExplainedSample};
+pub use options::{
+    Columns, DEFAULT_LANES, DEFAULT_PREFETCH_BYTES, DEFAULT_WINDOW, Last, OnDamage, Share, StreamError, StreamOptions,
+    StreamSource,
+};
+pub use shelf::Reused;
+
+use batch::Filler;
+use producer::{Made, Place, Producer};
+use window::Source;
+use windows::Loader;
+
+use super::read::DatasetError;
+use crate::store::Store;
+
+/// Batches that are made before anybody takes them: 8, so that a trainer that takes several at a time does not wait.
+const BATCHES_AHEAD: usize = 8;
+
+/// A stream of batches.
+pub struct Stream {
+    options: StreamOptions,
+    ambient: Arc<dyn Ambient>,
+    sources: Arc<[Source]>,
+    /// Where it is, after the last batch that was taken.
+    place: Place,
+    made: Option<mpsc::Receiver<Result<Made, StreamError>>>,
+    ended: bool,
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens a stream of batches. Reads the light index of each dataset, and nothing else before it is asked for a
+    /// batch.
+    pub async fn stream(&self, options: StreamOptions) -> Result<Stream, StreamError> {
+        options.check()?;
+        let (mut sources, mut specs) = (Vec::new(), Vec::new());
+        for source in &options.sources {
+            let opened = self.stream_source(source, &options).await?;
+            specs.push(SourceSpec {
+                dataset: opened.target.clone(),
+                order: Arc::clone(&opened.order),
+                weight: source.weight,
+                epochs: source.epochs,
+            });
+            sources.push(opened);
+        }
+        let spec = Arc::new(options.spec(specs));
+        let cursor = options.cursor.clone();
+        // An epoch's order of millions of row groups takes its time.
+        let placed = move || -> Result<Place, StreamError> {
+            Ok(match cursor {
+                Some(cursor) => Place { sampler: Sampler::resume(&spec, &cursor)?, seen: cursor.seen, step: 0 },
+                None => Place { sampler: Sampler::new(&spec)?, seen: Seen::default(), step: 0 },
+            })
+        };
+        let place = self.ambient.computed(placed).await?;
+        let (ambient, sources) = (Arc::clone(&self.ambient), sources.into());
+        Ok(Stream { options, ambient, sources, place, made: None, ended: false })
+    }
+
+    async fn stream_source(&self, source: &StreamSource, options: &StreamOptions) -> Result<Source, StreamError> {
+        let dataset = self.dataset_index(&source.target).await?;
+        let target = format!("{}/{}@{}", source.target.project, source.target.name, dataset.info().commit.number);
+        let index = dataset.index();
+        if index.meta.tokens.is_none() && !index.rows.is_empty() {
+            return Err(DatasetError::NoTokens { target }.into());
+        }
+        let ends = index.files.iter().skip(1).map(|file| file.first_group).chain([index.rows.len() as u32]);
+        let files = index.files.iter().zip(ends);
+        let files = files.map(|(file, end)| (file.path.as_str(), (end - file.first_group) as usize));
+        let unordered = |source| StreamError::Spec { target: target.clone(), source };
+        let table = GroupTable::new(files, index.rows.clone(), index.tokens.clone()).map_err(unordered)?;
+        let order = SourceOrder::new(table, options.order.clone()).map_err(unordered)?;
+        Ok(Source { target, dataset, order, spare: Arc::default() })
+    }
+}
+
+impl Stream {
+    /// Takes the next batch; none where there are no more. After an error it may be asked for again.
+    pub async fn next(&mut self) -> Result<Option<Batch>, StreamError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let made = match &mut self.made {
+            Some(made) => made,
+            none => none.insert(Self::begin(&self.options, &self.ambient, &self.sources, self.place.clone())),
+        };
+        match made.recv().await {
+            Some(Ok(Made { batch, place })) => {
+                self.place = place;
+                Ok(Some(batch))
+            }
+            Some(Err(error)) => {
+                self.made = None;
+                Err(error)
+            }
+            None => {
+                self.ended = true;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns where the stream is: after the last batch that was taken.
+    pub fn cursor(&self) -> Cursor {
+        self.place.cursor()
+    }
+
+    /// Returns the options.
+    pub fn options(&self) -> &StreamOptions {
+        &self.options
+    }
+
+    /// Returns the weights of the datasets.
+    pub fn weights(&self) -> Vec<Weight> {
+        self.place.sampler.weights()
+    }
+
+    /// Sets other weights from the next batch on. What was made ahead is thrown away.
+    pub fn set_weights(&mut self, weights: &[f64]) -> Result<(), StreamError> {
+        self.place.sampler.set_weights(weights)?;
+        self.made = None;
+        self.ended = false;
+        Ok(())
+    }
+
+    /// Returns the samples of an epoch of the first dataset, where the manifest tells.
+    pub fn epoch_samples(&self) -> Option<u64> {
+        let (epoch, _) = self.place.sampler.place(0, 0);
+        self.place.sampler.spec().sources[0].order.epoch(epoch).samples()
+    }
+
+    /// Returns the most bytes that windows take in this process: of each dataset, the windows of as many lanes as its
+    /// rank has, at their largest, and what is read ahead.
+    pub fn memory_bound(&self) -> u64 {
+        let order = &self.options.order;
+        let share = &self.options.share;
+        let lanes = match order.lanes.is_multiple_of(share.world_size) {
+            true => order.lanes / share.world_size,
+            false => order.lanes,
+        };
+        let window = |source: &Source| source.largest_window(order.window);
+        let windows = self.sources.iter().map(|source| window(source) * u64::from(lanes)).sum::<u64>();
+        let largest = self.sources.iter().map(window).max().unwrap_or(0);
+        windows + self.options.prefetch_bytes.max(largest)
+    }
+
+    fn begin(
+        options: &StreamOptions,
+        ambient: &Arc<dyn Ambient>,
+        sources: &Arc<[Source]>,
+        place: Place,
+    ) -> mpsc::Receiver<Result<Made, StreamError>> {
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let (ambient, sources) = (Arc::clone(ambient), Arc::clone(sources));
+        let loader = Loader { ambient: Arc::clone(&ambient), sources, damage: options.damage };
+        let filler = Filler::new(options.columns, options.order.packing.seq_len());
+        let producer = Producer::new(place, loader, options.prefetch_bytes, options.share, options.last, filler);
+        ambient.spawn(Box::pin(producer.run(sender)));
+        receiver
+    }
+}
