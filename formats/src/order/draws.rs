@@ -52,11 +52,12 @@ impl Draws {
     /// Draws a number below `n`, which is not 0, each with the same probability. Source: Lemire, "Fast Random Integer
     /// Generation in an Interval", 2019.
     pub(super) fn below(&mut self, n: u64) -> u64 {
-        let threshold = n.wrapping_neg() % n;
         loop {
             let product = u128::from(self.number()) * u128::from(n);
-            if product as u64 >= threshold {
-                return (product >> 64) as u64;
+            let (high, low) = ((product >> 64) as u64, product as u64);
+            // The remainder is below `n`: it is computed only where it can matter.
+            if low >= n || low >= n.wrapping_neg() % n {
+                return high;
             }
         }
     }
@@ -100,6 +101,26 @@ mod tests {
         assert_ne!(first, draw(0, Purpose::Documents { lane: 0, window: 0 }));
         assert_eq!(Draws::new(&order, 7, 0, Purpose::Groups).permutation(0), Vec::<u32>::new());
         assert_eq!(Draws::new(&order, 7, 0, Purpose::Groups).permutation(1), [0]);
+    }
+
+    #[test]
+    fn draws_whose_low_half_is_too_low_are_thrown_away() {
+        let order = OrderId::from(Digest::of(b""));
+        // Just above a half: nearly every second draw is one of them.
+        let n = (1u128 << 63) + 1;
+        let (mut raw, mut draws) =
+            (Draws::new(&order, 1, 2, Purpose::Groups), Draws::new(&order, 1, 2, Purpose::Groups));
+        let (mut kept, mut thrown) = (0, 0);
+        for _ in 0..2_000 {
+            let product = u128::from(raw.number()) * n;
+            if product % (1 << 64) < ((1 << 64) - n) % n {
+                thrown += 1;
+                continue;
+            }
+            kept += 1;
+            assert_eq!(u128::from(draws.below(n as u64)), product >> 64);
+        }
+        assert!(kept > 800 && thrown > 800, "{kept} kept, {thrown} thrown away");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Must never hold more than the list.
 
+mod command_line;
 mod get;
 mod head;
 mod ls;
@@ -12,6 +13,7 @@ mod tokenize;
 
 use clap::Subcommand;
 
+use self::command_line::command_line;
 use crate::context::Globals;
 use crate::failure::Failure;
 

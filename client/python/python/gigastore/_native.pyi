@@ -46,6 +46,7 @@ class Store:
         world_size: int,
         attempt: str | None,
         metadata: dict[str, str],
+        cursors: dict[str, str],
         tag: str | None,
         compress: str,
         dedup: bool,
@@ -67,6 +68,8 @@ class Checkpoint:
     def info(self) -> str: ...
     @property
     def metadata(self) -> dict[str, str]: ...
+    @property
+    def cursors(self) -> dict[str, str]: ...
     def tensors(self) -> list[tuple[str, str, list[int], int, int]]: ...
     def slices(self, name: str) -> list[tuple[list[int], list[int], str]]: ...
     def files(self) -> list[tuple[str, int]]: ...
@@ -109,6 +112,7 @@ class Saver:
         world_size: int,
         attempt: str | None,
         metadata: dict[str, str],
+        cursors: dict[str, str],
         tag: str | None,
         compress: str,
         dedup: bool,
