@@ -22,7 +22,7 @@ use crate::world::{check, check_sound, fresh, rows, spec, tensor, whole};
 
 /// Returns a store in memory, and one that a service serves.
 async fn stores() -> [Store; 2] {
-    let served = engine(Arc::new(InMemory::new()), OpenMode::Create).await.unwrap();
+    let served = engine(Arc::new(InMemory::new()), gigastore_engine::store::OpenMode::Create).await.unwrap();
     let url = serve(served, None, Limits::default()).await.unwrap();
     [fresh().await, Store::open(&url, OpenMode::Create).await.unwrap()]
 }

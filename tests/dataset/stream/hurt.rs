@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use gigastore_client::dataset::stream::{OnDamage, StreamError};
 use gigastore_formats::order::{Long, Packing};
-use gigastore_tests::faulty::{Failure, Op, Verdict};
+use gigastore_tests::faulty::plan::pass;
+use gigastore_tests::faulty::{Failure, Op, Operation, Verdict};
+use gigastore_tests::model::XorShift;
 use object_store::ObjectStoreExt as _;
 
 use super::made::{Made, SMALL, Samples, options, read, take};
@@ -19,13 +21,12 @@ async fn a_failing_store_delays_and_nothing_else() {
         let store = made.reopen().await;
         let mut stream = store.stream(options).await.unwrap();
         let (mut samples, mut failures) = (Samples::new(), 0);
-        // Every third read fails, and the others are slow.
-        made.faults.set_plan(std::sync::Arc::new(|operation: &gigastore_tests::faulty::Operation| {
-            match (operation.op, operation.number % 3) {
-                (Op::Get, 0) => Verdict::FailBefore(Failure::Unavailable),
-                _ => Verdict::Pass,
-            }
-        }));
+        // A third of all reads fail, in no pattern that tries could fall into step with.
+        let failing = |operation: &Operation| match (operation.op, XorShift::new(operation.n).below(3)) {
+            (Op::Get, 0) => Verdict::FailBefore(Failure::Unavailable),
+            _ => Verdict::Pass,
+        };
+        made.faults.set_plan(Box::new(failing));
         loop {
             match stream.next().await {
                 Ok(None) => break,
@@ -42,7 +43,7 @@ async fn a_failing_store_delays_and_nothing_else() {
                 }
             }
         }
-        made.faults.set_plan(gigastore_tests::faulty::plan::pass());
+        made.faults.set_plan(pass());
         assert_eq!(samples, expected.0);
         assert_eq!(stream.cursor().seen, expected.1);
     }

@@ -82,6 +82,22 @@ impl Made {
     }
 }
 
+impl Made {
+    /// Pushes a dataset of one file of row groups of so many tokens, in documents of 4,096.
+    pub(super) async fn push_even(&self, name: &str, groups: u64, group_tokens: u64) {
+        let path = self.folder.join(format!("{name}.parquet"));
+        let mut spec = TokenFileSpec::new(TokenWidth::U16);
+        (spec.row_group_tokens, spec.compression) = (group_tokens, TokenCompression::None);
+        let mut writer = TokenFileWriter::new(File::create(&path).unwrap(), spec).unwrap();
+        for number in 0..groups * group_tokens / 4096 {
+            writer.push(&number.to_string(), &[number as u16; 4096][..]).unwrap();
+        }
+        writer.finish().unwrap();
+        let spec = PushSpec::new("p".parse().unwrap(), name.parse().unwrap());
+        self.store.push(&spec, &[path], &Progress::default()).await.unwrap();
+    }
+}
+
 /// Returns options for a small dataset: 4 lanes with windows of two row groups.
 pub(super) fn options(name: &str, packing: Packing, batch_size: u32) -> StreamOptions {
     let mut options = StreamOptions::new(format!("p/{name}").parse().unwrap(), 11, packing, batch_size);

@@ -21,9 +21,8 @@
 //! # Memory
 //!
 //! A process holds the windows that its samples come from, at most one a lane, and what it reads ahead, at most
-//! [`prefetch_bytes`](StreamOptions::prefetch_bytes), or one window where that is larger: see
-//! [`memory_bound`](Stream::memory_bound). Beside that the encoded bytes of windows that are being decoded, which the
-//! store's budget of bytes in flight bounds, and some batches.
+//! [`prefetch_bytes`](StreamOptions::prefetch_bytes) (or one window where that is larger), stored and decoded: see
+//! [`memory_bound`](Stream::memory_bound). Beside that some batches.
 //!
 //! | file | what |
 //! |---|---|
@@ -50,7 +49,7 @@ use std::sync::Arc;
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::order::{Cursor, GroupTable, Sampler, Seen, SourceOrder, SourceSpec, Weight};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 pub use batch::{Batch, FILLER};
 pub use explain::{ExplainedPiece, ExplainedSample};
@@ -79,6 +78,9 @@ pub struct Stream {
     /// Where it is, after the last batch that was taken.
     place: Place,
     made: Option<mpsc::Receiver<Result<Made, StreamError>>>,
+    /// Told when a batch is asked for again that could not be made.
+    again: Arc<Notify>,
+    failed: bool,
     ended: bool,
 }
 
@@ -115,7 +117,7 @@ impl Store {
         };
         let place = self.ambient.computed(placed).await?;
         let (ambient, sources) = (Arc::clone(&self.ambient), sources.into());
-        Ok(Stream { options, ambient, sources, place, made: None, ended: false })
+        Ok(Stream { options, ambient, sources, place, made: None, again: Arc::default(), failed: false, ended: false })
     }
 
     async fn stream_source(&self, source: &StreamSource, options: &StreamOptions) -> Result<Source, StreamError> {
@@ -141,17 +143,20 @@ impl Stream {
         if self.ended {
             return Ok(None);
         }
-        let made = match &mut self.made {
-            Some(made) => made,
-            none => none.insert(Self::begin(&self.options, &self.ambient, &self.sources, self.place.clone())),
-        };
+        if std::mem::take(&mut self.failed) {
+            self.again.notify_one();
+        }
+        if self.made.is_none() {
+            self.made = Some(self.begin());
+        }
+        let made = self.made.as_mut().expect("it was begun");
         match made.recv().await {
             Some(Ok(Made { batch, place })) => {
                 self.place = place;
                 Ok(Some(batch))
             }
             Some(Err(error)) => {
-                self.made = None;
+                self.failed = true;
                 Err(error)
             }
             None => {
@@ -179,8 +184,7 @@ impl Stream {
     /// Sets other weights from the next batch on. What was made ahead is thrown away.
     pub fn set_weights(&mut self, weights: &[f64]) -> Result<(), StreamError> {
         self.place.sampler.set_weights(weights)?;
-        self.made = None;
-        self.ended = false;
+        (self.made, self.failed, self.ended) = (None, false, false);
         Ok(())
     }
 
@@ -191,7 +195,7 @@ impl Stream {
     }
 
     /// Returns the most bytes that windows take in this process: of each dataset, the windows of as many lanes as its
-    /// rank has, at their largest, and what is read ahead.
+    /// rank has, at their largest, and twice what is read ahead, as it was stored and decoded.
     pub fn memory_bound(&self) -> u64 {
         let order = &self.options.order;
         let share = &self.options.share;
@@ -202,21 +206,19 @@ impl Stream {
         let window = |source: &Source| source.largest_window(order.window);
         let windows = self.sources.iter().map(|source| window(source) * u64::from(lanes)).sum::<u64>();
         let largest = self.sources.iter().map(window).max().unwrap_or(0);
-        windows + self.options.prefetch_bytes.max(largest)
+        windows + 2 * self.options.prefetch_bytes.max(largest)
     }
 
-    fn begin(
-        options: &StreamOptions,
-        ambient: &Arc<dyn Ambient>,
-        sources: &Arc<[Source]>,
-        place: Place,
-    ) -> mpsc::Receiver<Result<Made, StreamError>> {
+    fn begin(&mut self) -> mpsc::Receiver<Result<Made, StreamError>> {
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-        let (ambient, sources) = (Arc::clone(ambient), Arc::clone(sources));
-        let loader = Loader { ambient: Arc::clone(&ambient), sources, damage: options.damage };
-        let filler = Filler::new(options.columns, options.order.packing.seq_len());
-        let producer = Producer::new(place, loader, options.prefetch_bytes, options.share, options.last, filler);
-        ambient.spawn(Box::pin(producer.run(sender)));
+        let (ambient, sources) = (Arc::clone(&self.ambient), Arc::clone(&self.sources));
+        let StreamOptions { damage, prefetch_bytes, share, last, columns, .. } = self.options;
+        let loader = Loader { ambient, sources, damage };
+        let filler = Filler::new(columns, self.options.order.packing.seq_len());
+        let producer = Producer::new(self.place.clone(), loader, prefetch_bytes, share, last, filler);
+        // One of its own, so that no call of before counts.
+        self.again = Arc::default();
+        self.ambient.spawn(Box::pin(producer.run(sender, Arc::clone(&self.again))));
         receiver
     }
 }

@@ -7,9 +7,10 @@ use gigastore_formats::order::{
     Cursor, CursorError, OrderSpec, Packing, SourceSpec, SpecError, StreamSpec, Unit, WeightError,
 };
 use gigastore_formats::table::tokens::TokenError;
-use gigastore_formats::wire::Fault;
+use gigastore_formats::wire::{Fault, FaultCode};
 
 use super::super::read::DatasetError;
+use crate::error::Coded;
 
 /// Lanes, unless set: 16. Divided by 1, 2, 4, 8 and 16 ranks, and few enough that one process that reads them all, in
 /// windows of the default size, holds half a GiB.
@@ -228,15 +229,21 @@ impl StreamOptions {
 }
 
 impl StreamError {
+    /// Tells whether the same may succeed later: the store did not answer.
+    pub(super) fn is_passing(&self) -> bool {
+        self.code() == FaultCode::Unavailable
+    }
+
     /// Tells whether stored bytes are not what was committed, or can't be understood: trying again will not help.
     pub(super) fn is_damage(&self) -> bool {
-        use gigastore_formats::wire::FaultCode::{Integrity, Lost};
         match self {
             Self::Tokens { .. } | Self::Planned { .. } => true,
             Self::Dataset(
                 DatasetError::Damaged { .. } | DatasetError::Tokens { .. } | DatasetError::RowGroups { .. },
             ) => true,
-            Self::Dataset(DatasetError::Store(fault)) | Self::Store(fault) => matches!(fault.code, Integrity | Lost),
+            Self::Dataset(DatasetError::Store(fault)) | Self::Store(fault) => {
+                matches!(fault.code, FaultCode::Integrity | FaultCode::Lost)
+            }
             _ => false,
         }
     }

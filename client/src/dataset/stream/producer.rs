@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use gigastore_formats::order::{Cursor, Next, Sample, Sampler, Seen, assign};
-use tokio::sync::mpsc;
+use gigastore_formats::order::{Cursor, Next, Sample, Sampler, Seen, WindowKey, assign};
+use tokio::sync::{Notify, mpsc};
 
 use super::batch::{Batch, Filler};
 use super::options::{Last, Share, StreamError};
@@ -60,20 +60,27 @@ impl Producer {
         Self { place, share, last, windows, filler, ahead, looked: Vec::new(), look_step, all_seen: false }
     }
 
-    /// Makes batches until there are no more, one can't be made, or nobody takes them.
-    pub(super) async fn run(mut self, sender: mpsc::Sender<Result<Made, StreamError>>) {
+    /// Makes batches until there are no more, or nobody takes them. After one that can't be made it waits until `again`
+    /// is notified, and keeps what it holds.
+    pub(super) async fn run(mut self, sender: mpsc::Sender<Result<Made, StreamError>>, again: Arc<Notify>) {
         loop {
             let made = tokio::select! {
                 made = self.make() => made,
                 () = sender.closed() => return,
             };
-            let (message, go_on) = match made {
-                Ok(Some(batch)) => (Ok(Made { batch, place: self.place.clone() }), true),
+            let (message, failed) = match made {
+                Ok(Some(batch)) => (Ok(Made { batch, place: self.place.clone() }), false),
                 Ok(None) => return,
-                Err(error) => (Err(error), false),
+                Err(error) => (Err(error), true),
             };
-            if sender.send(message).await.is_err() || !go_on {
+            if sender.send(message).await.is_err() {
                 return;
+            }
+            if failed {
+                tokio::select! {
+                    () = again.notified() => {}
+                    () = sender.closed() => return,
+                }
             }
         }
     }
@@ -105,7 +112,7 @@ impl Producer {
                 Next::Sample(position, sample) => samples.push((position, sample)),
                 Next::Need(key) => {
                     self.look_ahead();
-                    let sizes = self.windows.take_sizes(key).await?;
+                    let sizes = self.windows.take_sizes(key, self.is_home(key)).await?;
                     if !sampler.give(key, sizes) {
                         return Err(sampler.no_such_place(key).into());
                     }
@@ -151,7 +158,7 @@ impl Producer {
             while self.looked.len() < self.global() {
                 match self.ahead.step() {
                     Next::Sample(_, sample) => self.looked.push(sample),
-                    Next::Need(key) => match self.windows.peek_sizes(key) {
+                    Next::Need(key) => match self.windows.peek_sizes(key, self.is_home(key)) {
                         // What a cursor claims wrongly is an error for whoever goes there.
                         Some(sizes) if self.ahead.give(key, Arc::clone(&sizes)) => {}
                         _ => return,
@@ -175,6 +182,11 @@ impl Producer {
 
     fn is_mine(&self, step: u64) -> bool {
         step % u64::from(self.share.workers) == u64::from(self.share.worker)
+    }
+
+    /// Tells whether this share has the samples of a lane, so that its tokens are read anyhow.
+    fn is_home(&self, key: WindowKey) -> bool {
+        self.share.workers == 1 && key.lane % self.share.world_size == self.share.rank
     }
 
     /// Samples of a global batch.

@@ -3,6 +3,7 @@
 //! Must never hand out a window of which a byte, a row or a token is not what the manifest says.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -18,6 +19,14 @@ use super::options::{OnDamage, StreamError};
 /// Bytes that are kept of a document beside its tokens: start, length, and on average one piece of a sample and a half
 /// of its end, 24 in all; and its place in the order while that is being made.
 const DOCUMENT_BYTES: u64 = 32;
+
+/// How long a store that does not answer delays a stream before that is an error: 10 minutes, longer than a service takes
+/// to be restarted. What reaches a store has tries of its own within that.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Pauses between tries: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Windows whose memory is kept: 2, as many as are being decoded while others end.
 const KEPT_WINDOWS: usize = 2;
@@ -68,7 +77,7 @@ impl Source {
         damage: OnDamage,
     ) -> Result<Window, StreamError> {
         let epoch = self.order.epoch(key.epoch);
-        let groups = self.read(&epoch, key, Wanted::Tokens, damage).await?;
+        let groups = self.read(ambient, &epoch, key, Wanted::Tokens, damage).await?;
         let source = self.clone();
         ambient.computed(move || source.decode(&epoch, key, groups, damage)).await
     }
@@ -81,7 +90,7 @@ impl Source {
         damage: OnDamage,
     ) -> Result<WindowPlan, StreamError> {
         let epoch = self.order.epoch(key.epoch);
-        let groups = self.read(&epoch, key, Wanted::Lengths, damage).await?;
+        let groups = self.read(ambient, &epoch, key, Wanted::Lengths, damage).await?;
         let source = self.clone();
         let plan = move || {
             let mut lengths = Vec::new();
@@ -147,23 +156,38 @@ impl Source {
 
     async fn read(
         &self,
+        ambient: &dyn Ambient,
         epoch: &Epoch,
         key: WindowKey,
         wanted: Wanted,
         damage: OnDamage,
     ) -> Result<Vec<Group>, StreamError> {
-        try_join_all(epoch.groups(key.lane, key.window).iter().map(|group| self.group(*group, wanted, damage))).await
+        let groups = epoch.groups(key.lane, key.window).iter();
+        try_join_all(groups.map(|group| self.group(ambient, *group, wanted, damage))).await
     }
 
-    async fn group(&self, group: u32, wanted: Wanted, damage: OnDamage) -> Result<Group, StreamError> {
+    async fn group(
+        &self,
+        ambient: &dyn Ambient,
+        group: u32,
+        wanted: Wanted,
+        damage: OnDamage,
+    ) -> Result<Group, StreamError> {
         let (index, table) = (self.dataset.index(), self.order.table());
         let file = self.file_of(group);
         let number = (group - index.files[file].first_group) as usize;
         let (path, rows, tokens) = (index.files[file].path.clone(), table.rows(group), table.tokens(group));
-        let read = match self.chunk(file, number, wanted).await {
-            Ok(read) => Some(read),
-            Err(error) if damage == OnDamage::Skip && error.is_damage() => None,
-            Err(error) => return Err(error),
+        let (began, mut pause) = (ambient.monotonic(), FIRST_PAUSE);
+        let read = loop {
+            match self.chunk(file, number, wanted).await {
+                Ok(read) => break Some(read),
+                Err(error) if damage == OnDamage::Skip && error.is_damage() => break None,
+                Err(error) if error.is_passing() && ambient.monotonic() < began + PATIENCE => {
+                    ambient.sleep(pause).await;
+                    pause = LONGEST_PAUSE.min(pause * 2);
+                }
+                Err(error) => return Err(error),
+            }
         };
         Ok(Group { number, path, rows, tokens, read })
     }

@@ -132,8 +132,11 @@ impl Windows {
         taken
     }
 
-    /// Waits for the sizes of a window's samples.
-    pub(super) async fn take_sizes(&mut self, key: WindowKey) -> Result<Arc<[ItemSize]>, StreamError> {
+    /// Waits for the sizes of a window's samples. With `home` they come from the window, which is read anyhow.
+    pub(super) async fn take_sizes(&mut self, key: WindowKey, home: bool) -> Result<Arc<[ItemSize]>, StreamError> {
+        if home {
+            return Ok(self.take(key).await?.plan.sizes().into());
+        }
         let taken = self.sizes.entry(key).or_insert_with(|| self.loader.sizes(key)).get().await;
         match &taken {
             Ok(sizes) => self.count_sizes(key, sizes),
@@ -142,8 +145,13 @@ impl Windows {
         taken
     }
 
-    /// Returns the sizes of a window's samples, if they are there; else they are read in the background.
-    pub(super) fn peek_sizes(&mut self, key: WindowKey) -> Option<Arc<[ItemSize]>> {
+    /// Returns the sizes of a window's samples, if they are there; else they are read in the background, or wanted.
+    pub(super) fn peek_sizes(&mut self, key: WindowKey, home: bool) -> Option<Arc<[ItemSize]>> {
+        if home {
+            self.want(key);
+            self.read_ahead();
+            return Some(self.tokens.get_mut(&key)?.peek()?.plan.sizes().into());
+        }
         let sizes = self.sizes.entry(key).or_insert_with(|| self.loader.sizes(key)).peek()?;
         self.count_sizes(key, &sizes);
         Some(sizes)
