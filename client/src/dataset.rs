@@ -4,6 +4,10 @@
 //! |---|---|
 //! | `push.rs` | local files become a version; unchanged ones are not sent |
 //! | `commit.rs` | drafts into the log, each on the newest version |
+//! | `versions.rs` | versions beside each other, and without some files |
+//! | `takedown.rs` | documents become empty rows; all else stays where it was |
+//! | `head.rs` | the first documents |
+//! | `rows.rs` | rows of single columns of stored files |
 //! | `bound.rs` | a version bound to its commit: verified reads of its manifest and files |
 //! | `kept.rs` | what was read of single files, kept while there is room |
 //! | `index.rs` | the light index of a version, and files opened as they are needed |
@@ -12,11 +16,15 @@
 
 mod bound;
 mod commit;
+pub mod head;
 pub mod index;
 mod kept;
 pub mod push;
 pub mod read;
+mod rows;
 pub mod stream;
+pub mod takedown;
+pub mod versions;
 
 pub use index::IndexedDataset;
 pub use push::{PushError, PushSpec, Pushed, TokenChoice};

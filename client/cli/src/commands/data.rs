@@ -3,10 +3,13 @@
 //! Must never hold more than the list.
 
 mod command_line;
+mod diff;
 mod get;
 mod head;
 mod ls;
 mod push;
+mod remove;
+mod rm;
 mod show;
 #[cfg(feature = "tokenize")]
 mod tokenize;
@@ -25,6 +28,9 @@ pub(crate) enum Data {
     Show(show::Show),
     Get(get::Get),
     Head(head::Head),
+    Diff(diff::Diff),
+    Remove(remove::Remove),
+    Rm(rm::Rm),
     #[cfg(feature = "tokenize")]
     Tokenize(Box<tokenize::Tokenize>),
 }
@@ -37,6 +43,9 @@ pub(crate) async fn run(globals: &Globals, command: Data) -> Result<(), Failure>
         Data::Show(command) => command.run(globals).await,
         Data::Get(command) => command.run(globals).await,
         Data::Head(command) => command.run(globals).await,
+        Data::Diff(command) => command.run(globals).await,
+        Data::Remove(command) => command.run(globals).await,
+        Data::Rm(command) => command.run(globals).await,
         #[cfg(feature = "tokenize")]
         Data::Tokenize(command) => command.run(globals).await,
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use gigastore_client::dataset::{PushSpec, Pushed};
+use gigastore_client::dataset::{PushSpec, Pushed, TokenChoice};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::{Name, Target};
@@ -252,13 +252,13 @@ impl Tokenize {
     }
 
     fn push_spec(&self, encoder: &Encoder) -> PushSpec {
-        let lineage = self.lineage(encoder);
         PushSpec {
-            project: self.to.project.clone(),
-            name: self.to.name.clone(),
             append: self.append,
-            metadata: [("lineage".to_owned(), format!("{lineage:?}"))].into(),
             tag: self.tag.clone(),
+            tokens: TokenChoice::Column("tokens".to_owned()),
+            vocab_size: Some(encoder.vocab_size()),
+            lineage: Some(self.lineage(encoder)),
+            ..PushSpec::new(self.to.project.clone(), self.to.name.clone())
         }
     }
 

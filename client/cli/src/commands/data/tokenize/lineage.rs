@@ -60,7 +60,7 @@ impl Tokenize {
 
 /// Returns as many texts as a lineage has room for, and how many more there were.
 fn within(texts: &[String]) -> Vec<String> {
-    let mut room = LINEAGE_BYTES;
+    let mut room = SOURCES_BYTES;
     let fits = |text: &&String| {
         room = room.saturating_sub(text.len() + 1);
         room > 0
