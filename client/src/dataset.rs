@@ -10,6 +10,7 @@
 //! | `rows.rs` | rows of single columns of stored files |
 //! | `bound.rs` | a version bound to its commit: verified reads of its manifest and files |
 //! | `kept.rs` | what was read of single files, kept while there is room |
+//! | `ids.rs` | the ids of documents |
 //! | `index.rs` | the light index of a version, and files opened as they are needed |
 //! | `stream/` | documents in order, packed into batches for training |
 //! | `read.rs` | a version's files, ranges of them, verified |
@@ -17,6 +18,7 @@
 mod bound;
 mod commit;
 pub mod head;
+mod ids;
 pub mod index;
 mod kept;
 pub mod push;

@@ -18,6 +18,7 @@ impl Coded for DatasetError {
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
             | Self::Rows { .. }
+            | Self::Ids { .. }
             | Self::RowGroups { .. } => FaultCode::Invalid,
             Self::Index(source) => source.code(),
             Self::Manifest { .. } => FaultCode::NewerFormat,
@@ -35,6 +36,7 @@ impl Coded for DatasetError {
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
             | Self::Rows { .. }
+            | Self::Ids { .. }
             | Self::RowGroups { .. }
             | Self::Manifest { .. }
             | Self::Unknown { .. }

@@ -4,6 +4,7 @@
 
 mod command_line;
 mod diff;
+mod explain;
 mod get;
 mod head;
 mod ls;
@@ -27,6 +28,7 @@ pub(crate) enum Data {
     Ls(ls::Ls),
     Show(show::Show),
     Get(get::Get),
+    Explain(explain::Explain),
     Head(head::Head),
     Diff(diff::Diff),
     Remove(remove::Remove),
@@ -42,6 +44,7 @@ pub(crate) async fn run(globals: &Globals, command: Data) -> Result<(), Failure>
         Data::Ls(command) => command.run(globals).await,
         Data::Show(command) => command.run(globals).await,
         Data::Get(command) => command.run(globals).await,
+        Data::Explain(command) => command.run(globals).await,
         Data::Head(command) => command.run(globals).await,
         Data::Diff(command) => command.run(globals).await,
         Data::Remove(command) => command.run(globals).await,
