@@ -4,6 +4,10 @@
 //! |---|---|
 //! | `push.rs` | local files become a version; unchanged ones are not sent |
 //! | `commit.rs` | drafts into the log, each on the newest version |
+//! | `versions.rs` | versions beside each other, and without some files |
+//! | `takedown.rs` | documents become empty rows; all else stays where it was |
+//! | `head.rs` | the first documents |
+//! | `rows.rs` | rows of single columns of stored files |
 //! | `bound.rs` | a version bound to its commit: verified reads of its manifest and files |
 //! | `kept.rs` | what was read of single files, kept while there is room |
 //! | `ids.rs` | the ids of documents |
@@ -13,12 +17,16 @@
 
 mod bound;
 mod commit;
+pub mod head;
 mod ids;
 pub mod index;
 mod kept;
 pub mod push;
 pub mod read;
+mod rows;
 pub mod stream;
+pub mod takedown;
+pub mod versions;
 
 pub use index::IndexedDataset;
 pub use push::{PushError, PushSpec, Pushed, TokenChoice};

@@ -42,7 +42,7 @@ const READS_IN_FLIGHT: usize = 8;
 /// An open dataset version of which little was read. Cheap to clone; clones share what is kept.
 #[derive(Clone, Debug)]
 pub struct IndexedDataset {
-    bound: Bound,
+    pub(super) bound: Bound,
     index: Arc<DatasetIndex>,
     files: Arc<Files>,
 }

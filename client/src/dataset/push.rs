@@ -7,7 +7,7 @@
 mod alike;
 mod error;
 mod files;
-mod look;
+pub(in crate::dataset) mod look;
 mod ready;
 pub(in crate::dataset) mod rewrite;
 pub(in crate::dataset) mod send;

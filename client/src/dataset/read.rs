@@ -13,10 +13,10 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::table::tokens::TokenError;
 use gigastore_formats::verified::GroupMismatch;
 use gigastore_formats::wire::{CommitInfo, Fault};
-
-use super::bound::Bound;
 use parquet::errors::ParquetError;
 
+use super::bound::Bound;
+use super::push::RewriteError;
 use crate::checkpoint::open::OpenError;
 use crate::staging::{Staging, StagingError};
 use crate::store::Store;
@@ -80,6 +80,14 @@ pub enum DatasetError {
         path: String,
         /// What is wrong.
         source: TokenError,
+    },
+    /// Rows of a file can't be read, though its bytes are those that were committed.
+    #[error("{path}: {source}")]
+    Rows {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: RewriteError,
     },
     /// The footer of a file and the manifest differ.
     #[error("{path}: the row groups of its footer are not those that the manifest says; push the file anew")]
@@ -153,7 +161,7 @@ impl Dataset {
 
     /// Reads a range of a file, or all of it, into memory.
     pub async fn read(&self, path: &str, range: Option<ByteRange>, progress: &Progress) -> Result<Bytes, DatasetError> {
-        let row = self.file(path)?;
+        let row = self.row(path)?;
         let len = range.map_or(row.bytes, |range| range.len().min(row.bytes));
         let mut pieces = std::pin::pin!(self.pieces(path, range, progress)?);
         let mut bytes = BytesMut::with_capacity(len as usize);
@@ -171,7 +179,7 @@ impl Dataset {
         range: Option<ByteRange>,
         progress: &'d Progress,
     ) -> Result<impl Stream<Item = Result<Bytes, DatasetError>> + 'd, DatasetError> {
-        let row = self.file(path)?;
+        let row = self.row(path)?;
         let whole = ByteRange::new(0, row.bytes).expect("0 is the smallest number");
         let range = range.unwrap_or(whole);
         if !whole.contains(&range) {
@@ -190,7 +198,7 @@ impl Dataset {
         overwrite: bool,
         progress: &Progress,
     ) -> Result<u64, DatasetError> {
-        let row = self.file(path)?;
+        let row = self.row(path)?;
         progress.plan(row.bytes);
         let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -207,7 +215,8 @@ impl Dataset {
         Ok(row.bytes)
     }
 
-    fn file(&self, path: &str) -> Result<&FileRow, DatasetError> {
+    /// Returns what the manifest says of a file.
+    pub(super) fn row(&self, path: &str) -> Result<&FileRow, DatasetError> {
         let found = self.files.binary_search_by(|row| row.path.as_str().cmp(path));
         found.map(|i| &self.files[i]).map_err(|_| DatasetError::Unknown {
             target: self.bound.target.to_string(),

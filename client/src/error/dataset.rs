@@ -7,6 +7,8 @@ use gigastore_formats::wire::FaultCode;
 use super::{Coded, Details, io_code};
 use crate::dataset::push::{PushError, RewriteError};
 use crate::dataset::read::DatasetError;
+use crate::dataset::takedown::TakedownError;
+use crate::dataset::versions::RemoveError;
 
 impl Coded for DatasetError {
     fn code(&self) -> FaultCode {
@@ -15,6 +17,7 @@ impl Coded for DatasetError {
             | Self::Range { .. }
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
+            | Self::Rows { .. }
             | Self::Ids { .. }
             | Self::RowGroups { .. } => FaultCode::Invalid,
             Self::Index(source) => source.code(),
@@ -32,6 +35,7 @@ impl Coded for DatasetError {
             | Self::Range { .. }
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
+            | Self::Rows { .. }
             | Self::Ids { .. }
             | Self::RowGroups { .. }
             | Self::Manifest { .. }
@@ -117,6 +121,64 @@ impl Coded for PushError {
             Self::Source(source) => Some(source),
             Self::Write(source) => Some(source),
             Self::Newest(source) => Some(source),
+            Self::Store(fault) => Some(fault),
+        }
+    }
+}
+
+impl Coded for RemoveError {
+    fn code(&self) -> FaultCode {
+        match self {
+            Self::Unknown { .. } | Self::Absent { .. } => FaultCode::NotFound,
+            Self::Empty { .. } | Self::Manifest(_) => FaultCode::Invalid,
+            Self::Newest(source) => source.code(),
+            Self::Store(fault) => fault.code,
+        }
+    }
+
+    fn behind(&self) -> Option<&dyn Coded> {
+        match self {
+            Self::Unknown { .. } | Self::Absent { .. } | Self::Empty { .. } | Self::Manifest(_) => None,
+            Self::Newest(source) => Some(source),
+            Self::Store(fault) => Some(fault),
+        }
+    }
+
+    fn known(&self) -> &[String] {
+        match self {
+            Self::Unknown { known, .. } => known,
+            other => other.behind().map_or(&[], |behind| behind.known()),
+        }
+    }
+}
+
+impl Coded for TakedownError {
+    fn code(&self) -> FaultCode {
+        match self {
+            Self::Missing { .. } | Self::Absent { .. } => FaultCode::NotFound,
+            Self::NoIdColumn { .. } | Self::TooMany { .. } | Self::Differs { .. } | Self::Manifest(_) => {
+                FaultCode::Invalid
+            }
+            Self::Moved { .. } => FaultCode::Conflict,
+            Self::Rewrite { source, .. } => source.code(),
+            Self::Newest(source) => source.code(),
+            Self::Send(source) => source.code(),
+            Self::Store(fault) => fault.code,
+        }
+    }
+
+    fn behind(&self) -> Option<&dyn Coded> {
+        match self {
+            Self::Missing { .. }
+            | Self::Absent { .. }
+            | Self::NoIdColumn { .. }
+            | Self::TooMany { .. }
+            | Self::Differs { .. }
+            | Self::Moved { .. }
+            | Self::Manifest(_) => None,
+            Self::Rewrite { source, .. } => Some(source),
+            Self::Newest(source) => Some(source),
+            Self::Send(source) => Some(&**source),
             Self::Store(fault) => Some(fault),
         }
     }

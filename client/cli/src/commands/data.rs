@@ -3,11 +3,14 @@
 //! Must never hold more than the list.
 
 mod command_line;
+mod diff;
 mod explain;
 mod get;
 mod head;
 mod ls;
 mod push;
+mod remove;
+mod rm;
 mod show;
 #[cfg(feature = "tokenize")]
 mod tokenize;
@@ -27,6 +30,9 @@ pub(crate) enum Data {
     Get(get::Get),
     Explain(explain::Explain),
     Head(head::Head),
+    Diff(diff::Diff),
+    Remove(remove::Remove),
+    Rm(rm::Rm),
     #[cfg(feature = "tokenize")]
     Tokenize(Box<tokenize::Tokenize>),
 }
@@ -40,6 +46,9 @@ pub(crate) async fn run(globals: &Globals, command: Data) -> Result<(), Failure>
         Data::Get(command) => command.run(globals).await,
         Data::Explain(command) => command.run(globals).await,
         Data::Head(command) => command.run(globals).await,
+        Data::Diff(command) => command.run(globals).await,
+        Data::Remove(command) => command.run(globals).await,
+        Data::Rm(command) => command.run(globals).await,
         #[cfg(feature = "tokenize")]
         Data::Tokenize(command) => command.run(globals).await,
     }

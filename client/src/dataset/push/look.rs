@@ -28,19 +28,19 @@ pub(super) enum Given {
 
 /// A file whose footer was read.
 #[derive(Debug)]
-pub(super) struct Looked {
+pub(in crate::dataset) struct Looked {
     /// Path within the dataset.
-    pub(super) path: String,
+    pub(in crate::dataset) path: String,
     /// The local file.
-    pub(super) look: SourceLook,
-    pub(super) facts: ParquetFacts,
+    pub(in crate::dataset) look: SourceLook,
+    pub(in crate::dataset) facts: ParquetFacts,
     /// Its token column, or why there is none.
-    pub(super) tokens: Result<TokenFile, Arc<TokenError>>,
+    pub(in crate::dataset) tokens: Result<TokenFile, Arc<TokenError>>,
 }
 
 impl Looked {
     /// Reads the footer of a file.
-    pub(super) async fn of(
+    pub(in crate::dataset) async fn of(
         writer: &Writer,
         path: String,
         look: SourceLook,
@@ -56,7 +56,7 @@ impl Looked {
     }
 
     /// Tells whether it has nothing that could hold tokens.
-    pub(super) fn is_plain(&self) -> bool {
+    pub(in crate::dataset) fn is_plain(&self) -> bool {
         matches!(self.tokens.as_ref().map_err(|error| &**error), Err(TokenError::Missing { lists, .. }) if lists.is_empty())
     }
 }

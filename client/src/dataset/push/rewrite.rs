@@ -77,20 +77,20 @@ pub enum RewriteError {
 
 /// A folder for files on their way, which goes away with them.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(in crate::dataset) struct Room {
     folder: PathBuf,
 }
 
 impl Room {
     /// Makes a folder of its own below `below`.
-    pub(super) fn new(below: &Path, ambient: &dyn Ambient) -> Result<Self, RewriteError> {
+    pub(in crate::dataset) fn new(below: &Path, ambient: &dyn Ambient) -> Result<Self, RewriteError> {
         let folder = below.join(format!("gigastore-push-{}", hex(&ambient.random_bytes()[..8])));
         std::fs::create_dir_all(&folder).map_err(|source| io(&folder, source))?;
         Ok(Self { folder })
     }
 
     /// Returns the place of one file.
-    pub(super) fn file(&self, number: usize) -> PathBuf {
+    pub(in crate::dataset) fn file(&self, number: usize) -> PathBuf {
         self.folder.join(format!("{number}.parquet"))
     }
 }

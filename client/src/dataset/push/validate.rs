@@ -31,7 +31,7 @@ pub(in crate::dataset) struct FileTokens {
 }
 
 /// Reads all tokens of a file.
-pub(super) async fn validate(
+pub(in crate::dataset) async fn validate(
     writer: &Writer,
     file: &Looked,
     tokens: &TokenFile,

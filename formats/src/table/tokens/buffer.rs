@@ -201,6 +201,23 @@ impl Documents {
         self.tokens.truncate(self.ends.last().map_or(0, |end| *end as usize));
     }
 
+    /// Returns the same documents, of which those at `empty` (ascending positions) have no tokens.
+    pub fn emptied(&self, empty: &[usize]) -> Self {
+        let mut emptied = Self::new(self.tokens.width());
+        let mut empty = empty.iter().peekable();
+        for number in 0..self.len() {
+            let gone = empty.next_if(|at| **at == number).is_some();
+            match (&mut emptied.tokens, self.document(number).filter(|_| !gone)) {
+                (TokenBuffer::U16(into), Some(TokenSlice::U16(tokens))) => into.extend_from_slice(tokens),
+                (TokenBuffer::U32(into), Some(TokenSlice::U32(tokens))) => into.extend_from_slice(tokens),
+                // All of one width; there are no others.
+                _ => {}
+            }
+            emptied.ends.push(emptied.tokens.len() as u32);
+        }
+        emptied
+    }
+
     /// Forgets all documents and keeps the memory.
     pub fn clear(&mut self) {
         self.tokens.clear();

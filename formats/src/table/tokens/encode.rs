@@ -12,7 +12,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder};
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
-use super::buffer::{TokenSlice, TokenWidth};
+use super::buffer::{Documents, TokenSlice, TokenWidth};
 use super::writer::{TokenCompression, TokenWriteError};
 
 /// Bytes of the tokens of a page: 1 MiB; a longer document has a page of its own. Measured on real tokens, zstd leaves
@@ -24,6 +24,24 @@ const PAGE_ROWS: usize = 20_000;
 
 /// Bits of an index: as many as a token has, so that packed indices are the tokens.
 const INDEX_BITS: u8 = 16;
+
+/// Encodes the documents of one row group as a column chunk of `column`, a required list of required 32-bit integers,
+/// in the form that [`TokenFile`](super::TokenFile) decodes fastest: for files of others in which documents change.
+/// Returns the bytes, and what the footer says of them.
+pub fn encode_documents(
+    column: ColumnDescPtr,
+    compression: TokenCompression,
+    documents: &Documents,
+) -> Result<(Bytes, ColumnCloseResult), TokenWriteError> {
+    let width = documents.tokens.width();
+    let mut encoder = ColumnEncoder::new(column, width, compression, compression.codec()?)?;
+    for number in 0..documents.len() {
+        if let Some(tokens) = documents.document(number) {
+            encoder.push(tokens, tokens.greatest())?;
+        }
+    }
+    encoder.finish()
+}
 
 /// Levels of one kind, as runs.
 #[derive(Default)]

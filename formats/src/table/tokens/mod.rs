@@ -60,6 +60,7 @@ mod values;
 mod writer;
 
 pub use buffer::{Documents, TokenBuffer, TokenSlice, TokenWidth};
+pub use encode::encode_documents;
 pub use error::TokenError;
 pub use file::{TokenFile, TokenFooterReader};
 pub use levels::LevelsError;

@@ -146,7 +146,7 @@ impl TokenFileSpec {
 }
 
 impl TokenCompression {
-    fn codec(self) -> Result<Compression, TokenWriteError> {
+    pub(super) fn codec(self) -> Result<Compression, TokenWriteError> {
         Ok(match self {
             Self::None => Compression::UNCOMPRESSED,
             Self::Lz4 => Compression::LZ4_RAW,

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gigastore_client::dataset::IndexedDataset;
+use gigastore_client::dataset::head::Document;
 use gigastore_formats::name::Target;
-use gigastore_formats::table::tokens::{Documents, TokenSlice};
 use serde_json::json;
 
 use crate::context::Globals;
@@ -44,14 +44,6 @@ pub(crate) struct Head {
     all: bool,
 }
 
-/// A document as it is shown.
-struct Shown {
-    path: String,
-    row: u64,
-    length: usize,
-    tokens: Vec<u32>,
-}
-
 impl Head {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let dataset = globals.open().await?.dataset_index(&self.target).await?;
@@ -65,8 +57,9 @@ impl Head {
             let documents = shown.iter().map(|document| {
                 let text = decode.as_ref().map(|decode| decode(&document.tokens)).transpose()?;
                 Ok(json!({
-                    "file": document.path, "row": document.row, "n_tokens": document.length,
-                    "tokens": document.tokens, "text": text,
+                    "file": document.path, "row": document.row, "id": document.id, "n_tokens": document.length,
+                    "planned": document.planned, "taken_down": document.taken_down, "tokens": document.tokens,
+                    "text": text,
                 }))
             });
             let documents = documents.collect::<Result<Vec<_>, Failure>>()?;
@@ -75,9 +68,15 @@ impl Head {
             return Ok(());
         }
         for document in &shown {
-            let Shown { path, row, length, tokens } = document;
-            let more = if tokens.len() < *length { " …" } else { "" };
-            say(&format_args!("{path} row {row}, {length} tokens"));
+            let Document { path, row, length, tokens, id, planned, taken_down } = document;
+            let more = if (tokens.len() as u64) < *length { " …" } else { "" };
+            let id = id.as_ref().map_or_else(String::new, |id| format!(", id {}", printable(id)));
+            if *taken_down {
+                say(&format_args!("{path} row {row}{id}: taken down, {planned} tokens"));
+                say(&"");
+                continue;
+            }
+            say(&format_args!("{path} row {row}{id}, {length} tokens"));
             match &decode {
                 Some(decode) => say(&format_args!("{}{more}", printable(&decode(tokens)?))),
                 None => {
@@ -90,8 +89,8 @@ impl Head {
         Ok(())
     }
 
-    /// Reads the first documents, one row group after the other.
-    async fn read(&self, dataset: &IndexedDataset) -> Result<Vec<Shown>, Failure> {
+    /// Reads the first documents.
+    async fn read(&self, dataset: &IndexedDataset) -> Result<Vec<Document>, Failure> {
         let files = &dataset.index().files;
         let first = match &self.file {
             None => 0,
@@ -100,27 +99,9 @@ impl Head {
                 Failure::not_found(format!("{} has no file {path:?}", self.target)).near(path, &known)
             })?,
         };
-        let most = if self.all { usize::MAX } else { SHOWN_TOKENS };
-        let mut shown = Vec::new();
-        for (at, file) in files.iter().enumerate().skip(first) {
-            let mut row = 0;
-            let (facts, tokens) = (dataset.file(at).await?, dataset.token_file(at).await?);
-            for group in 0..tokens.groups() {
-                if shown.len() >= self.documents {
-                    return Ok(shown);
-                }
-                let range = tokens.tokens_range(group);
-                let chunk = dataset.read_ranges(&facts, &[range]).await?.pop().unwrap_or_default();
-                let mut documents = Documents::new(tokens.width());
-                let unsound = |error| Failure::local(&format!("the tokens of {} can't be read", file.path), &error);
-                tokens.read_tokens(group, &chunk, &mut documents).map_err(unsound)?;
-                for number in 0..documents.len().min(self.documents - shown.len()) {
-                    let document = documents.document(number).unwrap_or(TokenSlice::U16(&[]));
-                    let (length, tokens) = (document.len(), document.iter().take(most).collect());
-                    shown.push(Shown { path: file.path.clone(), row: row + number as u64, length, tokens });
-                }
-                row += tokens.rows(group);
-            }
+        let mut shown = dataset.head(first, self.documents).await?;
+        if !self.all {
+            shown.iter_mut().for_each(|document| document.tokens.truncate(SHOWN_TOKENS));
         }
         Ok(shown)
     }

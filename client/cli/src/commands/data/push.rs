@@ -76,9 +76,7 @@ pub(crate) struct Push {
 
 impl Push {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        if self.to.selector.is_some() {
-            return Err(Failure::usage(format!("--to {}: versions are numbered by the store, leave out @…", self.to)));
-        }
+        newest_only("--to", &self.to)?;
         if globals.dry_run {
             let Preview { files, bytes, rows } = preview(&self.files)?;
             would(globals.format, &format!("push {files} files, {}, {rows} rows to {}", size(bytes), self.to));
@@ -144,6 +142,17 @@ impl Push {
             "content": info.commit.content, "documents": pushed.documents, "tokens": pushed.tokens,
             "token_column": pushed.column, "warnings": warnings,
         })
+    }
+}
+
+/// Refuses a target that names a version.
+pub(super) fn newest_only(option: &str, target: &Target) -> Result<(), Failure> {
+    match target.selector {
+        Some(_) => {
+            let text = format!("{option} {target}: versions are numbered by the store, leave out @…");
+            Err(Failure::usage(text))
+        }
+        None => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use gigastore_client::dataset::{PushSpec, Pushed};
+use gigastore_client::dataset::{PushSpec, Pushed, TokenChoice};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::{Name, Target};
@@ -252,12 +252,14 @@ impl Tokenize {
     }
 
     fn push_spec(&self, encoder: &Encoder) -> PushSpec {
-        let mut spec = PushSpec::new(self.to.project.clone(), self.to.name.clone());
-        spec.append = self.append;
-        spec.tag = self.tag.clone();
-        spec.vocab_size = Some(encoder.vocab_size());
-        spec.lineage = Some(self.lineage(encoder));
-        spec
+        PushSpec {
+            append: self.append,
+            tag: self.tag.clone(),
+            tokens: TokenChoice::Column("tokens".to_owned()),
+            vocab_size: Some(encoder.vocab_size()),
+            lineage: Some(self.lineage(encoder)),
+            ..PushSpec::new(self.to.project.clone(), self.to.name.clone())
+        }
     }
 
     fn report(&self, globals: &Globals, found: &Found, encoder: &Encoder, done: &Tokenized, pushed: &Pushed) {

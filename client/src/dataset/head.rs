@@ -1,0 +1,104 @@
+//! The first documents of a version: ids, lengths and tokens.
+//!
+//! Must never read more row groups than the documents asked for lie in.
+
+use std::collections::BTreeMap;
+
+use arrow_array::Array;
+use gigastore_formats::name::{Selector, Target};
+use gigastore_formats::table::tokens::Documents;
+
+use super::index::IndexedDataset;
+use super::push::rewrite::{ID_COLUMNS, text};
+use super::read::{Dataset, DatasetError};
+use super::rows;
+
+/// A document of a version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Document {
+    /// Path of its file.
+    pub path: String,
+    /// Its row in the file, from 0.
+    pub row: u64,
+    /// Its id, where the file has a column `id` or `doc_id`.
+    pub id: Option<String>,
+    /// Its tokens, as the file has it.
+    pub length: u64,
+    /// Its planned length; another one only where it was taken down.
+    pub planned: u64,
+    /// Whether it was taken down.
+    pub taken_down: bool,
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+}
+
+impl IndexedDataset {
+    /// Reads the first `count` documents of the version, file after file, from file number `first_file` on.
+    pub async fn head(&self, first_file: usize, count: usize) -> Result<Vec<Document>, DatasetError> {
+        // The same version, whatever a tag points to meanwhile.
+        let (indexed, store) = (self, &self.bound.store);
+        let version = Some(Selector::Number(indexed.info().commit.number));
+        let dataset = store.dataset(&Target { selector: version, ..self.bound.target.clone() }).await?;
+        let mut found: Vec<Document> = Vec::new();
+        for file in first_file..indexed.index().files.len() {
+            let (tokens, row) = (indexed.token_file(file).await?, indexed.file(file).await?);
+            let removed: BTreeMap<u64, u64> = row.removed.iter().map(|removed| (removed.row, removed.tokens)).collect();
+            let (first, mut number) = (found.len(), 0);
+            for group in 0..tokens.groups() {
+                if found.len() >= count {
+                    break;
+                }
+                let bytes = indexed.read_ranges(&row, &[tokens.tokens_range(group)]).await?;
+                let file = tokens.clone();
+                let decode = move || {
+                    let mut documents = Documents::new(file.width());
+                    bytes.iter().try_for_each(|chunk| file.read_tokens(group, chunk, &mut documents))?;
+                    Ok(documents)
+                };
+                let unsound = |source| DatasetError::Tokens { path: row.path.clone(), source };
+                let documents = store.ambient.computed(decode).await.map_err(unsound)?;
+                for i in 0..documents.len().min(count - found.len()) {
+                    let tokens: Vec<u32> =
+                        documents.document(i).map(|slice| slice.iter().collect()).unwrap_or_default();
+                    let planned = removed.get(&number).copied();
+                    found.push(Document {
+                        path: row.path.clone(),
+                        row: number,
+                        id: None,
+                        length: tokens.len() as u64,
+                        planned: planned.unwrap_or(tokens.len() as u64),
+                        taken_down: planned.is_some(),
+                        tokens,
+                    });
+                    number += 1;
+                }
+            }
+            name(&dataset, &row.path, &mut found[first..]).await?;
+            if found.len() >= count {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Gives the first documents of a file their ids.
+async fn name(dataset: &Dataset, path: &str, documents: &mut [Document]) -> Result<(), DatasetError> {
+    if documents.is_empty() {
+        return Ok(());
+    }
+    let metadata = rows::metadata(dataset, path).await?;
+    let columns = metadata.file_metadata().schema_descr().columns();
+    let there = |name: &&str| columns.iter().any(|leaf| leaf.path().parts() == [(*name).to_owned()]);
+    let Some(column) = ID_COLUMNS.into_iter().find(there) else { return Ok(()) };
+    rows::column(dataset, path, metadata.clone(), column, |first, ids| {
+        for i in 0..ids.len() {
+            match documents.get_mut(first as usize + i) {
+                Some(document) => document.id = text(ids, i, column)?,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    })
+    .await
+}
