@@ -22,7 +22,9 @@ fn addresses() -> PathBuf {
 /// Runs a command with `input` on its stdin.
 fn fed(desk: &Desk, arguments: &[&str], input: &[u8]) -> Said {
     let mut child = desk.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
+    let written = child.stdin.take().unwrap().write_all(input);
+    // One who refuses what comes does not read it to its end.
+    assert!(written.is_ok() || written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe));
     Said::of(child.wait_with_output().unwrap())
 }
 
