@@ -6,12 +6,14 @@
 //! | `commit.rs` | drafts into the log, each on the newest version |
 //! | `bound.rs` | a version bound to its commit: verified reads of its manifest and files |
 //! | `kept.rs` | what was read of single files, kept while there is room |
+//! | `ids.rs` | the ids of documents |
 //! | `index.rs` | the light index of a version, and files opened as they are needed |
 //! | `stream/` | documents in order, packed into batches for training |
 //! | `read.rs` | a version's files, ranges of them, verified |
 
 mod bound;
 mod commit;
+mod ids;
 pub mod index;
 mod kept;
 pub mod push;

@@ -15,6 +15,7 @@ impl Coded for DatasetError {
             | Self::Range { .. }
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
+            | Self::Ids { .. }
             | Self::RowGroups { .. } => FaultCode::Invalid,
             Self::Index(source) => source.code(),
             Self::Manifest { .. } => FaultCode::NewerFormat,
@@ -31,6 +32,7 @@ impl Coded for DatasetError {
             | Self::Range { .. }
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
+            | Self::Ids { .. }
             | Self::RowGroups { .. }
             | Self::Manifest { .. }
             | Self::Unknown { .. }

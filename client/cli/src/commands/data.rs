@@ -3,6 +3,7 @@
 //! Must never hold more than the list.
 
 mod command_line;
+mod explain;
 mod get;
 mod head;
 mod ls;
@@ -24,6 +25,7 @@ pub(crate) enum Data {
     Ls(ls::Ls),
     Show(show::Show),
     Get(get::Get),
+    Explain(explain::Explain),
     Head(head::Head),
     #[cfg(feature = "tokenize")]
     Tokenize(Box<tokenize::Tokenize>),
@@ -36,6 +38,7 @@ pub(crate) async fn run(globals: &Globals, command: Data) -> Result<(), Failure>
         Data::Ls(command) => command.run(globals).await,
         Data::Show(command) => command.run(globals).await,
         Data::Get(command) => command.run(globals).await,
+        Data::Explain(command) => command.run(globals).await,
         Data::Head(command) => command.run(globals).await,
         #[cfg(feature = "tokenize")]
         Data::Tokenize(command) => command.run(globals).await,
