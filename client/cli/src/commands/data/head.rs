@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use gigastore_client::dataset::IndexedDataset;
 use gigastore_formats::name::Target;
-use gigastore_formats::table::tokens::{Documents, TokenSlice};
+use gigastore_formats::table::tokens::{Documents, TokenError, TokenSlice};
 use serde_json::json;
 
 use crate::context::Globals;
@@ -48,6 +48,8 @@ pub(crate) struct Head {
 struct Shown {
     path: String,
     row: u64,
+    /// Where the file has ids.
+    id: Option<String>,
     length: usize,
     tokens: Vec<u32>,
 }
@@ -65,7 +67,7 @@ impl Head {
             let documents = shown.iter().map(|document| {
                 let text = decode.as_ref().map(|decode| decode(&document.tokens)).transpose()?;
                 Ok(json!({
-                    "file": document.path, "row": document.row, "n_tokens": document.length,
+                    "file": document.path, "row": document.row, "id": document.id, "n_tokens": document.length,
                     "tokens": document.tokens, "text": text,
                 }))
             });
@@ -75,9 +77,10 @@ impl Head {
             return Ok(());
         }
         for document in &shown {
-            let Shown { path, row, length, tokens } = document;
+            let Shown { path, row, id, length, tokens } = document;
             let more = if tokens.len() < *length { " …" } else { "" };
-            say(&format_args!("{path} row {row}, {length} tokens"));
+            let id = id.as_ref().map(|id| format!(", id {}", printable(id))).unwrap_or_default();
+            say(&format_args!("{path} row {row}{id}, {length} tokens"));
             match &decode {
                 Some(decode) => say(&format_args!("{}{more}", printable(&decode(tokens)?))),
                 None => {
@@ -102,25 +105,47 @@ impl Head {
         };
         let most = if self.all { usize::MAX } else { SHOWN_TOKENS };
         let mut shown = Vec::new();
-        for (at, file) in files.iter().enumerate().skip(first) {
-            let mut row = 0;
-            let (facts, tokens) = (dataset.file(at).await?, dataset.token_file(at).await?);
-            for group in 0..tokens.groups() {
-                if shown.len() >= self.documents {
-                    return Ok(shown);
-                }
-                let range = tokens.tokens_range(group);
-                let chunk = dataset.read_ranges(&facts, &[range]).await?.pop().unwrap_or_default();
-                let mut documents = Documents::new(tokens.width());
-                let unsound = |error| Failure::local(&format!("the tokens of {} can't be read", file.path), &error);
-                tokens.read_tokens(group, &chunk, &mut documents).map_err(unsound)?;
-                for number in 0..documents.len().min(self.documents - shown.len()) {
-                    let document = documents.document(number).unwrap_or(TokenSlice::U16(&[]));
-                    let (length, tokens) = (document.len(), document.iter().take(most).collect());
-                    shown.push(Shown { path: file.path.clone(), row: row + number as u64, length, tokens });
-                }
-                row += tokens.rows(group);
+        for at in first..files.len() {
+            if shown.len() >= self.documents {
+                break;
             }
+            let mut of_file = self.read_file(dataset, at, self.documents - shown.len(), most).await?;
+            let rows: Vec<u64> = of_file.iter().map(|document| document.row).collect();
+            let mut ids = dataset.ids(at, &rows).await?;
+            for document in &mut of_file {
+                document.id = ids.remove(&document.row);
+            }
+            shown.extend(of_file);
+        }
+        Ok(shown)
+    }
+
+    /// Reads the first documents of a file, one row group after the other, each with at most `most` tokens.
+    async fn read_file(
+        &self,
+        dataset: &IndexedDataset,
+        file: usize,
+        documents: usize,
+        most: usize,
+    ) -> Result<Vec<Shown>, Failure> {
+        let (facts, file) = (dataset.file(file).await?, dataset.token_file(file).await?);
+        let (mut shown, mut row) = (Vec::new(), 0);
+        for group in 0..file.groups() {
+            if shown.len() >= documents {
+                break;
+            }
+            let range = file.tokens_range(group);
+            let chunk = dataset.read_ranges(&facts, &[range]).await?.pop().unwrap_or_default();
+            let mut found = Documents::new(file.width());
+            let unsound =
+                |error: TokenError| Failure::integrity(format!("the tokens of {} can't be read: {error}", facts.path));
+            file.read_tokens(group, &chunk, &mut found).map_err(unsound)?;
+            for number in 0..found.len().min(documents - shown.len()) {
+                let document = found.document(number).unwrap_or(TokenSlice::U16(&[]));
+                let (length, tokens) = (document.len(), document.iter().take(most).collect());
+                shown.push(Shown { path: facts.path.clone(), row: row + number as u64, id: None, length, tokens });
+            }
+            row += file.rows(group);
         }
         Ok(shown)
     }
