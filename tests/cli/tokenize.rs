@@ -19,10 +19,16 @@ fn addresses() -> PathBuf {
     texts().unwrap_or_else(|error| panic!("{error}"))
 }
 
+fn blake3_of(bytes: &[u8]) -> String {
+    gigastore_formats::digest::Digest::of(bytes).to_string()
+}
+
 /// Runs a command with `input` on its stdin.
 fn fed(desk: &Desk, arguments: &[&str], input: &[u8]) -> Said {
     let mut child = desk.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
+    let written = child.stdin.take().unwrap().write_all(input);
+    // One who refuses what comes does not read it to its end.
+    assert!(written.is_ok() || written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe));
     Said::of(child.wait_with_output().unwrap())
 }
 
@@ -48,9 +54,11 @@ fn documents_are_tokenized_pushed_and_shown() {
     let head = desk.ok(&["data", "head", "demo/sotu", "-n", "1", "--tokenizer", &tokenizer]);
     let first = fs::read_dir(&texts).unwrap().map(|entry| entry.unwrap().path());
     let first = first.filter(|path| path.to_str().unwrap().contains("/198") && path.extension().unwrap() == "txt");
-    let text = fs::read_to_string(first.min().unwrap()).unwrap().to_lowercase();
+    let first = first.min().unwrap();
+    let text = fs::read_to_string(&first).unwrap().to_lowercase();
     let words: Vec<&str> = text.split_whitespace().take(3).map(|word| word.trim_matches([',', '.', ':'])).collect();
-    assert!(head.starts_with("part-00000.parquet row 0, "), "{head}");
+    let id = &blake3_of(&fs::read(&first).unwrap())[..32];
+    assert!(head.starts_with(&format!("part-00000.parquet row 0, id {id}, ")), "{head}");
     assert!(words.iter().all(|word| head.contains(word)), "{words:?}: {head}");
     let json = desk.json(&["data", "head", "demo/sotu", "-n", "2", "--tokenizer", &tokenizer]);
     assert_eq!(json["documents"].as_array().unwrap().len(), 2);

@@ -323,7 +323,8 @@ fn line_of(found: &Found, counters: &Counters) -> impl Fn() -> String + use<> {
         let now = counters.snapshot();
         let first: &Snapshot = first.get_or_init(|| now);
         let rate = (now.tokens - first.tokens) as f64 / begun.elapsed().as_secs_f64();
-        let part = if total > 0 { format!(", {} % read", now.read.min(total) * 100 / total) } else { String::new() };
+        let part = (now.read.min(total) * 100).checked_div(total).map(|part| format!(", {part} % read"));
+        let part = part.unwrap_or_default();
         let skipped = if now.skipped > 0 { format!(", {} skipped", now.skipped) } else { String::new() };
         format!(
             "tokenizing: {} documents, {} of text, {} tokens, {rate:.0} tokens/s{part}{skipped}",
