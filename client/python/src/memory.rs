@@ -166,6 +166,13 @@ impl Memory {
         Self { start, len, readonly: true, dtype: Dtype::U8, shape, _held: Box::new(bytes) }
     }
 
+    /// Returns numbers that were made for whoever gets them.
+    pub(crate) fn of_numbers<T: Send + Sync + 'static>(mut numbers: Vec<T>, dtype: Dtype, shape: Vec<u64>) -> Self {
+        let start = NonNull::new(numbers.as_mut_ptr().cast()).unwrap_or(NonNull::dangling());
+        let len = size_of_val(&*numbers);
+        Self { start, len, readonly: false, dtype, shape, _held: Box::new(numbers) }
+    }
+
     /// Returns the address of the first byte.
     pub(crate) fn start(&self) -> *mut c_void {
         self.start.as_ptr().cast()

@@ -99,6 +99,8 @@ pub struct StreamOptions {
     pub prefetch_bytes: u64,
     /// Where to go on.
     pub cursor: Option<Cursor>,
+    /// The number of the first batch. Which worker makes a batch depends on its number.
+    pub first_step: u64,
 }
 
 /// Why there is no stream, or no next batch. What was handed out stays valid, and the cursor with it.
@@ -206,6 +208,7 @@ impl StreamOptions {
             columns: Columns { pad: 0, position_ids: false, loss_mask: false },
             prefetch_bytes: DEFAULT_PREFETCH_BYTES,
             cursor: None,
+            first_step: 0,
         }
     }
 
