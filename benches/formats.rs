@@ -3,7 +3,7 @@
 //! Must never touch a disk while it measures: that is what `transfer.rs` does.
 
 use std::hint::black_box;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -13,6 +13,9 @@ use gigastore_formats::manifest::checkpoint::{
     Checkpoint, CheckpointMeta, CheckpointReader, CheckpointRow, Selection, read_checkpoint, write_checkpoint,
 };
 use gigastore_formats::object::Stored;
+use gigastore_formats::order::{
+    GroupTable, Long, Next, OrderSpec, Packing, Sampler, SourceOrder, SourceSpec, StreamSpec, Unit,
+};
 use gigastore_formats::pack::codec::{decode_group, encode_group};
 use gigastore_formats::pack::{Coding, PackHeader, PackSlice, plan_packs};
 use gigastore_formats::plan::{Area, PlanBox, PlanRequest, PlannedSlice, Planner};
@@ -283,6 +286,59 @@ fn codec(c: &mut Criterion) {
     }
 }
 
+/// Row groups of the dataset that is put in order: 16 TB of tokens in row groups of 16 MiB.
+const GROUPS: usize = 1_000_000;
+
+/// The row groups of a dataset, 100 a file, no two neighbours alike.
+fn groups(count: usize) -> (Vec<(String, usize)>, Vec<u64>, Vec<u64>) {
+    let files = (0..count.div_ceil(100)).map(|i| (format!("texts/part-{i:06}.parquet"), (count - i * 100).min(100)));
+    let rows = (0..count as u64).map(|i| 7_000 + i * 7_919 % 2_000).collect();
+    let tokens = (0..count as u64).map(|i| 8_000_000 + i * 104_729 % 400_000).collect();
+    (files.collect(), rows, tokens)
+}
+
+fn ordered(count: usize, lanes: u32, packing: Packing) -> Arc<SourceOrder> {
+    let (files, rows, tokens) = groups(count);
+    let files = files.iter().map(|(path, groups)| (path.as_str(), *groups));
+    let table = GroupTable::new(files, rows, tokens).expect("a sound table");
+    SourceOrder::new(table, OrderSpec { seed: Some(7), lanes, window: 4, packing }).expect("a sound specification")
+}
+
+/// What a stream costs before it has its first sample, and what each step costs.
+fn order(c: &mut Criterion) {
+    let mut group = c.benchmark_group("order of 1,000,000 row groups, 64 lanes");
+    group.sample_size(10).throughput(Throughput::Elements(GROUPS as u64));
+    let (files, rows, tokens) = groups(GROUPS);
+    group.bench_function("table with its id", |b| {
+        let files = || files.iter().map(|(path, groups)| (path.as_str(), *groups));
+        b.iter(|| GroupTable::new(files(), rows.clone(), tokens.clone()).expect("a sound table"));
+    });
+    let first_fit = Packing::FirstFit { seq_len: 2048, long: Long::Split };
+    for (name, packing) in [("concatenated", Packing::Concat { seq_len: 2048 }), ("first fit", first_fit)] {
+        let order = ordered(GROUPS, 64, packing);
+        let mut epoch = 0;
+        group.bench_function(format!("one epoch, {name}"), |b| {
+            b.iter(|| {
+                epoch += 1;
+                order.epoch(epoch)
+            });
+        });
+    }
+    group.finish();
+    let mut group = c.benchmark_group("order, one sample after the other");
+    group.throughput(Throughput::Elements(1));
+    for lanes in [64, 1024] {
+        let order = ordered(4 * lanes as usize, lanes, Packing::Concat { seq_len: 2048 });
+        let source = SourceSpec { dataset: "texts".into(), order, weight: 1.0, epochs: None };
+        let spec = Arc::new(StreamSpec { sources: vec![source], unit: Unit::Tokens, budget: None });
+        let mut sampler = Sampler::new(&spec).expect("a sound weight");
+        group.bench_function(format!("{lanes} lanes, whole epochs"), |b| {
+            b.iter(|| assert!(matches!(sampler.step(), Next::Sample(..))));
+        });
+    }
+    group.finish();
+}
+
 fn percent(frames: &[Vec<u8>], content: &[u8]) -> f64 {
     frames.iter().map(Vec::len).sum::<usize>() as f64 / content.len() as f64 * 100.0
 }
@@ -291,5 +347,5 @@ fn split(width: usize, group: &[u8]) -> Vec<u8> {
     (0..width).flat_map(|plane| group.iter().skip(plane).step_by(width).copied()).collect()
 }
 
-criterion_group!(benches, hashing, packs, headers, ranges, manifests, a_million_rows, codec);
+criterion_group!(benches, hashing, packs, headers, ranges, manifests, a_million_rows, order, codec);
 criterion_main!(benches);

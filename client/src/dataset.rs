@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `push.rs` | local files become a version; unchanged ones are not sent |
 //! | `bound.rs` | a version bound to its commit: verified reads of its manifest and files |
+//! | `kept.rs` | what was read of single files, kept while there is room |
 //! | `index.rs` | the light index of a version, and files opened as they are needed |
 //! | `stream/` | documents in order, packed into batches for training |
 //! | `read.rs` | a version's files, ranges of them, verified |
 
 mod bound;
 pub mod index;
+mod kept;
 pub mod push;
 pub mod read;
 pub mod stream;

@@ -301,7 +301,11 @@ impl Coded for ModelError {
 impl Coded for DatasetError {
     fn code(&self) -> FaultCode {
         match self {
-            Self::Checkpoint { .. } | Self::Range { .. } | Self::Tokens { .. } => FaultCode::Invalid,
+            Self::Checkpoint { .. }
+            | Self::Range { .. }
+            | Self::NoTokens { .. }
+            | Self::Tokens { .. }
+            | Self::RowGroups { .. } => FaultCode::Invalid,
             Self::Index(source) => source.code(),
             Self::Manifest { .. } => FaultCode::NewerFormat,
             Self::Unknown { .. } => FaultCode::NotFound,
@@ -315,9 +319,11 @@ impl Coded for DatasetError {
         match self {
             Self::Checkpoint { .. }
             | Self::Range { .. }
+            | Self::NoTokens { .. }
+            | Self::Tokens { .. }
+            | Self::RowGroups { .. }
             | Self::Manifest { .. }
             | Self::Unknown { .. }
-            | Self::Tokens { .. }
             | Self::Damaged { .. } => None,
             Self::Index(source) => Some(source),
             Self::Staging(source) => Some(source),

@@ -117,6 +117,32 @@ mod tests {
     }
 
     #[test]
+    fn other_programs_read_token_files() {
+        use gigastore_formats::table::tokens::{TokenCompression, TokenFileSpec, TokenFileWriter, TokenWidth};
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.parquet");
+        let codecs = [TokenCompression::None, TokenCompression::Lz4, TokenCompression::Zstd(3)];
+        for (width, top) in [(TokenWidth::U16, 65_535), (TokenWidth::U16, 900), (TokenWidth::U32, 200_000)] {
+            // Empty ones at both ends of row groups, and one that is longer than a row group.
+            let lens = [0u32, 0, 1, 7, 8, 9, 500, 0, 2500, 0, 3, 0];
+            let document = |len: u32| (0..len).map(|i| (i * 7919 + len) % (top + 1)).collect::<Vec<_>>();
+            let rows: Vec<(String, u32, Vec<u32>)> =
+                lens.iter().enumerate().map(|(i, len)| (format!("ä/{i}"), *len, document(*len))).collect();
+            for compression in codecs {
+                let spec = TokenFileSpec { compression, row_group_tokens: 1000, ..TokenFileSpec::new(width) };
+                let mut writer = TokenFileWriter::new(std::fs::File::create(&path).unwrap(), spec).unwrap();
+                rows.iter().for_each(|(id, _, tokens)| writer.push(id, tokens.as_slice()).unwrap());
+                writer.finish().unwrap();
+                let read = json("read_tokens.py", &[path.as_ref(), "pyarrow".as_ref(), "duckdb".as_ref()]);
+                for reader in ["pyarrow", "duckdb"] {
+                    assert_eq!(read[reader], serde_json::json!(rows), "{reader}, {width:?}, {compression:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_script_that_fails_says_why() {
         let refused = run_script("open_pack.py", &["/nowhere/at-all".as_ref()]).unwrap_err();
         assert!(refused.to_string().contains("No such file"), "{refused}");

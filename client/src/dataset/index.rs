@@ -2,8 +2,8 @@
 //!
 //! Must never read the whole manifest of a large version, and never hold facts of files without bound.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{StreamExt, TryStreamExt};
@@ -15,12 +15,16 @@ use gigastore_formats::table::tokens::{TokenFile, TokenFooterReader};
 use gigastore_formats::wire::CommitInfo;
 
 use super::bound::Bound;
+use super::kept::Kept;
 use super::read::DatasetError;
 use crate::store::Store;
 use crate::transfer::progress::Progress;
 
 /// Bytes of files' rows that are kept: 256 MiB, the group trees of 2 TiB of files.
 const KEPT_BYTES: u64 = 256 << 20;
+
+/// Row groups of files whose footers are kept: 2^19, of some 100 bytes each.
+const KEPT_GROUPS: u64 = 1 << 19;
 
 /// Bytes of a manifest all of whose files are read together with the first one: 64 MiB, the group trees of 500 GiB of
 /// files, in about the time that a few requests to a store take.
@@ -40,29 +44,16 @@ const READS_IN_FLIGHT: usize = 8;
 pub struct IndexedDataset {
     bound: Bound,
     index: Arc<DatasetIndex>,
-    kept: Arc<Kept>,
+    files: Arc<Files>,
 }
 
-/// Rows of files that were read.
-#[derive(Debug, Default)]
-struct Kept {
-    rows: Mutex<Rows>,
-    /// Held while rows are read, so that files asked for together are read once.
-    reading: tokio::sync::Mutex<()>,
-    token_files: Mutex<BTreeMap<usize, TokenFile>>,
-}
-
-#[derive(Debug, Default)]
-struct Rows {
-    by_file: BTreeMap<usize, KeptRow>,
-    bytes: u64,
-    uses: u64,
-}
-
+/// What was read of single files.
 #[derive(Debug)]
-struct KeptRow {
-    row: Arc<FileRow>,
-    last_use: u64,
+struct Files {
+    rows: Kept<Arc<FileRow>>,
+    footers: Kept<TokenFile>,
+    /// Held while rows or footers are read, so that what several ask for together is read once.
+    reading: tokio::sync::Mutex<()>,
 }
 
 impl Store {
@@ -83,7 +74,9 @@ impl Store {
                 }
             }
         };
-        Ok(IndexedDataset { bound, index: Arc::new(index), kept: Arc::default() })
+        let (rows, footers) = (Kept::new(KEPT_BYTES), Kept::new(KEPT_GROUPS));
+        let files = Files { rows, footers, reading: tokio::sync::Mutex::new(()) };
+        Ok(IndexedDataset { bound, index: Arc::new(index), files: Arc::new(files) })
     }
 }
 
@@ -101,52 +94,46 @@ impl IndexedDataset {
     /// Returns what the manifest says of file number `file`, its group tree included. Read when it is first asked for,
     /// and kept while there is room.
     pub async fn file(&self, file: usize) -> Result<Arc<FileRow>, DatasetError> {
-        if let Some(row) = self.kept.row(file) {
+        if let Some(row) = self.files.rows.get(file) {
             return Ok(row);
         }
-        let _reading = self.kept.reading.lock().await;
-        if let Some(row) = self.kept.row(file) {
-            return Ok(row);
-        }
-        let unknown = |path: String| {
-            let (target, known) = (self.bound.target.to_string(), Vec::new());
-            DatasetError::Unknown { target, path, known }
-        };
-        let path = &self.index.files.get(file).ok_or_else(|| unknown(format!("number {file}")))?.path;
-        let whole = self.bound.info.commit.manifest.len <= WHOLE_BYTES;
-        let wanted = match whole {
-            true => self.index.files.iter().map(|file| file.path.clone()).collect(),
-            false => BTreeSet::from([path.clone()]),
-        };
-        for row in self.rows(wanted).await? {
-            let number = self.index.files.binary_search_by(|file| file.path.cmp(&row.path));
-            self.kept.keep(number.map_err(|_| unknown(row.path.clone()))?, file, row);
-        }
-        self.kept.row(file).ok_or_else(|| unknown(path.clone()))
+        let _reading = self.files.reading.lock().await;
+        self.read_file(file).await
     }
 
-    /// Returns where the tokens of file number `file` lie, by its footer. Read when it is first asked for, and kept.
+    /// Returns where file number `file` has its tokens, from its footer. Read when it is first asked for, and kept
+    /// while there is room.
     pub async fn token_file(&self, file: usize) -> Result<TokenFile, DatasetError> {
-        if let Some(tokens) = self.kept.token_file(file) {
-            return Ok(tokens);
+        if let Some(found) = self.files.footers.get(file) {
+            return Ok(found);
         }
-        let row = self.file(file).await?;
-        let column = self.index.meta.tokens.as_ref().map(|tokens| tokens.column.as_str());
+        let tokens = self.index.meta.tokens.as_ref();
+        let tokens = tokens.ok_or_else(|| DatasetError::NoTokens { target: self.bound.target.to_string() })?;
+        let _reading = self.files.reading.lock().await;
+        if let Some(found) = self.files.footers.get(file) {
+            return Ok(found);
+        }
+        let row = self.read_file(file).await?;
         let unsound = |source| DatasetError::Tokens { path: row.path.clone(), source };
-        let mut reader = TokenFooterReader::new(row.bytes, column);
-        let tokens = loop {
+        let mut reader = TokenFooterReader::new(row.bytes, Some(&tokens.column));
+        let found = loop {
             match reader.step().map_err(unsound)? {
-                Step::Done(tokens) => break tokens,
+                Step::Done(found) => break found,
                 Step::Need(ranges) => {
-                    let read = self.read_ranges(&row, &ranges).await?;
-                    for (range, bytes) in ranges.into_iter().zip(read) {
-                        reader.give(range, bytes).map_err(unsound)?;
+                    for (range, bytes) in ranges.iter().zip(self.read_ranges(&row, &ranges).await?) {
+                        reader.give(*range, bytes).map_err(unsound)?;
                     }
                 }
             }
         };
-        self.kept.token_files.lock().unwrap_or_else(PoisonError::into_inner).insert(file, tokens.clone());
-        Ok(tokens)
+        // What the manifest says was taken from this footer; the two differ only where one of them is wrong.
+        let planned = self.index.rows.get(self.index.groups(file)).unwrap_or_default();
+        let there: Vec<u64> = (0..found.groups()).map(|group| found.rows(group)).collect();
+        if planned != there {
+            return Err(DatasetError::RowGroups { path: row.path.clone() });
+        }
+        self.files.footers.keep(file, file, found.clone(), there.len() as u64 + 1);
+        Ok(found)
     }
 
     /// Reads ranges of a file, each checked against the file's group tree. What is returned no longer counts as bytes
@@ -184,6 +171,29 @@ impl IndexedDataset {
         Ok(bytes.freeze())
     }
 
+    /// Reads what the manifest says of a file, and of others with it where the manifest is small.
+    async fn read_file(&self, file: usize) -> Result<Arc<FileRow>, DatasetError> {
+        if let Some(row) = self.files.rows.get(file) {
+            return Ok(row);
+        }
+        let unknown = |path: String| {
+            let (target, known) = (self.bound.target.to_string(), Vec::new());
+            DatasetError::Unknown { target, path, known }
+        };
+        let path = &self.index.files.get(file).ok_or_else(|| unknown(format!("number {file}")))?.path;
+        let whole = self.bound.info.commit.manifest.len <= WHOLE_BYTES;
+        let wanted = match whole {
+            true => self.index.files.iter().map(|file| file.path.clone()).collect(),
+            false => BTreeSet::from([path.clone()]),
+        };
+        for row in self.rows(wanted).await? {
+            let number = self.index.files.binary_search_by(|file| file.path.cmp(&row.path));
+            let (number, bytes) = (number.map_err(|_| unknown(row.path.clone()))?, row_bytes(&row));
+            self.files.rows.keep(number, file, Arc::new(row), bytes);
+        }
+        self.files.rows.get(file).ok_or_else(|| unknown(path.clone()))
+    }
+
     async fn rows(&self, wanted: BTreeSet<String>) -> Result<Vec<FileRow>, DatasetError> {
         let unreadable = |source| self.bound.unreadable(source);
         let mut reader = DatasetReader::new(self.bound.info.commit.manifest.len, wanted).map_err(unreadable)?;
@@ -197,39 +207,6 @@ impl IndexedDataset {
                         reader.give(range, bytes).map_err(unreadable)?;
                     }
                 }
-            }
-        }
-    }
-}
-
-impl Kept {
-    fn token_file(&self, file: usize) -> Option<TokenFile> {
-        self.token_files.lock().unwrap_or_else(PoisonError::into_inner).get(&file).cloned()
-    }
-
-    fn row(&self, file: usize) -> Option<Arc<FileRow>> {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.uses += 1;
-        let last_use = rows.uses;
-        let kept = rows.by_file.get_mut(&file)?;
-        kept.last_use = last_use;
-        Some(Arc::clone(&kept.row))
-    }
-
-    /// Keeps a row; forgets those that were not used for longest, but never that of file `wanted`.
-    fn keep(&self, file: usize, wanted: usize, row: FileRow) {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.bytes += row_bytes(&row);
-        rows.uses += 1;
-        let kept = KeptRow { row: Arc::new(row), last_use: rows.uses };
-        if let Some(before) = rows.by_file.insert(file, kept) {
-            rows.bytes -= row_bytes(&before.row);
-        }
-        while rows.bytes > KEPT_BYTES {
-            let others = rows.by_file.iter().filter(|(file, _)| **file != wanted);
-            let Some(oldest) = others.min_by_key(|(_, kept)| kept.last_use).map(|(file, _)| *file) else { return };
-            if let Some(kept) = rows.by_file.remove(&oldest) {
-                rows.bytes -= row_bytes(&kept.row);
             }
         }
     }

@@ -65,6 +65,26 @@ pub enum DatasetError {
         /// What there is.
         known: Vec<String>,
     },
+    /// The dataset has no token column.
+    #[error("{target} is a table without tokens: push it anew with --tokens-column NAME, if it has some")]
+    NoTokens {
+        /// The version.
+        target: String,
+    },
+    /// The token column of a file can't be read, though its bytes are those that were committed.
+    #[error("{path}: {source}")]
+    Tokens {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: TokenError,
+    },
+    /// The footer of a file and the manifest differ.
+    #[error("{path}: the row groups of its footer are not those that the manifest says; push the file anew")]
+    RowGroups {
+        /// The file.
+        path: String,
+    },
     /// The file ends before the range does.
     #[error("{path} has {len} bytes: {range} does not lie inside")]
     Range {
@@ -84,14 +104,6 @@ pub enum DatasetError {
         object: String,
         /// What is wrong.
         source: GroupMismatch,
-    },
-    /// A file's footer does not say where its tokens are.
-    #[error("file {path} has no tokens that can be read: {source}")]
-    Tokens {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        source: TokenError,
     },
     /// The file can't be written.
     #[error(transparent)]

@@ -11,15 +11,16 @@ use crate::dataset::stream::StreamError;
 impl Coded for StreamError {
     fn code(&self) -> FaultCode {
         match self {
-            Self::NoSource
-            | Self::Share { .. }
-            | Self::Batch { .. }
-            | Self::NoTokens { .. }
-            | Self::Spec { .. }
-            | Self::Weight(_) => FaultCode::Invalid,
-            Self::Cursor(CursorError::Json(_) | CursorError::Format { .. } | CursorError::Place { .. }) => {
+            Self::NoSource | Self::Share { .. } | Self::Batch { .. } | Self::Spec { .. } | Self::Weight(_) => {
                 FaultCode::Invalid
             }
+            Self::Cursor(
+                CursorError::Json(_)
+                | CursorError::Format { .. }
+                | CursorError::Number { .. }
+                | CursorError::Place { .. }
+                | CursorError::Rounds { .. },
+            ) => FaultCode::Invalid,
             Self::Cursor(CursorError::Algorithm { .. }) => FaultCode::NewerFormat,
             Self::Cursor(
                 CursorError::Sources { .. }
@@ -39,7 +40,6 @@ impl Coded for StreamError {
             Self::NoSource
             | Self::Share { .. }
             | Self::Batch { .. }
-            | Self::NoTokens { .. }
             | Self::Spec { .. }
             | Self::Weight(_)
             | Self::Cursor(_)

@@ -17,8 +17,8 @@ use super::columns::{
 pub use super::dataset_index::{DatasetIndex, IndexFile, IndexReader};
 use super::dataset_tokens::FileTokens;
 pub use super::dataset_tokens::{
-    LENGTH_BUCKETS, Lineage, MAX_LINEAGE_BYTES, MAX_REMOVED_ROWS, Removed, TokenColumn, TokenWidth, add_lengths,
-    count_length, length_bucket,
+    LENGTH_BUCKETS, Lineage, MAX_LINEAGE_BYTES, MAX_REMOVED_ROWS, Removed, TokenColumn, add_lengths, count_length,
+    length_bucket,
 };
 use super::head::{Format, Head, Meta, check_number, check_user_metadata};
 use super::reader::{RowsReader, read_rows};

@@ -1,9 +1,10 @@
 //! Rows for the tests of dataset manifests. Must never change: fixtures were written from them.
 
-use super::dataset::{DatasetMeta, FileRow, Lineage, Removed, TokenColumn, TokenWidth};
+use super::dataset::{DatasetMeta, FileRow, Lineage, Removed, TokenColumn};
 use super::samples::{digest, note};
 use crate::object::Stored;
 use crate::table::RowGroup;
+use crate::table::tokens::TokenWidth;
 use crate::verified::{GroupSize, GroupTree};
 
 pub(super) fn meta() -> DatasetMeta {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::head::check_number;
 use super::{MetaError, RowError};
 use crate::digest::Digest;
-pub use crate::table::tokens::TokenWidth;
+use crate::table::tokens::TokenWidth;
 
 /// Buckets of a histogram of lengths: 65, one for no tokens and one for each power of two of 64 bits.
 pub const LENGTH_BUCKETS: usize = 65;

@@ -1,16 +1,21 @@
 //! Cursors: where a stream is, to be kept with a checkpoint and gone on from at any world size.
 //!
-//! Must never depend on ranks, workers or batches: a cursor says how far the whole stream is. What was *seen* is the one
-//! part that each rank has of its own, and that is added up.
+//! Must never depend on ranks, workers or batches: a cursor says how far the whole stream is. What was *seen* is the
+//! one part that each rank has of its own, and that is added up.
 
 use serde::{Deserialize, Serialize};
 
 use super::mix::{Unit, Weight};
 use super::seen::Seen;
-use super::spec::{ALGORITHM, OrderId, OrderSpec};
+use super::spec::{ALGORITHM, OrderId, OrderSpec, Packing};
+use super::walk::{Astray, SourceOrder, Walk};
 
 /// Name and version of the format.
 pub const CURSOR_FORMAT: &str = "gigastore-cursor-1";
+
+/// The most that a cursor counts of anything, 2^62: a sample counts less than 2^32, so that a stream that goes on from
+/// there can't count past 2^64.
+const MOST: u64 = 1 << 62;
 
 /// Where a stream is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -117,15 +122,42 @@ pub enum CursorError {
         /// The cursor's.
         actual: Unit,
     },
-    /// Places that are not in the order.
-    #[error("the cursor of {dataset} names a place that its order does not have: it is damaged")]
+    /// A number that no cursor of a stream has.
+    #[error("the cursor of {dataset} is damaged: {what} is {actual}, expected {expected}")]
+    Number {
+        /// The dataset, or all.
+        dataset: String,
+        /// Which number.
+        what: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        actual: u64,
+    },
+    /// A place that is not in the order.
+    #[error("the cursor of {dataset} is damaged: lane {lane} has no sample {item} in window {window}")]
     Place {
+        /// The dataset.
+        dataset: String,
+        /// The lane.
+        lane: u32,
+        /// The window that it is said to be in.
+        window: u32,
+        /// The sample of it that is said to come next.
+        item: u32,
+    },
+    /// Places that are in the order, but never at the same time.
+    #[error(
+        "the cursor of {dataset} is damaged: no number of samples, taken from the lanes in turn, leads to its places"
+    )]
+    Rounds {
         /// The dataset.
         dataset: String,
     },
     /// Cursors of ranks that are not at the same place.
     #[error(
-        "the cursors of rank {first} and rank {second} are not of the same place: {first_samples} and {second_samples} samples"
+        "the cursors of rank {first} and rank {second} are not of the same place: {first_samples} and {second_samples} \
+         samples"
     )]
     Apart {
         /// One.
@@ -142,14 +174,49 @@ pub enum CursorError {
 impl Cursor {
     /// Reads a cursor.
     pub fn parse(json: &[u8]) -> Result<Self, CursorError> {
-        let cursor: Self = serde_json::from_slice(json).map_err(|error| CursorError::Json(error.to_string()))?;
-        if cursor.format != CURSOR_FORMAT {
-            return Err(CursorError::Format { actual: cursor.format });
+        /// What a cursor of any version has.
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+            algorithm: u32,
         }
-        if cursor.algorithm != ALGORITHM {
-            return Err(CursorError::Algorithm { actual: cursor.algorithm });
+        let not = |error: serde_json::Error| CursorError::Json(error.to_string());
+        let Head { format, algorithm } = serde_json::from_slice(json).map_err(not)?;
+        check_version(&format, algorithm)?;
+        serde_json::from_slice(json).map_err(not)
+    }
+
+    /// Checks what can be checked without the order: version, weights, and that the counts go together.
+    pub(super) fn check(&self) -> Result<(), CursorError> {
+        check_version(&self.format, self.algorithm)?;
+        let wrong = |dataset: &str, what, expected: String, actual| {
+            Err(CursorError::Number { dataset: dataset.to_owned(), what, expected, actual })
+        };
+        for source in &self.sources {
+            let numbers = [("samples", source.samples, MOST), ("counted", source.counted, MOST)];
+            // Every epoch has a sample at least, and since the weights were set no more was counted than in all.
+            let others = [("epoch", source.epoch, source.samples), ("weighed", source.weighed, source.counted)];
+            for (what, actual, most) in numbers.into_iter().chain(others) {
+                if actual > most {
+                    return wrong(&source.dataset, what, format!("at most {most}"), actual);
+                }
+            }
+            if !source.weight.is_legal() {
+                return wrong(&source.dataset, "weight", "at most a million".to_owned(), source.weight.number().into());
+            }
         }
-        Ok(cursor)
+        if self.sources.iter().all(|source| source.weight.is_zero()) {
+            return wrong("all datasets", "sum of weights", "at least 1".to_owned(), 0);
+        }
+        let sum = |number: fn(&SourceCursor) -> u64| self.sources.iter().map(number).fold(0, u64::saturating_add);
+        let sums = [("samples", self.samples, sum(|of| of.samples)), ("counted", self.counted, sum(|of| of.counted))];
+        for (what, actual, expected) in sums {
+            if actual != expected || actual > MOST {
+                let expected = format!("the sum of its datasets, {expected}, and at most {MOST}");
+                return wrong("all datasets", what, expected, actual);
+            }
+        }
+        Ok(())
     }
 
     /// Returns it as JSON.
@@ -174,4 +241,52 @@ impl Cursor {
         }
         Ok(Some(joined))
     }
+}
+
+impl SourceCursor {
+    /// Says what is wrong with its places.
+    pub(super) fn astray(&self, astray: Astray, lanes: u32) -> CursorError {
+        let dataset = self.dataset.clone();
+        match astray {
+            Astray::Lanes => {
+                let (expected, actual) = (lanes.to_string(), self.lanes.len() as u64);
+                CursorError::Number { dataset, what: "number of lanes", expected, actual }
+            }
+            Astray::Lane(lane) => {
+                let (window, item) = self.lanes[lane as usize];
+                CursorError::Place { dataset, lane, window, item }
+            }
+            Astray::Rounds => CursorError::Rounds { dataset },
+        }
+    }
+
+    /// Checks that its counts are those of its place, where the manifest tells.
+    pub(super) fn check_counts(&self, walk: &Walk, order: &SourceOrder) -> Result<(), CursorError> {
+        let wrong =
+            |what, expected, actual| Err(CursorError::Number { dataset: self.dataset.clone(), what, expected, actual });
+        if let Some(here) = walk.epoch().samples_before(walk.places().0) {
+            let least = self.epoch.saturating_mul(order.fewest()).saturating_add(here);
+            let exact = self.epoch == 0 || order.spec().packing == Packing::Documents;
+            if exact && self.samples != least {
+                return wrong("samples", least.to_string(), self.samples);
+            }
+            if self.samples < least {
+                return wrong("samples", format!("at least {least}"), self.samples);
+            }
+        }
+        match walk.counted_before(self.samples) {
+            Some(expected) if expected != self.counted => wrong("counted", expected.to_string(), self.counted),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_version(format: &str, algorithm: u32) -> Result<(), CursorError> {
+    if format != CURSOR_FORMAT {
+        return Err(CursorError::Format { actual: format.to_owned() });
+    }
+    if algorithm != ALGORITHM {
+        return Err(CursorError::Algorithm { actual: algorithm });
+    }
+    Ok(())
 }

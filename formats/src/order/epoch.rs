@@ -109,9 +109,9 @@ impl Epoch {
 
     /// Returns the samples of a window, where they are known from the manifest.
     pub(super) fn items(&self, lane: u32, window: u32) -> Option<u32> {
-        let items = &self.lanes[lane as usize].items;
-        let end = *items.get(window as usize)?;
-        Some((end - window.checked_sub(1).map_or(0, |before| items[before as usize])) as u32)
+        let lane = &self.lanes[lane as usize];
+        let end = *lane.items.get(window as usize)?;
+        Some((end - lane.before(window)) as u32)
     }
 
     /// Returns the planned tokens of a window.
@@ -122,6 +122,13 @@ impl Epoch {
     /// Returns the samples of the epoch, where they are known from the manifest.
     pub fn samples(&self) -> Option<u64> {
         self.ends.last().map(|end| end.items)
+    }
+
+    /// Returns how many samples of the epoch come before these places, of which there is one for each lane, where that
+    /// is known from the manifest.
+    pub(super) fn samples_before(&self, places: &[LanePlace]) -> Option<u64> {
+        self.samples()?;
+        Some(self.lanes.iter().zip(places).map(|(lane, place)| lane.before(place.window) + u64::from(place.item)).sum())
     }
 
     /// Returns where all lanes are after the first `samples` samples, and which lane comes next. None where that is not
@@ -215,8 +222,12 @@ impl Lane {
         if window == self.items.len() {
             return LanePlace { window: window as u32, item: 0 };
         }
-        let before = window.checked_sub(1).map_or(0, |before| self.items[before]);
-        LanePlace { window: window as u32, item: (item - before) as u32 }
+        LanePlace { window: window as u32, item: (item - self.before(window as u32)) as u32 }
+    }
+
+    /// Returns the samples before a window.
+    fn before(&self, window: u32) -> u64 {
+        window.checked_sub(1).map_or(0, |before| self.items[before as usize])
     }
 }
 

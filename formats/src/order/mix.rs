@@ -56,22 +56,32 @@ impl Weight {
         if let Some(source_number) = weights.iter().position(|weight| !legal(weight)) {
             return Err(WeightError::Number { source_number, actual: weights[source_number] });
         }
-        // Halved as often as it takes, so that the sum is finite too.
+        // As parts of the largest, so that the sum is finite too.
         let largest = weights.iter().copied().fold(0.0, f64::max);
         if largest == 0.0 {
             return Err(WeightError::Zero);
         }
         let sum: f64 = weights.iter().map(|weight| weight / largest).sum();
-        let part = |weight: &f64| match weight / largest / sum * WHOLE {
+        let part = |weight: &f64| match *weight {
             0.0 => Self(0),
-            part => Self(part.round().max(1.0) as u32),
+            weight => Self((weight / largest / sum * WHOLE).round().max(1.0) as u32),
         };
         Ok(weights.iter().map(part).collect())
+    }
+
+    /// Tells whether it is one that [`of`](Self::of) makes.
+    pub(super) fn is_legal(self) -> bool {
+        f64::from(self.0) <= WHOLE
     }
 
     /// Tells whether nothing is taken from the source.
     pub fn is_zero(self) -> bool {
         self.0 == 0
+    }
+
+    /// Returns it in millionths.
+    pub(super) fn number(self) -> u32 {
+        self.0
     }
 
     /// Returns it as a part of 1.
@@ -100,6 +110,7 @@ mod tests {
     fn weights_are_parts_of_their_sum() {
         let weights = Weight::of(&[3.0, 1.0, 0.0, 1e-300]).unwrap();
         assert_eq!(weights, [Weight(750_000), Weight(250_000), Weight(0), Weight(1)]);
+        assert_eq!(Weight::of(&[1e300, 1e-300, -0.0]).unwrap(), [Weight(1_000_000), Weight(1), Weight(0)]);
         assert_eq!(Weight::of(&[f64::MAX, f64::MAX]).unwrap(), [Weight(500_000); 2]);
         assert_eq!(Weight::of(&[0.0]), Err(WeightError::Zero));
         assert_eq!(Weight::of(&[]), Err(WeightError::Zero));

@@ -13,6 +13,10 @@ use super::seen::Seen;
 use super::spec::ALGORITHM;
 use super::walk::{Next as Walked, Sample, SourceOrder, Walk, WindowKey};
 
+/// Epochs that [`Sampler::seek`] goes through, each made from the table: 4,096, far more often than anybody reads a
+/// dataset, and some minutes for one of a million row groups.
+pub const MOST_SEEK_EPOCHS: u64 = 1 << 12;
+
 /// One dataset of a stream.
 #[derive(Clone, Debug)]
 pub struct SourceSpec {
@@ -85,7 +89,11 @@ impl Sampler {
 
     /// Goes on where a cursor is. Weights are those of the cursor, also where the specification has others: see
     /// [`set_weights`](Self::set_weights).
+    ///
+    /// What a cursor says is checked as far as the manifest tells; with first fit, a place beyond the samples of its
+    /// window is found out when their sizes come: see [`give`](Self::give).
     pub fn resume(spec: &Arc<StreamSpec>, cursor: &Cursor) -> Result<Self, CursorError> {
+        cursor.check()?;
         let (expected, actual) = (spec.sources.len(), cursor.sources.len());
         if expected != actual {
             return Err(CursorError::Sources { expected, actual });
@@ -101,25 +109,31 @@ impl Sampler {
     }
 
     /// Starts after the first `samples` samples of a stream of one source, where the manifest tells how many samples
-    /// there are: not for [`Packing::FirstFit`], nor where lengths of documents are counted. None where it does not, or
-    /// the stream ends before.
+    /// there are: not for [`Packing::FirstFit`](super::Packing::FirstFit), nor where lengths of documents are counted.
+    /// None where it does not, the stream ends before, or that is [`MOST_SEEK_EPOCHS`] away.
     pub fn seek(spec: &Arc<StreamSpec>, samples: u64) -> Option<Self> {
         let [source] = spec.sources.as_slice() else { return None };
         let mut sampler = Self::new(spec).ok()?;
-        let (mut epoch, mut rest) = (source.order.epoch(0), samples);
-        while rest > epoch.samples()? {
-            if epoch.samples()? == 0 || source.epochs.is_some_and(|epochs| epoch.number() + 1 >= epochs) {
-                return None;
-            }
+        let Some(last) = samples.checked_sub(1) else { return Some(sampler) };
+        let mut epoch = source.order.epoch(0);
+        if last / source.order.fewest().max(1) >= MOST_SEEK_EPOCHS {
+            return None;
+        }
+        let mut rest = last;
+        while rest >= epoch.samples().filter(|samples| *samples > 0)? {
             rest -= epoch.samples()?;
             epoch = source.order.epoch(epoch.number() + 1);
         }
+        if source.epochs.is_some_and(|epochs| epoch.number() >= epochs) {
+            return None;
+        }
         let (places, next) = epoch.places_after(rest)?;
-        let walk = Walk::at(0, &source.order, epoch, spec.unit, places, next)?;
-        let counted = walk.counted_before(rest)?;
-        sampler.sources[0] = Source { walk, weighed: counted, samples, counted, ..sampler.sources[0].clone() };
-        (sampler.samples, sampler.counted) = (samples, counted);
-        Some(sampler)
+        let walk = Walk::at(0, &source.order, epoch, spec.unit, places, next).ok()?;
+        let counted = walk.counted_before(last)?;
+        sampler.sources[0] = Source { walk, weighed: counted, samples: last, counted, ..sampler.sources[0].clone() };
+        (sampler.samples, sampler.counted) = (last, counted);
+        // The last of them as any other, so that the stream is as after it: also where it is its end, or beyond that.
+        matches!(sampler.step(), Next::Sample(..)).then_some(sampler)
     }
 
     /// Returns the specification.
@@ -158,6 +172,13 @@ impl Sampler {
     pub fn place(&self, source: u32, lane: u32) -> (u64, LanePlace) {
         let walk = &self.sources[source as usize].walk;
         (walk.epoch().number(), walk.places().0[lane as usize])
+    }
+
+    /// Returns the error of a cursor whose place in a window is not one of the window's samples.
+    pub fn no_such_place(&self, key: WindowKey) -> CursorError {
+        let (_, LanePlace { window, item }) = self.place(key.source, key.lane);
+        let dataset = self.spec.sources[key.source as usize].dataset.clone();
+        CursorError::Place { dataset, lane: key.lane, window, item }
     }
 
     /// Goes to the next sample. Where it needs something first it stays where it is.
@@ -234,10 +255,10 @@ impl Source {
             let [expected, actual] = [source.order.spec(), &at.spec].map(ToString::to_string);
             return Err(CursorError::Spec { dataset: dataset(), expected, actual });
         }
-        let places = at.lanes.iter().map(|(window, item)| LanePlace { window: *window, item: *item }).collect();
-        let epoch = source.order.epoch(at.epoch);
-        let walk = Walk::at(number, &source.order, epoch, unit, places, at.next);
-        let walk = walk.ok_or_else(|| CursorError::Place { dataset: dataset() })?;
+        let places: Vec<_> = at.lanes.iter().map(|&(window, item)| LanePlace { window, item }).collect();
+        let walk = Walk::resume(number, &source.order, at.epoch, unit, &places, at.next);
+        let walk = walk.map_err(|astray| at.astray(astray, source.order.spec().lanes))?;
+        at.check_counts(&walk, &source.order)?;
         let ended = source.order.is_empty() || source.epochs.is_some_and(|epochs| at.epoch >= epochs);
         let SourceCursor { weight, weighed, samples, counted, .. } = *at;
         Ok(Self { walk, weight, weighed, samples, counted, ended })

@@ -35,14 +35,14 @@ pub struct Seen {
 #[error("{0:?} is not a digest of samples: expected 64 lower-case hex digits")]
 pub struct SeenError(String);
 
-/// Computes digests of samples: BLAKE3, in its mode of deriving keys, over position (64 bits), source (32 bits), bytes a
-/// token (32 bits: 2 where all tokens are below 65,536, else 4), number of pieces (32 bits), each piece's length with the
-/// highest bit set where its tokens are missing (32 bits), and the tokens that are there, all little-endian. The sum
-/// takes a digest as a number, lowest byte first.
+/// Computes digests of samples: BLAKE3, in its mode of deriving keys, over the tokens that are there, each piece's
+/// length with the highest bit set where its tokens are missing (32 bits), position (64 bits), source (32 bits), bytes a
+/// token (32 bits: 2 where all tokens are below 65,536, else 4) and number of pieces (32 bits), all little-endian. Read
+/// from the end there is one reading of it. The sum takes a digest as a number, lowest byte first.
 #[derive(Debug)]
 pub struct SampleHasher {
     hasher: blake3::Hasher,
-    head: Vec<u8>,
+    tail: Vec<u8>,
 }
 
 /// One piece of a sample: its tokens, and whether they are there.
@@ -50,13 +50,13 @@ pub type Piece = (u32, bool);
 
 impl Default for SampleHasher {
     fn default() -> Self {
-        Self { hasher: blake3::Hasher::new_derive_key(CONTEXT), head: Vec::new() }
+        Self { hasher: blake3::Hasher::new_derive_key(CONTEXT), tail: Vec::new() }
     }
 }
 
 impl SampleHasher {
-    /// Computes the digest of the sample at `position`, of `source`, from its pieces and the bytes of the tokens that are
-    /// there, of which each has `width` bytes.
+    /// Computes the digest of the sample at `position`, of `source`, from its pieces and the bytes of the tokens that
+    /// are there, of which each has `width` bytes.
     pub fn digest(
         &mut self,
         position: u64,
@@ -65,16 +65,18 @@ impl SampleHasher {
         pieces: impl ExactSizeIterator<Item = Piece>,
         tokens: &[u8],
     ) -> SeenDigest {
-        self.head.clear();
-        self.head.extend(position.to_le_bytes());
-        for number in [source, width, pieces.len() as u32] {
-            self.head.extend(number.to_le_bytes());
-        }
+        // Tokens first, so that they begin where a chunk of BLAKE3 does and several chunks are hashed at a time.
+        self.tail.clear();
+        let count = pieces.len() as u32;
         for (len, there) in pieces {
             let marked = if there { len } else { len | 1 << 31 };
-            self.head.extend(marked.to_le_bytes());
+            self.tail.extend(marked.to_le_bytes());
         }
-        let hash = self.hasher.reset().update(&self.head).update(tokens).finalize();
+        self.tail.extend(position.to_le_bytes());
+        for number in [source, width, count] {
+            self.tail.extend(number.to_le_bytes());
+        }
+        let hash = self.hasher.reset().update(tokens).update(&self.tail).finalize();
         let (numbers, _) = hash.as_bytes().as_chunks::<8>();
         SeenDigest(std::array::from_fn(|i| u64::from_le_bytes(numbers[i])))
     }

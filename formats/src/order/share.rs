@@ -1,14 +1,14 @@
 //! Which rank gets which samples of a global batch.
 //!
-//! The order of samples does not depend on the ranks; who trains on which of a batch does. Must never give one rank more
-//! than its share.
+//! The order of samples does not depend on the ranks; who trains on which of a batch does. Must never give one rank
+//! more than its share.
 
-/// Gives the samples of a global batch, by the lanes they come from, to `world` ranks, `share` each: returns the rank of
-/// each sample. There are at most `world * share` samples.
+/// Gives the samples of a global batch, by the lanes they come from, to `world` ranks, `share` each: returns the rank
+/// of each sample. There are at most `world * share` samples.
 ///
 /// A lane's home is the rank with the rest of its number by the world size. Every sample goes to the home of its lane
-/// while that has room; those left go to the ranks that have room, lowest first. Where the world size divides the number
-/// of lanes, and no lane has ended, none are left: each rank reads its own lanes and no byte of others.
+/// while that has room; those left go to the ranks that have room, lowest first. Where the world size divides the
+/// number of lanes, and no lane has ended, none are left: each rank reads its own lanes and no byte of others.
 pub fn assign(lanes: &[u32], world: u32, share: u32) -> Vec<u32> {
     let mut room = vec![share; world as usize];
     let mut ranks = Vec::with_capacity(lanes.len());

@@ -93,6 +93,32 @@ pub enum SpecError {
         /// The lanes.
         actual: u32,
     },
+    /// Files that are not sorted, or one of them twice.
+    #[error("the files of an order are sorted by path, each once: {path:?} comes after {before:?}")]
+    Unsorted {
+        /// The file.
+        path: String,
+        /// The one before it.
+        before: String,
+    },
+    /// Not one number a row group.
+    #[error("the files have {groups} row groups, but there are rows of {rows} and tokens of {tokens}")]
+    Numbers {
+        /// Row groups of all files.
+        groups: usize,
+        /// How many numbers of rows there are.
+        rows: usize,
+        /// How many numbers of tokens.
+        tokens: usize,
+    },
+    /// Tokens that are in no document.
+    #[error("row group {group} of the dataset has {tokens} tokens and no rows: its manifest is damaged")]
+    NoRows {
+        /// The row group, counted through all files.
+        group: usize,
+        /// Its tokens.
+        tokens: u64,
+    },
     /// More row groups than are numbered.
     #[error("the dataset has {actual} row groups, the limit is {}", u32::MAX)]
     Groups {
@@ -124,8 +150,8 @@ pub struct GroupTable {
 }
 
 impl GroupTable {
-    /// Makes the table of files: path, and how many of the row groups are its. `rows` and `tokens` have one number a row
-    /// group; tokens are those that were planned, whatever was taken down since.
+    /// Makes the table of files, sorted by path: path, and how many of the row groups are its. `rows` and `tokens` have
+    /// one number a row group; tokens are those that were planned, whatever was taken down since.
     ///
     /// The order id is BLAKE3, in its mode of deriving keys, over each file: length of its path (32 bits), the path,
     /// number of its row groups (64 bits), and rows and tokens of each (64 bits), little-endian.
@@ -137,18 +163,31 @@ impl GroupTable {
         if rows.len() > u32::MAX as usize {
             return Err(SpecError::Groups { actual: rows.len() });
         }
+        if let Some(group) = rows.iter().zip(&tokens).position(|(rows, tokens)| *rows == 0 && *tokens > 0) {
+            return Err(SpecError::NoRows { group, tokens: tokens[group] });
+        }
+        let unequal = |groups| SpecError::Numbers { groups, rows: rows.len(), tokens: tokens.len() };
         let mut hasher = blake3::Hasher::new_derive_key(ID_CONTEXT);
-        let (mut first, mut numbers) = (0, Vec::new());
+        let (mut first, mut numbers, mut before) = (0usize, Vec::new(), None::<&str>);
         for (path, groups) in files {
+            if let Some(before) = before.filter(|before| path <= *before) {
+                return Err(SpecError::Unsorted { path: path.to_owned(), before: before.to_owned() });
+            }
+            before = Some(path);
+            let end = first.saturating_add(groups);
+            let (Some(rows), Some(tokens)) = (rows.get(first..end), tokens.get(first..end)) else {
+                return Err(unequal(end));
+            };
             hasher.update(&(path.len() as u32).to_le_bytes()).update(path.as_bytes());
             hasher.update(&(groups as u64).to_le_bytes());
             numbers.clear();
-            for group in first..first + groups {
-                numbers.extend(rows[group].to_le_bytes());
-                numbers.extend(tokens[group].to_le_bytes());
-            }
+            numbers
+                .extend(rows.iter().zip(tokens).flat_map(|(rows, tokens)| [*rows, *tokens]).flat_map(u64::to_le_bytes));
             hasher.update(&numbers);
-            first += groups;
+            first = end;
+        }
+        if first != rows.len() || first != tokens.len() {
+            return Err(unequal(first));
         }
         Ok(Self { id: OrderId(hasher.finalize().into()), rows, tokens })
     }

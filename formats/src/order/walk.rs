@@ -1,7 +1,7 @@
 //! A walk through one dataset, epoch after epoch: which sample comes next.
 //!
-//! Goes round the lanes, one sample of each in turn; a lane that is exhausted drops out and the others go on. Must never
-//! fetch: where it needs the lengths of a window's documents, it asks.
+//! Goes round the lanes, one sample of each in turn; a lane that is exhausted drops out and the others go on. Must
+//! never fetch: where it needs the lengths of a window's documents, it asks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +18,10 @@ const KEPT_EPOCHS: usize = 3;
 pub struct SourceOrder {
     table: GroupTable,
     spec: OrderSpec,
+    /// Rows of all row groups.
+    rows: u64,
+    /// Planned tokens of all row groups.
+    tokens: u64,
     kept: Mutex<Vec<Arc<Epoch>>>,
 }
 
@@ -56,6 +60,17 @@ pub(super) enum Next {
     Over,
 }
 
+/// Why places are not where a walk can be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Astray {
+    /// There are more lanes or fewer.
+    Lanes,
+    /// The place of this lane is not one.
+    Lane(u32),
+    /// All are places, but not at the same time.
+    Rounds,
+}
+
 /// Where in an epoch a walk is, and what it knows of the windows it is in.
 #[derive(Clone, Debug)]
 pub(super) struct Walk {
@@ -76,7 +91,9 @@ impl SourceOrder {
     /// Puts the files of a dataset in order.
     pub fn new(table: GroupTable, spec: OrderSpec) -> Result<Arc<Self>, SpecError> {
         spec.check(&table)?;
-        Ok(Arc::new(Self { table, spec, kept: Mutex::new(Vec::new()) }))
+        // No overflow: what was checked is that each is below 2^32, and there are fewer than 2^32.
+        let (rows, tokens) = (table.rows.iter().sum(), table.tokens.iter().sum());
+        Ok(Arc::new(Self { table, spec, rows, tokens, kept: Mutex::new(Vec::new()) }))
     }
 
     /// Returns the row groups.
@@ -106,9 +123,15 @@ impl SourceOrder {
 
     /// Tells whether there is no sample in any epoch.
     pub(super) fn is_empty(&self) -> bool {
+        self.fewest() == 0
+    }
+
+    /// Returns how many samples an epoch has at least; 0 only where it has none.
+    pub(super) fn fewest(&self) -> u64 {
         match self.spec.packing {
-            Packing::Documents => self.table.rows.iter().all(|rows| *rows == 0),
-            _ => self.table.tokens.iter().all(|tokens| *tokens == 0),
+            Packing::Documents => self.rows,
+            Packing::Concat { seq_len } => self.tokens.div_ceil(u64::from(seq_len)),
+            Packing::FirstFit { .. } => self.tokens.min(1),
         }
     }
 }
@@ -121,8 +144,7 @@ impl Walk {
         Self::at(source, order, epoch, unit, places, 0).expect("a beginning is a place")
     }
 
-    /// Goes on where every lane is at its place, and `next` comes next, or the lane after it that is not exhausted. None
-    /// where these are no places of the epoch.
+    /// Goes on where every lane is at its place, and `next` comes next, or the lane after it that is not exhausted.
     pub(super) fn at(
         source: u32,
         order: &Arc<SourceOrder>,
@@ -130,9 +152,9 @@ impl Walk {
         unit: Unit,
         places: Vec<LanePlace>,
         next: u32,
-    ) -> Option<Self> {
-        if places.len() != epoch.lanes() as usize || next > epoch.lanes() {
-            return None;
+    ) -> Result<Self, Astray> {
+        if places.len() != epoch.lanes() as usize {
+            return Err(Astray::Lanes);
         }
         let lanes = places.len();
         let order = Arc::clone(order);
@@ -141,10 +163,8 @@ impl Walk {
         for lane in 0..lanes as u32 {
             let place = walk.places[lane as usize];
             let windows = walk.epoch.windows(lane);
-            let items = walk.epoch.items(lane, place.window);
-            let beyond = place.window > windows || place.window == windows && place.item > 0;
-            if beyond || items.is_some_and(|items| place.item > 0 && place.item >= items) {
-                return None;
+            if place.window > windows || place.item > 0 && u64::from(place.item) >= walk.most(lane, place.window) {
+                return Err(Astray::Lane(lane));
             }
             walk.pass_empty(lane);
             if walk.places[lane as usize].window < windows {
@@ -155,7 +175,29 @@ impl Walk {
         if walk.at == walk.active.len() {
             walk.at = 0;
         }
-        Some(walk)
+        Ok(walk)
+    }
+
+    /// Goes on where a walk was: at the very places that [`places`](Self::places) returned. Where the manifest tells
+    /// the lengths of lanes, places that no walk is at are found out; elsewhere [`give`](Self::give) finds some.
+    pub(super) fn resume(
+        source: u32,
+        order: &Arc<SourceOrder>,
+        epoch: u64,
+        unit: Unit,
+        places: &[LanePlace],
+        next: u32,
+    ) -> Result<Self, Astray> {
+        let epoch = order.epoch(epoch);
+        let walk = Self::at(source, order, Arc::clone(&epoch), unit, places.to_vec(), next)?;
+        if let Some(lane) = walk.places.iter().zip(places).position(|(at, place)| at != place) {
+            return Err(Astray::Lane(lane as u32));
+        }
+        let led = epoch.samples_before(places).and_then(|samples| epoch.places_after(samples));
+        if walk.places().1 != next || led.is_some_and(|(led, then)| led != places || then != next) {
+            return Err(Astray::Rounds);
+        }
+        Ok(walk)
     }
 
     /// Returns the epoch.
@@ -168,23 +210,20 @@ impl Walk {
         (&self.places, self.active.get(self.at).copied().unwrap_or(0))
     }
 
-    /// Returns what the stream counted up to here, `samples` samples into the epoch, where the manifest tells: every epoch
-    /// has the same tokens and documents.
+    /// Returns what was counted of the source up to here, which is after `samples` samples of it, where the manifest
+    /// tells: every epoch has the same tokens.
     pub(super) fn counted_before(&self, samples: u64) -> Option<u64> {
-        let table = self.order.table();
-        let (epochs, packing) = (self.epoch.number(), self.epoch.packing());
-        match (self.unit, packing) {
-            (Unit::Samples, Packing::Documents) | (Unit::Documents, Packing::Documents) => {
-                Some(epochs * table.rows.iter().sum::<u64>() + samples)
-            }
+        match (self.unit, self.epoch.packing()) {
+            (Unit::Samples, _) | (Unit::Documents, Packing::Documents) => Some(samples),
             (Unit::Tokens, Packing::Concat { seq_len }) => {
-                let whole = epochs * table.tokens.iter().sum::<u64>();
+                let table = self.order.table();
+                let whole = self.epoch.number().saturating_mul(self.order.tokens);
                 let lane = |lane: u32| {
                     let LanePlace { window, item } = self.places[lane as usize];
                     let before: u64 = (0..window).map(|window| self.epoch.tokens(table, lane, window)).sum();
                     before + u64::from(item) * u64::from(seq_len)
                 };
-                Some(whole + (0..self.epoch.lanes()).map(lane).sum::<u64>())
+                Some(whole.saturating_add((0..self.epoch.lanes()).map(lane).sum::<u64>()))
             }
             _ => None,
         }
@@ -225,11 +264,13 @@ impl Walk {
         }
     }
 
-    /// Takes the sizes of a window's samples. Returns whether the lane's place is in the window that they say it is.
+    /// Takes the sizes of a window's samples. Returns whether the lane's place is one of them, and there are as many as
+    /// the manifest says, where it does.
     pub(super) fn give(&mut self, key: WindowKey, sizes: Arc<[ItemSize]>) -> bool {
         let place = self.places[key.lane as usize];
         if place.window == key.window && key.epoch == self.epoch.number() {
-            if place.item as usize >= sizes.len() {
+            let items = self.epoch.items(key.lane, key.window);
+            if place.item as usize >= sizes.len() || items.is_some_and(|items| items as usize != sizes.len()) {
                 return false;
             }
             self.sizes[key.lane as usize] = Some(sizes);
@@ -237,17 +278,23 @@ impl Walk {
         true
     }
 
+    /// Returns the most samples that a window has: as many as the manifest says, or as many as it has tokens.
+    fn most(&self, lane: u32, window: u32) -> u64 {
+        let known = self.epoch.items(lane, window).map(u64::from);
+        known.unwrap_or_else(|| self.epoch.tokens(self.order.table(), lane, window))
+    }
+
     /// Passes windows without samples.
     fn pass_empty(&mut self, lane: u32) {
         let windows = self.epoch.windows(lane);
-        let place = &mut self.places[lane as usize];
-        let empty = |window| match self.epoch.items(lane, window) {
-            Some(items) => items == 0,
-            None => self.epoch.tokens(self.order.table(), lane, window) == 0,
-        };
-        while place.window < windows && empty(place.window) {
-            *place = LanePlace { window: place.window + 1, item: 0 };
+        let mut window = self.places[lane as usize].window;
+        if window == windows || self.most(lane, window) > 0 {
+            return;
         }
+        while window < windows && self.most(lane, window) == 0 {
+            window += 1;
+        }
+        self.places[lane as usize] = LanePlace { window, item: 0 };
     }
 
     /// Returns what a sample of the window that a lane is in counts, unless sizes are needed for that or for the number

@@ -3,11 +3,17 @@
 //!
 //! Must never emit a token that is not of a checked window.
 
+use std::sync::Arc;
+
 use gigastore_formats::order::{SampleHasher, Seen, Segment};
 use gigastore_formats::table::tokens::TokenSlice;
 
 use super::options::{Columns, StreamError};
+use super::shelf::{Reused, Shelf};
 use super::window::Window;
+
+/// Buffers of batches that are kept when nobody uses them: 16, twice those that are made ahead.
+const KEPT_BATCHES: usize = 16;
 
 /// The position of a sample that is nothing but padding.
 pub const FILLER: i64 = -1;
@@ -20,11 +26,11 @@ pub struct Batch {
     /// Tokens of a sample; none where samples are documents, which follow on each other and are as long as they are.
     pub seq_len: Option<u32>,
     /// The tokens of all samples, one after the other.
-    pub tokens: Vec<i64>,
+    pub tokens: Reused<i64>,
     /// Where pieces of documents begin and end among the tokens: 0, then the end of each. Padding is a piece of its own.
     pub cu_seqlens: Vec<i32>,
     /// The position of each token in its piece. Empty where that is not wanted.
-    pub position_ids: Vec<i64>,
+    pub position_ids: Reused<i64>,
     /// 1 for a token that is there, 0 for padding. Empty where that is not wanted.
     pub loss_mask: Vec<u8>,
     /// The position of each sample in the stream; [`FILLER`] for padding.
@@ -41,13 +47,16 @@ pub(super) struct Filler {
     columns: Columns,
     seq_len: Option<u32>,
     hasher: SampleHasher,
-    /// The bytes of a sample's tokens, for its digest.
+    /// The bytes of a sample's tokens, for its digest: as many as `filled`.
     bytes: Vec<u8>,
+    filled: usize,
+    shelf: Arc<Shelf<i64>>,
 }
 
 impl Filler {
     pub(super) fn new(columns: Columns, seq_len: Option<u32>) -> Self {
-        Self { columns, seq_len, hasher: SampleHasher::default(), bytes: Vec::new() }
+        let (bytes, shelf) = (Vec::new(), Shelf::keeping(KEPT_BATCHES));
+        Self { columns, seq_len, hasher: SampleHasher::default(), bytes, filled: 0, shelf }
     }
 
     /// Starts a batch with room for so many samples.
@@ -57,9 +66,12 @@ impl Filler {
         Batch {
             step,
             seq_len: self.seq_len,
-            tokens: Vec::with_capacity(tokens),
+            tokens: self.shelf.take(tokens),
             cu_seqlens: vec![0],
-            position_ids: Vec::with_capacity(extra(self.columns.position_ids)),
+            position_ids: match self.columns.position_ids {
+                true => self.shelf.take(tokens),
+                false => Reused::default(),
+            },
             loss_mask: Vec::with_capacity(extra(self.columns.loss_mask)),
             positions: Vec::with_capacity(samples as usize),
             sources: Vec::with_capacity(samples as usize),
@@ -82,8 +94,8 @@ impl Filler {
         if whole > i32::MAX as u64 {
             return Err(StreamError::Batch { actual: whole });
         }
-        self.bytes.clear();
-        let narrow = match window.tokens.as_slice() {
+        self.filled = 0;
+        let narrow = match window.documents.tokens.as_slice() {
             TokenSlice::U16(_) => true,
             TokenSlice::U32(tokens) => segments.iter().all(|segment| {
                 let (start, end) = window.range(segment);
@@ -106,7 +118,7 @@ impl Filler {
         }
         let pieces = segments.iter().map(|segment| (segment.len, window.is_there(segment.document)));
         let width = if narrow { 2 } else { 4 };
-        seen.digest = self.hasher.digest(position, source, width, pieces, &self.bytes);
+        seen.digest = self.hasher.digest(position, source, width, pieces, &self.bytes[..self.filled]);
         self.pad(batch, len as u32);
         batch.positions.push(position as i64);
         batch.sources.push(source);
@@ -122,22 +134,33 @@ impl Filler {
 
     fn copy(&mut self, batch: &mut Batch, window: &Window, segment: &Segment, narrow: bool) {
         let (start, end) = window.range(segment);
-        match window.tokens.as_slice() {
+        match window.documents.tokens.as_slice() {
             TokenSlice::U16(tokens) => {
                 let tokens = &tokens[start..end];
-                extend(&mut self.bytes, tokens, u16::to_le_bytes);
+                self.note(tokens, u16::to_le_bytes);
                 batch.tokens.extend(tokens.iter().map(|token| i64::from(*token)));
             }
             TokenSlice::U32(tokens) => {
                 let tokens = &tokens[start..end];
                 if narrow {
-                    extend(&mut self.bytes, tokens, |token| (token as u16).to_le_bytes());
+                    self.note(tokens, |token| (token as u16).to_le_bytes());
                 } else {
-                    extend(&mut self.bytes, tokens, u32::to_le_bytes);
+                    self.note(tokens, u32::to_le_bytes);
                 }
                 batch.tokens.extend(tokens.iter().map(|token| i64::from(*token)));
             }
         }
+    }
+
+    /// Appends tokens to the bytes of the sample; a copy of memory where the machine has the same order of bytes.
+    fn note<T: Copy, const N: usize>(&mut self, tokens: &[T], to_bytes: impl Fn(T) -> [u8; N]) {
+        let before = self.filled;
+        self.filled += tokens.len() * N;
+        if self.bytes.len() < self.filled {
+            self.bytes.resize(self.filled, 0);
+        }
+        let (places, _) = self.bytes[before..self.filled].as_chunks_mut::<N>();
+        places.iter_mut().zip(tokens).for_each(|(place, token)| *place = to_bytes(*token));
     }
 
     /// Fills a sample up that has `len` tokens.
@@ -162,27 +185,27 @@ impl Filler {
     }
 }
 
-/// Appends numbers as bytes; a copy of memory where the machine has the same order of bytes.
-fn extend<T: Copy, const N: usize>(bytes: &mut Vec<u8>, numbers: &[T], to_bytes: impl Fn(T) -> [u8; N]) {
-    let before = bytes.len();
-    bytes.resize(before + numbers.len() * N, 0);
-    let (places, _) = bytes[before..].as_chunks_mut::<N>();
-    places.iter_mut().zip(numbers).for_each(|(place, number)| *place = to_bytes(*number));
-}
-
 impl Window {
     /// Tells whether a document's tokens are there.
     fn is_there(&self, document: u32) -> bool {
-        let document = document as usize;
-        self.starts[document + 1] - self.starts[document] == self.lengths[document]
+        let (start, end) = self.bounds(document);
+        end - start == self.lengths[document as usize]
     }
 
     /// Returns where the tokens of a piece of a document that is there begin and end.
     fn range(&self, segment: &Segment) -> (usize, usize) {
-        if !self.is_there(segment.document) {
+        let (start, end) = self.bounds(segment.document);
+        if end - start < segment.start + segment.len {
             return (0, 0);
         }
-        let start = self.starts[segment.document as usize] as usize + segment.start as usize;
+        let start = (start + segment.start) as usize;
         (start, start + segment.len as usize)
+    }
+
+    /// Returns where the tokens of a document begin and end.
+    fn bounds(&self, document: u32) -> (u32, u32) {
+        let ends = &self.documents.ends;
+        let document = document as usize;
+        (document.checked_sub(1).map_or(0, |before| ends[before]), ends[document])
     }
 }

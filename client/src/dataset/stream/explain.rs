@@ -60,8 +60,8 @@ impl StreamOptions {
     }
 
     fn target(dataset: &str) -> Result<Target, StreamError> {
-        let damaged = || CursorError::Place { dataset: dataset.to_owned() };
-        Ok(dataset.parse().map_err(|_| damaged())?)
+        let parsed = dataset.parse::<Target>();
+        Ok(parsed.map_err(|error| CursorError::Json(format!("its dataset {dataset:?}: {error}")))?)
     }
 }
 
@@ -105,7 +105,7 @@ impl Stream {
                     let source = &self.sources[key.source as usize];
                     let plan = source.plan(&*self.ambient, key, OnDamage::Fail).await?;
                     if !sampler.give(key, plan.sizes().into()) {
-                        return Err(CursorError::Place { dataset: source.target.clone() }.into());
+                        return Err(sampler.no_such_place(key).into());
                     }
                 }
             }

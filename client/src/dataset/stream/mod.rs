@@ -32,6 +32,7 @@
 //! | `windows.rs` | which windows are held, and read ahead |
 //! | `producer.rs` | makes batches in the background |
 //! | `batch.rs` | samples to a batch |
+//! | `shelf.rs` | memory that is used again |
 //! | `explain.rs` | which documents a step has |
 //!
 //! A slow or failing store delays batches. Must never reorder, repeat or drop one.
@@ -40,6 +41,7 @@ mod batch;
 mod explain;
 mod options;
 mod producer;
+mod shelf;
 mod window;
 mod windows;
 
@@ -57,6 +59,7 @@ pub use options::{
     StreamSource,
 };
 pub use producer::Place;
+pub use shelf::Reused;
 
 use batch::Filler;
 use producer::{Made, Producer};
@@ -64,6 +67,7 @@ use window::Source;
 use windows::Loader;
 
 use super::index::IndexedDataset;
+use super::read::DatasetError;
 use crate::store::Store;
 
 /// Batches that are made before anybody takes them: 8, so that a trainer that takes several at a time does not wait.
@@ -117,7 +121,7 @@ impl Store {
         let target = format!("{}/{}@{}", source.target.project, source.target.name, dataset.info().commit.number);
         let index = dataset.index();
         if index.meta.tokens.is_none() && !index.rows.is_empty() {
-            return Err(StreamError::NoTokens { target });
+            return Err(DatasetError::NoTokens { target }.into());
         }
         let ends = index.files.iter().skip(1).map(|file| file.first_group).chain([index.rows.len() as u32]);
         let files = index.files.iter().zip(ends);
@@ -125,7 +129,7 @@ impl Store {
         let unordered = |source| StreamError::Spec { target: target.clone(), source };
         let table = GroupTable::new(files, index.rows.clone(), index.tokens.clone()).map_err(unordered)?;
         let order = SourceOrder::new(table, options.order.clone()).map_err(unordered)?;
-        Ok(Source { target, dataset, order })
+        Ok(Source { target, dataset, order, spare: Arc::default() })
     }
 }
 

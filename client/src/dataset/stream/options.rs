@@ -125,14 +125,6 @@ pub enum StreamError {
         /// The tokens.
         actual: u64,
     },
-    /// A dataset without tokens.
-    #[error(
-        "{target} has no token column that was recorded: push it again, with --tokens-column if its name is unusual"
-    )]
-    NoTokens {
-        /// The dataset.
-        target: String,
-    },
     /// The order can't be made.
     #[error("{target}: {source}")]
     Spec {
@@ -243,7 +235,10 @@ impl StreamError {
     pub(super) fn is_damage(&self) -> bool {
         use gigastore_formats::wire::FaultCode::{Integrity, Lost};
         match self {
-            Self::Tokens { .. } | Self::Planned { .. } | Self::Dataset(DatasetError::Damaged { .. }) => true,
+            Self::Tokens { .. } | Self::Planned { .. } => true,
+            Self::Dataset(
+                DatasetError::Damaged { .. } | DatasetError::Tokens { .. } | DatasetError::RowGroups { .. },
+            ) => true,
             Self::Dataset(DatasetError::Store(fault)) | Self::Store(fault) => matches!(fault.code, Integrity | Lost),
             _ => false,
         }

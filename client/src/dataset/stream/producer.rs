@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use gigastore_formats::order::{Cursor, CursorError, Next, Sample, Sampler, Seen, assign};
+use gigastore_formats::order::{Cursor, Next, Sample, Sampler, Seen, assign};
 use tokio::sync::mpsc;
 
 use super::batch::{Batch, Filler};
@@ -117,8 +117,7 @@ impl Producer {
                     self.look_ahead();
                     let sizes = self.windows.take_sizes(key).await?;
                     if !sampler.give(key, sizes) {
-                        let dataset = sampler.spec().sources[key.source as usize].dataset.clone();
-                        return Err(CursorError::Place { dataset }.into());
+                        return Err(sampler.no_such_place(key).into());
                     }
                 }
                 Next::End => break,

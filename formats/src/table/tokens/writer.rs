@@ -137,9 +137,10 @@ pub struct TokenFileWriter<W: Write + Send> {
 }
 
 impl TokenFileSpec {
-    /// Returns the default settings for tokens of `width`.
+    /// Returns the default settings for tokens of `width`: row groups of 8 Mi tokens, zstd 3, which decodes as fast as
+    /// zstd 1 and leaves a tenth less.
     pub fn new(width: TokenWidth) -> Self {
-        let (compression, metadata) = (TokenCompression::Zstd(1), BTreeMap::new());
+        let (compression, metadata) = (TokenCompression::Zstd(3), BTreeMap::new());
         Self { width, row_group_tokens: ROW_GROUP_TOKENS, compression, vocab_size: None, metadata }
     }
 }
@@ -233,6 +234,21 @@ impl<W: Write + Send> TokenFileWriter<W> {
         self.tokens += len;
         self.facts.rows += 1;
         Ok(())
+    }
+
+    /// Returns the documents that were pushed.
+    pub fn rows(&self) -> u64 {
+        self.facts.rows
+    }
+
+    /// Returns the tokens that were pushed.
+    pub fn tokens(&self) -> u64 {
+        self.facts.tokens + self.tokens
+    }
+
+    /// Returns about how many bytes the file has so far, those of the row group that is open counted as they are held.
+    pub fn bytes(&self) -> u64 {
+        (self.file.bytes_written() + self.ids.len() + 4 * self.counts.len() + self.column.bytes()) as u64
     }
 
     /// Writes what is left and the footer; returns the sink, and what was written.
