@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -92,7 +93,7 @@ def test_a_stream_goes_on_from_every_position(corpus: Any, model: Any, packing: 
     for step in range(len(whole) + 1):
         again = streamed(corpus, expected, batch_size=1, epochs=2)
         again.load_state_dict(stream.state_dict())
-        taken = list(again) if step % 5 == 0 else [batch for batch, _ in zip(again, range(3), strict=False)]
+        taken = list(again if step % 5 == 0 else itertools.islice(again, 3))
         same(taken, whole[step : step + len(taken)])
         assert step % 5 or len(taken) == len(whole) - step
         if step % 5 == 0:
@@ -128,24 +129,42 @@ def test_a_mixture_goes_on_from_every_position_with_other_weights(corpus: Any) -
 @named
 def test_ranks_come_and_go(corpus: Any, model: Any, packing: dict[str, Any]) -> None:
     expected = model(packing, lanes=6)
-    total, cursor, found = 0, None, list[list[int]]()
+    cursor, positions = None, list[int]()
     for world, steps in ((6, 3), (5, 2), (8, None)):
-        joined = None
+        cursors = []
         for rank in range(world):
-            # The digest is the first rank's to hand on: the others have seen nothing yet.
             stream = streamed(corpus, expected, batch_size=1, rank=rank, world_size=world, cursor=cursor)
-            before = int.from_bytes(bytes.fromhex(stream.seen.digest), "little")
-            positions = [int(batch["positions"][0]) for batch, _ in zip(stream, range(steps or 10**9), strict=False)]
-            found.append(positions)
-            total += int.from_bytes(bytes.fromhex(stream.seen.digest), "little") - before
-            mine = {**json.loads(stream.cursor()), "seen": None}
-            assert joined in (None, mine), "all ranks are at the same place"
-            joined = mine
-            last = stream.cursor()
-        cursor = last
-    positions = sorted(position for one in found for position in one if position >= 0)
-    assert positions == list(range(len(expected.samples())))
-    assert (total % (1 << 256)).to_bytes(32, "little").hex() == expected.digest()
+            positions += [int(batch["positions"][0]) for batch in itertools.islice(stream, steps)]
+            cursors.append(stream.cursor())
+        cursor = joined(cursors)
+    assert sorted(position for position in positions if position >= 0) == list(range(len(expected.samples())))
+    seen = json.loads(cursor or "")["seen"]
+    assert (seen["digest"], seen["samples"]) == (expected.digest(), len(expected.samples()))
+
+
+def joined(cursors: list[str]) -> str:
+    """Joins the cursors of all ranks, as a commit does."""
+    ranks = [json.loads(cursor) for cursor in cursors]
+    seen = [rank.pop("seen") for rank in ranks]
+    assert all(rank == ranks[0] for rank in ranks), "all ranks are at the same place"
+    total = {name: sum(one[name] for one in seen) for name in seen[0] if name != "digest"}
+    digest = sum(int.from_bytes(bytes.fromhex(one["digest"]), "little") for one in seen) % (1 << 256)
+    return json.dumps({**ranks[0], "seen": {"digest": digest.to_bytes(32, "little").hex(), **total}})
+
+
+def test_what_was_seen_counts_once(corpus: Any, model: Any) -> None:
+    expected = model(CONCAT)
+    streams = [streamed(corpus, expected, rank=rank, world_size=2) for rank in range(2)]
+    for stream in streams:
+        next(stream)
+    whole = joined([stream.cursor() for stream in streams])
+    again = [streamed(corpus, expected, rank=rank, world_size=2, cursor=whole) for rank in range(2)]
+    assert [stream.seen.samples for stream in again] == [6, 0]
+    for stream, other in zip(again, streams, strict=True):
+        stream.load_state_dict(other.state_dict())
+        assert stream.seen == other.seen and stream.seen.samples == 3
+    again[1].load_state_dict(whole)
+    assert again[1].seen.samples == 0
 
 
 def test_the_end_of_a_stream(corpus: Any, model: Any) -> None:

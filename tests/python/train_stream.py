@@ -63,7 +63,7 @@ class Training:
         if newest[0] is not None:
             checkpoint = self.store.checkpoint(newest[0])
             checkpoint.load(into=self.state())
-            cursor = checkpoint.cursor(self.rank)
+            cursor = checkpoint.cursor()
         # Rank and world size are those of torch.distributed.
         self.data = Stream(
             self.store,

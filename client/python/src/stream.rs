@@ -122,7 +122,7 @@ impl Stream {
 
     /// Notes that a batch was taken that a worker of this process made: its number and cursor.
     fn observe(&self, py: Python<'_>, step: u64, cursor: &str) -> PyResult<()> {
-        let mut cursor = Cursor::parse(cursor.as_bytes()).map_err(|error| raise(py, &StreamError::from(error)))?;
+        let mut cursor = cursor_of(py, cursor, true)?;
         let (_, mut held) = self.current(py)?;
         let before = self.at().clone();
         let now = before.cursor().ok_or_else(|| foreign(py, "the stream is nowhere".to_owned()))?;
@@ -142,9 +142,9 @@ impl Stream {
         Ok(())
     }
 
-    /// Goes on where a cursor is, with a batch of number `step`.
-    fn resume(&self, py: Python<'_>, cursor: &str, step: u64) -> PyResult<()> {
-        let cursor = Cursor::parse(cursor.as_bytes()).map_err(|error| raise(py, &StreamError::from(error)))?;
+    /// Goes on where a cursor is, with a batch of number `step`; what it has seen was seen by `rank`.
+    fn resume(&self, py: Python<'_>, cursor: &str, step: u64, rank: u32) -> PyResult<()> {
+        let cursor = cursor_of(py, cursor, rank == self.options().share.rank)?;
         if self.opened.get().is_none() {
             *self.at() = At::Told(Some(Box::new(cursor)), step);
             return Ok(());
@@ -301,6 +301,12 @@ impl Stream {
     fn options(&self) -> MutexGuard<'_, StreamOptions> {
         self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads a cursor; forgets what was seen where that was by another rank, which counts it.
+pub(crate) fn cursor_of(py: Python<'_>, text: &str, ours: bool) -> PyResult<Cursor> {
+    let cursor = Cursor::parse(text.as_bytes()).map_err(|error| raise(py, &StreamError::from(error)))?;
+    Ok(if ours { cursor } else { Cursor { seen: Seen::default(), ..cursor } })
 }
 
 /// Returns the exception of a batch that is not the next one.

@@ -2,16 +2,17 @@
 //!
 //! Must never copy the tokens of a batch: the memory that they were written to is what Python gets.
 
-use gigastore_client::dataset::stream::{
-    Batch, Columns, Last, OnDamage, Share, StreamError, StreamOptions, StreamSource,
-};
+use std::mem::take;
+
+use gigastore_client::dataset::stream::{Batch, Columns, Last, OnDamage, Share, StreamOptions, StreamSource};
 use gigastore_formats::name::Target;
 use gigastore_formats::order::{Cursor, Long, OrderSpec, Packing, Unit};
 use gigastore_formats::tensor::dtype::Dtype;
 use pyo3::prelude::*;
 
-use crate::error::{invalid, parsed, raise};
+use crate::error::{invalid, parsed};
 use crate::memory::Memory;
+use crate::stream::cursor_of;
 
 /// The keywords of a stream.
 #[derive(FromPyObject)]
@@ -36,6 +37,8 @@ pub(crate) struct Given {
     pad: u32,
     prefetch: u64,
     cursor: Option<String>,
+    /// The rank that saw what the cursor has seen.
+    seen_by: u32,
     step: u64,
 }
 
@@ -77,8 +80,7 @@ impl Given {
         for (target, weight, epochs) in &self.sources {
             sources.push(StreamSource { target: parsed::<Target>(py, target)?, weight: *weight, epochs: *epochs });
         }
-        let cursor = self.cursor.map(|text| Cursor::parse(text.as_bytes())).transpose();
-        let cursor = cursor.map_err(|error| raise(py, &StreamError::from(error)))?;
+        let cursor = self.cursor.map(|text| cursor_of(py, &text, self.seen_by == self.rank)).transpose()?;
         let share =
             Share { rank: self.rank, world_size: self.world_size, batch_size: self.batch_size, worker: 0, workers: 1 };
         let options = StreamOptions {
@@ -113,27 +115,21 @@ impl Column {
 
     /// Takes the array out of a batch, whose tokens have a shape.
     pub(crate) fn take(self, batch: &mut Batch, shape: &[u64]) -> Memory {
-        let flat = |len: usize| vec![len as u64];
+        let shape = match self {
+            Self::Tokens | Self::PositionIds | Self::LossMask => shape.to_vec(),
+            Self::CuSeqlens => vec![batch.cu_seqlens.len() as u64],
+            Self::Positions => vec![batch.positions.len() as u64],
+            Self::Sources => vec![batch.sources.len() as u64],
+        };
         match self {
-            Self::Tokens => Memory::of_numbers(std::mem::take(&mut batch.tokens), Dtype::I64, shape.to_vec()),
-            Self::PositionIds => {
-                Memory::of_numbers(std::mem::take(&mut batch.position_ids), Dtype::I64, shape.to_vec())
-            }
-            Self::LossMask => Memory::of_numbers(std::mem::take(&mut batch.loss_mask), Dtype::BOOL, shape.to_vec()),
-            Self::CuSeqlens => {
-                let borders = std::mem::take(&mut batch.cu_seqlens);
-                let shape = flat(borders.len());
-                Memory::of_numbers(borders, Dtype::I32, shape)
-            }
-            Self::Positions => {
-                let positions = std::mem::take(&mut batch.positions);
-                let shape = flat(positions.len());
-                Memory::of_numbers(positions, Dtype::I64, shape)
-            }
+            Self::Tokens => Memory::of_numbers(take(&mut batch.tokens), Dtype::I64, shape),
+            Self::CuSeqlens => Memory::of_numbers(take(&mut batch.cu_seqlens).into(), Dtype::I32, shape),
+            Self::PositionIds => Memory::of_numbers(take(&mut batch.position_ids), Dtype::I64, shape),
+            Self::LossMask => Memory::of_numbers(take(&mut batch.loss_mask).into(), Dtype::BOOL, shape),
+            Self::Positions => Memory::of_numbers(take(&mut batch.positions).into(), Dtype::I64, shape),
             Self::Sources => {
                 let sources: Vec<i64> = batch.sources.iter().map(|source| i64::from(*source)).collect();
-                let shape = flat(sources.len());
-                Memory::of_numbers(sources, Dtype::I64, shape)
+                Memory::of_numbers(sources.into(), Dtype::I64, shape)
             }
         }
     }

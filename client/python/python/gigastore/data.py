@@ -137,18 +137,18 @@ class Stream(Iterator[dict[str, Any]]):
         for what in ("world_size", "batch_size"):
             if options[what] == 0:
                 raise InvalidError(f"{what} is 0", hint="at least 1")
-        state = {"cursor": None, "step": 0} if cursor is None else _state(cursor)
+        state = {"cursor": None, "step": 0, "rank": rank} if cursor is None else _state(cursor)
         self._set(opened(store, create=False), options, format, state)
-        self._worker.resume(state.get("worker"))
         self._native.open()
 
     def _set(self, store: Store, options: dict[str, Any], format: str, state: Mapping[str, Any]) -> None:
         self._store, self._options, self._format = store, options, format
         self._arrays = Arrays(format, options)
         self._worker = Worker()
+        self._worker.resume(state.get("worker"))
         self._closed = False
         self._began = _samples(state["cursor"])
-        native = {**options, "cursor": state["cursor"], "step": state["step"]}
+        native = {**options, "cursor": state["cursor"], "step": state["step"], "seen_by": state["rank"]}
         self._native = _native.Stream(store._native, self._worker, **native)
         if "torch.utils.data" in sys.modules:
             # What DataLoader tells streams from lists by. Not a base class, which would need torch in all programs.
@@ -163,8 +163,7 @@ class Stream(Iterator[dict[str, Any]]):
         options["sources"] = [
             (target, *rest) for target, (_, *rest) in zip(self._native.targets, options["sources"], strict=True)
         ]
-        state = {"cursor": self._native.cursor(), "step": self._native.step}
-        return (_again, (self._store, options, self._format, state))
+        return (_again, (self._store, options, self._format, self._place()))
 
     def __iter__(self) -> Stream:
         """Returns the stream itself: it goes on where it is, and is iterated once."""
@@ -211,16 +210,19 @@ class Stream(Iterator[dict[str, Any]]):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns cursor and step, as torchdata's Stateful has it; of a worker, what that worker alone goes on from."""
-        step = self._native.step
-        state: dict[str, Any] = {"cursor": self._native.cursor(), "step": step}
-        worker = self._worker(step)
+        state = self._place()
+        worker = self._worker(state["step"])
         return state if worker is None else {**state, "worker": list(worker)}
 
+    def _place(self) -> dict[str, Any]:
+        return {"cursor": self._native.cursor(), "step": self._native.step, "rank": self._options["rank"]}
+
     def load_state_dict(self, state: Mapping[str, Any] | str) -> None:
-        """Goes on where a `state_dict()`, or a cursor, is."""
+        """Goes on where a `state_dict()`, or a cursor, is. What was seen until there counts where it was seen: with the rank
+        of the state; of a mere cursor, such as the one of a checkpoint, which is of all ranks, with rank 0."""
         found = _state(state)
         self._worker.resume(found.get("worker"))
-        self._native.resume(found["cursor"], found["step"])
+        self._native.resume(found["cursor"], found["step"], found["rank"])
         self._began = _samples(found["cursor"])
 
     def set_weights(self, weights: Mapping[str, float]) -> None:
@@ -278,12 +280,13 @@ def _weights(source: Any) -> list[tuple[str, float]]:
 
 
 def _state(state: Any) -> dict[str, Any]:
-    """Returns cursor, step and, of a worker, which one; from a state or a mere cursor."""
+    """Returns cursor, step, the rank and, of a worker, which one; from a state or a mere cursor."""
     if isinstance(state, (str, bytes)):
         state = {"cursor": state.decode() if isinstance(state, bytes) else state}
     if not isinstance(state, Mapping) or not isinstance(state.get("cursor"), str):
         raise InvalidError(f"a state is a {type(state).__qualname__}", hint="expected cursor() or state_dict()")
-    return {**state, "cursor": state["cursor"], "step": counted("step", state.get("step", 0))}
+    step, rank = counted("step", state.get("step", 0)), counted("rank", state.get("rank", 0), 32)
+    return {**state, "cursor": state["cursor"], "step": step, "rank": rank}
 
 
 def _samples(cursor: str | None) -> int:
