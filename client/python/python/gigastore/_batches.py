@@ -66,16 +66,16 @@ class Worker:
             self._found = (worker, workers)
         return self._found
 
-    def begin(self) -> None:
-        """Notes that the stream is iterated; refuses to do so twice in one worker."""
+    def begin(self) -> InvalidError | None:
+        """Notes that the stream is iterated; returns why not, where a worker does so twice: an error when a batch is asked
+        for, of which the trainer hears."""
         if _worker_info() is None:
-            return
+            return None
         if self._begun:
-            raise InvalidError(
-                "a worker can't begin again: what it had read ahead is lost",
-                hint="persistent_workers=False, or one loop over epochs=N",
-            )
+            hint = "persistent_workers=False, or one loop over epochs=N"
+            return InvalidError("a worker can't begin again: what it had read ahead is lost", hint=hint)
         self._begun = True
+        return None
 
     def resume(self, worker: Any) -> None:
         """Goes on as a worker that has left its state."""

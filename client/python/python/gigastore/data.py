@@ -146,7 +146,7 @@ class Stream(Iterator[dict[str, Any]]):
         self._arrays = Arrays(format, options)
         self._worker = Worker()
         self._worker.resume(state.get("worker"))
-        self._closed = False
+        self._refusal: InvalidError | None = None
         self._began = _samples(state["cursor"])
         native = {**options, "cursor": state["cursor"], "step": state["step"], "seen_by": state["rank"]}
         self._native = _native.Stream(store._native, self._worker, **native)
@@ -167,13 +167,13 @@ class Stream(Iterator[dict[str, Any]]):
 
     def __iter__(self) -> Stream:
         """Returns the stream itself: it goes on where it is, and is iterated once."""
-        self._worker.begin()
+        self._refusal = self._refusal or self._worker.begin()
         return self
 
     def __next__(self) -> dict[str, Any]:
         """Waits for the next batch."""
-        if self._closed:
-            raise InvalidError("the stream is closed", hint="open another one with its cursor()")
+        if self._refusal is not None:
+            raise self._refusal
         taken = self._native.next()
         if taken is None:
             raise StopIteration
@@ -251,7 +251,7 @@ class Stream(Iterator[dict[str, Any]]):
 
     def close(self) -> None:
         """Stops reading ahead, and gives up the memory. Where it is can still be asked for."""
-        self._closed = True
+        self._refusal = InvalidError("the stream is closed", hint="open another one with its cursor()")
         self._native.close()
 
     def __enter__(self) -> Stream:
