@@ -222,10 +222,9 @@ def assign(lanes: list[int], world: int, share: int) -> list[int]:
 
 
 def seen(position: int, source: int, width: int, pieces: list[tuple[int, bool]], tokens: bytes) -> int:
-    head = u64(position) + u32(source) + u32(width) + u32(len(pieces))
-    for length, there in pieces:
-        head += u32(length if there else length | 1 << 31)
-    return int.from_bytes(derive(SEEN, head + tokens).digest(), "little")
+    tail = b"".join(u64(length if there else length | 1 << 63) for length, there in pieces)
+    tail += u64(position) + u32(source) + u32(width) + u32(len(pieces))
+    return int.from_bytes(derive(SEEN, tokens + tail).digest(), "little")
 
 
 def dataset(seed: int, files: int, groups: int, rows: int, longest: int) -> list[File]:

@@ -19,6 +19,7 @@ impl Coded for StreamError {
                 | CursorError::Format { .. }
                 | CursorError::Number { .. }
                 | CursorError::Place { .. }
+                | CursorError::Lane { .. }
                 | CursorError::Rounds { .. },
             ) => FaultCode::Invalid,
             Self::Cursor(CursorError::Algorithm { .. }) => FaultCode::NewerFormat,

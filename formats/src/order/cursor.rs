@@ -134,9 +134,15 @@ pub enum CursorError {
         /// What it is.
         actual: u64,
     },
-    /// A place that is not in the order.
-    #[error("the cursor of {dataset} is damaged: lane {lane} has no sample {item} in window {window}")]
+    /// Places that are not in the order.
+    #[error("the cursor of {dataset} names a place that its order does not have: it is damaged")]
     Place {
+        /// The dataset.
+        dataset: String,
+    },
+    /// The place of a lane is not in the order.
+    #[error("the cursor of {dataset} is damaged: lane {lane} has no sample {item} in window {window}")]
+    Lane {
         /// The dataset.
         dataset: String,
         /// The lane.
@@ -254,7 +260,7 @@ impl SourceCursor {
             }
             Astray::Lane(lane) => {
                 let (window, item) = self.lanes[lane as usize];
-                CursorError::Place { dataset, lane, window, item }
+                CursorError::Lane { dataset, lane, window, item }
             }
             Astray::Rounds => CursorError::Rounds { dataset },
         }

@@ -52,11 +52,12 @@ impl Draws {
     /// Draws a number below `n`, which is not 0, each with the same probability. Source: Lemire, "Fast Random Integer
     /// Generation in an Interval", 2019.
     pub(super) fn below(&mut self, n: u64) -> u64 {
-        let threshold = n.wrapping_neg() % n;
         loop {
             let product = u128::from(self.number()) * u128::from(n);
-            if product as u64 >= threshold {
-                return (product >> 64) as u64;
+            let (high, low) = ((product >> 64) as u64, product as u64);
+            // The remainder is below `n`: it is computed only where it can matter.
+            if low >= n || low >= n.wrapping_neg() % n {
+                return high;
             }
         }
     }

@@ -3,7 +3,6 @@
 //! Takes a few bytes a row group. Must never look at a token.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 use super::draws::{Draws, Purpose};
 use super::spec::{GroupTable, OrderSpec, Packing};
@@ -56,11 +55,7 @@ impl Epoch {
             Some(seed) => Draws::new(&table.id, seed, number, Purpose::Groups).permutation(groups),
             None => (0..groups).collect(),
         };
-        let mut lanes: Vec<Lane> = (0..spec.lanes).map(|dealt| Lane::new(dealt, groups / spec.lanes)).collect();
-        deal(table, order, &mut lanes);
-        for lane in &mut lanes {
-            lane.count(table, spec);
-        }
+        let mut lanes = deal(table, spec, order);
         lanes.sort_by_key(|lane| (Reverse(lane.items.last().copied().unwrap_or(lane.tokens)), lane.dealt));
         let ends = if spec.packing.items(0, 0).is_some() { ends_of(&lanes) } else { Vec::new() };
         Self { number, spec: spec.clone(), lanes, ends }
@@ -151,19 +146,77 @@ impl Epoch {
 
 /// Deals row groups, in order, each to the lane with the least so far. A lane's load counts a token and a document
 /// alike, so that empty documents are dealt too; equal loads go to the lower number. Empty row groups are left out.
-fn deal(table: &GroupTable, order: Vec<u32>, lanes: &mut [Lane]) {
-    let mut loads: BinaryHeap<Reverse<(u64, u32)>> = lanes.iter().map(|lane| Reverse((0, lane.dealt))).collect();
+fn deal(table: &GroupTable, spec: &OrderSpec, order: Vec<u32>) -> Vec<Lane> {
+    let room = order.len() / spec.lanes as usize + 1;
+    let mut lanes: Vec<Lane> = (0..spec.lanes).map(|dealt| Lane::new(dealt, room)).collect();
+    let mut windows: Vec<Filling> = lanes.iter().map(|lane| Filling::new(lane.first_window(spec.window))).collect();
+    let mut loads = Loads::new(spec.lanes);
     for group in order {
         let (rows, tokens) = (table.rows(group), table.tokens(group));
         if rows == 0 {
             continue;
         }
-        let mut least = loads.peek_mut().expect("there is at least one lane");
-        let Reverse((load, number)) = *least;
-        *least = Reverse((load.saturating_add(rows).saturating_add(tokens), number));
-        let lane = &mut lanes[number as usize];
+        let number = loads.add_to_least(rows, tokens) as usize;
+        let (lane, window) = (&mut lanes[number], &mut windows[number]);
         lane.groups.push(group);
-        lane.tokens = lane.tokens.saturating_add(tokens);
+        lane.tokens += tokens;
+        *window = Filling { left: window.left - 1, rows: window.rows + rows, tokens: window.tokens + tokens };
+        if window.left == 0 {
+            lane.close(window, spec.packing);
+            *window = Filling::new(spec.window);
+        }
+    }
+    for (lane, window) in lanes.iter_mut().zip(&windows).filter(|(_, window)| window.rows > 0) {
+        lane.close(window, spec.packing);
+    }
+    lanes
+}
+
+/// A window that is being filled.
+#[derive(Clone, Copy)]
+struct Filling {
+    /// Row groups that are still missing.
+    left: u32,
+    rows: u64,
+    tokens: u64,
+}
+
+impl Filling {
+    fn new(groups: u32) -> Self {
+        Self { left: groups, rows: 0, tokens: 0 }
+    }
+}
+
+/// What lanes have so far, in a tree whose nodes know the least below them: no branch depends on loads, which no
+/// processor could foresee.
+struct Loads {
+    /// A complete binary tree, root at 1: loads, each followed by 32 bits with the lane's number, so that the lowest
+    /// number of equals is the least. Leaves that are no lanes are never the least.
+    least: Vec<u128>,
+}
+
+impl Loads {
+    fn new(lanes: u32) -> Self {
+        let leaves = lanes.next_power_of_two() as usize;
+        let mut least = vec![u128::MAX; 2 * leaves];
+        (0..lanes).for_each(|lane| least[leaves + lane as usize] = u128::from(lane));
+        for node in (1..leaves).rev() {
+            least[node] = least[2 * node].min(least[2 * node + 1]);
+        }
+        Self { least }
+    }
+
+    /// Adds to the lane with the least, and returns its number.
+    fn add_to_least(&mut self, rows: u64, tokens: u64) -> u32 {
+        let least = self.least[1];
+        let lane = least as u32;
+        let mut node = self.least.len() / 2 + lane as usize;
+        self.least[node] = least + ((u128::from(rows) + u128::from(tokens)) << 32);
+        while node > 1 {
+            node /= 2;
+            self.least[node] = self.least[2 * node].min(self.least[2 * node + 1]);
+        }
+        lane
     }
 }
 
@@ -182,8 +235,8 @@ fn ends_of(lanes: &[Lane]) -> Vec<End> {
 }
 
 impl Lane {
-    fn new(dealt: u32, groups: u32) -> Self {
-        Self { dealt, groups: Vec::with_capacity(groups as usize + 1), tokens: 0, items: Vec::new() }
+    fn new(dealt: u32, room: usize) -> Self {
+        Self { dealt, groups: Vec::with_capacity(room), tokens: 0, items: Vec::new() }
     }
 
     /// Row groups of the first window: from 1 to `window`, other ones in neighbouring lanes, so that not all lanes come
@@ -200,20 +253,10 @@ impl Lane {
         &self.groups[start.min(groups)..end.min(groups)]
     }
 
-    fn count(&mut self, table: &GroupTable, spec: &OrderSpec) {
-        let (mut sum, mut items, mut window) = (0u64, Vec::new(), 0);
-        loop {
-            let groups = self.window(spec.window, window);
-            let rows = groups.iter().map(|group| table.rows(*group)).sum();
-            let tokens = groups.iter().map(|group| table.tokens(*group)).sum();
-            match spec.packing.items(rows, tokens) {
-                Some(more) if !groups.is_empty() => sum += more,
-                _ => break,
-            }
-            items.push(sum);
-            window += 1;
-        }
-        self.items = items;
+    /// Notes how many samples there are up to the end of a window, where rows and tokens tell.
+    fn close(&mut self, window: &Filling, packing: Packing) {
+        let before = self.items.last().copied().unwrap_or(0);
+        self.items.extend(packing.items(window.rows, window.tokens).map(|items| before + items));
     }
 
     /// Returns the place of a sample of the lane: windows without samples are passed.

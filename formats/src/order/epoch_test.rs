@@ -13,8 +13,8 @@ fn seen(files: &Files, samples: &[model::ModelSample]) -> BTreeMap<(u32, u32), V
     let all = files.groups();
     let mut seen: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for sample in samples {
-        let rows = |group: &u32| (0..all[*group as usize].len() as u32).map(move |row| (*group, row));
-        let documents: Vec<(u32, u32)> = sample.groups.iter().flat_map(rows).collect();
+        let rows = |group: u32| (0..all[group as usize].len() as u32).map(move |row| (group, row));
+        let documents: Vec<(u32, u32)> = sample.groups.iter().copied().flat_map(rows).collect();
         for segment in &sample.segments {
             seen.entry(documents[segment.document as usize]).or_default().push((segment.start, segment.len));
         }
@@ -32,10 +32,8 @@ fn samples_of(files: &Files, spec: &OrderSpec, epoch: &Epoch) -> Vec<model::Mode
             let order = epoch.documents(&table, lane, window);
             let plan = super::super::WindowPlan::new(spec.packing, &order, &files.lengths(&groups));
             assert!(epoch.items(lane, window).is_none_or(|items| items == plan.items()));
-            assert_eq!(
-                epoch.tokens(&table, lane, window),
-                files.lengths(&groups).iter().map(|len| u64::from(*len)).sum()
-            );
+            let tokens: u64 = files.lengths(&groups).iter().map(|len| u64::from(*len)).sum();
+            assert_eq!(epoch.tokens(&table, lane, window), tokens);
             samples.extend((0..plan.items()).map(|item| model::ModelSample {
                 epoch: epoch.number(),
                 lane,

@@ -120,12 +120,16 @@ impl Sampler {
             return None;
         }
         let mut rest = last;
-        while rest >= epoch.samples().filter(|samples| *samples > 0)? {
-            rest -= epoch.samples()?;
-            epoch = source.order.epoch(epoch.number() + 1);
-        }
-        if source.epochs.is_some_and(|epochs| epoch.number() >= epochs) {
-            return None;
+        loop {
+            let samples = epoch.samples()?;
+            if rest < samples {
+                break;
+            }
+            let next = epoch.number() + 1;
+            if samples == 0 || source.epochs.is_some_and(|epochs| next >= epochs) {
+                return None;
+            }
+            (rest, epoch) = (rest - samples, source.order.epoch(next));
         }
         let (places, next) = epoch.places_after(rest)?;
         let walk = Walk::at(0, &source.order, epoch, spec.unit, places, next).ok()?;
@@ -178,7 +182,7 @@ impl Sampler {
     pub fn no_such_place(&self, key: WindowKey) -> CursorError {
         let (_, LanePlace { window, item }) = self.place(key.source, key.lane);
         let dataset = self.spec.sources[key.source as usize].dataset.clone();
-        CursorError::Place { dataset, lane: key.lane, window, item }
+        CursorError::Lane { dataset, lane: key.lane, window, item }
     }
 
     /// Goes to the next sample. Where it needs something first it stays where it is.

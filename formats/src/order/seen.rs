@@ -36,9 +36,10 @@ pub struct Seen {
 pub struct SeenError(String);
 
 /// Computes digests of samples: BLAKE3, in its mode of deriving keys, over the tokens that are there, each piece's
-/// length with the highest bit set where its tokens are missing (32 bits), position (64 bits), source (32 bits), bytes a
-/// token (32 bits: 2 where all tokens are below 65,536, else 4) and number of pieces (32 bits), all little-endian. Read
-/// from the end there is one reading of it. The sum takes a digest as a number, lowest byte first.
+/// length with 2^63 added where its tokens are missing (64 bits: documents may have 2^31 tokens and more), position (64
+/// bits), source (32 bits), bytes a token (32 bits: 2 where all tokens are below 65,536, else 4) and number of pieces
+/// (32 bits), all little-endian. Read from the end there is one reading of it. The sum takes a digest as a number,
+/// lowest byte first.
 #[derive(Debug)]
 pub struct SampleHasher {
     hasher: blake3::Hasher,
@@ -69,7 +70,7 @@ impl SampleHasher {
         self.tail.clear();
         let count = pieces.len() as u32;
         for (len, there) in pieces {
-            let marked = if there { len } else { len | 1 << 31 };
+            let marked = u64::from(len) | if there { 0 } else { 1 << 63 };
             self.tail.extend(marked.to_le_bytes());
         }
         self.tail.extend(position.to_le_bytes());

@@ -10,7 +10,7 @@ use super::mix::Unit;
 use super::pack::ItemSize;
 use super::spec::{GroupTable, OrderSpec, Packing, SpecError};
 
-/// Epochs that are kept: the one that is read, and the one that is read ahead.
+/// Epochs that are kept: the one that is read, the one that is read ahead, and one that somebody looks back at.
 const KEPT_EPOCHS: usize = 3;
 
 /// One dataset in one order: its epochs, made when they are asked for.

@@ -1,6 +1,9 @@
 //! Files that nobody wrote: damaged ones, and pages that say what is not so.
 
 use bytes::Bytes;
+use parquet::file::metadata::{
+    FileMetaData, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
+};
 use proptest::prelude::*;
 
 use super::chunk::{ChunkFault, ChunkReader};
@@ -71,7 +74,7 @@ fn files_with_a_changed_byte_or_a_cut_are_refused_or_read() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(3000))]
     #[test]
     fn files_with_many_changes_are_refused_or_read(
         kind in 0..KINDS.len(),
@@ -274,6 +277,48 @@ fn dictionaries_are_looked_up_within_their_entries() {
     assert!(fault(read(entries(&[]), indices(&words(0)))).contains("beyond"));
     assert!(fault(read(entries(&[1]), indices(&[33, 0x10]))).contains("more than 32 bits"));
     assert!(fault(read([entries(&[1]), entries(&[1])].concat(), indices(&words(0)))).contains("second dictionary"));
+}
+
+/// The same file with a footer that says other numbers of the token column's values, and of rows, in its one row group.
+fn with_claims(file: &Bytes, values: i64, rows: i64) -> Bytes {
+    let old = ParquetMetaDataReader::new().parse_and_finish(file).unwrap();
+    let group = old.row_group(0);
+    let mut columns = group.columns().to_vec();
+    columns[2] = columns[2].clone().into_builder().set_num_values(values).build().unwrap();
+    let schema = old.file_metadata().schema_descr_ptr();
+    let group = RowGroupMetaData::builder(schema.clone()).set_num_rows(rows).set_column_metadata(columns);
+    let facts = FileMetaData::new(2, rows, None, None, schema, None);
+    let mut footer = Vec::new();
+    let metadata = ParquetMetaData::new(facts, vec![group.build().unwrap()]);
+    ParquetMetaDataWriter::new(&mut footer, &metadata).finish().unwrap();
+    let end =
+        file.len() - 8 - u32::from_le_bytes(*file.last_chunk::<8>().unwrap().first_chunk::<4>().unwrap()) as usize;
+    [&file[..end], &footer].concat().into()
+}
+
+#[test]
+fn what_a_footer_claims_is_bounded_and_checked() {
+    let mut writer = TokenFileWriter::new(Vec::new(), TokenFileSpec::new(TokenWidth::U16)).unwrap();
+    writer.push("a", [1u32, 2, 3].as_slice()).unwrap();
+    writer.push("b", [4u32].as_slice()).unwrap();
+    let file: Bytes = writer.finish().unwrap().0.into();
+    assert_eq!(read(&with_claims(&file, 4, 2)).unwrap().ends, [3, 4]);
+    let refused = |values, rows| read(&with_claims(&file, values, rows)).unwrap_err();
+    assert!(matches!(refused(1 << 60, 2), TokenError::TooLarge { what: "values", .. }));
+    assert!(matches!(refused(1 << 60, 1 << 60), TokenError::TooLarge { what: "rows", .. }));
+    assert!(matches!(refused(4, 5), TokenError::Rows { expected: 5, actual: 4, .. }));
+    assert!(matches!(refused(4, 3), TokenError::Rows { expected: 3, actual: 2, .. }));
+    assert!(refused(4, 1).to_string().contains("more rows than the 1"));
+    assert!(refused(5, 2).to_string().contains("the chunk ends after 4 values, the footer says 5"));
+    assert!(refused(3, 2).to_string().contains("number of values is 4, expected 0..=3"));
+    // As much as may be claimed takes no more memory than the chunk explains.
+    let claimed = TokenFile::of(&with_claims(&file, 1 << 28, 1 << 24), None).unwrap();
+    let range = claimed.tokens_range(0);
+    let chunk = file.slice(range.start() as usize..range.end() as usize);
+    let mut documents = Documents::new(TokenWidth::U16);
+    claimed.read_tokens(0, &chunk, &mut documents).unwrap_err();
+    let TokenBuffer::U16(tokens) = &documents.tokens else { unreachable!("it was made so") };
+    assert!(tokens.capacity() <= 4 * chunk.len() && documents.ends.capacity() < 100);
 }
 
 #[test]

@@ -24,9 +24,9 @@
 //! 1.6 % of 16 MiB, and a quarter of that compressed.
 //!
 //! Of all layouts that were measured (`benches/tokens.rs`, results in `benches/RESULTS.md`) this is the fastest that
-//! other programs see as a list of integers: uncompressed it decodes at two thirds of a memcpy, and with zstd at the
-//! speed of BINARY, which nobody could query. zstd leaves a sixth less of it than of PLAIN words, and goes over half of
-//! the bytes. Tokens have no statistics, as no query would use them; every page is in the offset index.
+//! other programs see as a list of integers: uncompressed it decodes at nine tenths of a memcpy, and under every codec
+//! at the speed of BINARY, in which nobody could query tokens. zstd leaves a sixth less of it than of PLAIN words, and
+//! goes over half of the bytes. Tokens have no statistics, as no query would use them; every page is in the offset index.
 //!
 //! # What is read
 //!

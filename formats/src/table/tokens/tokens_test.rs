@@ -114,3 +114,54 @@ proptest! {
         prop_assert_eq!(counts, lens);
     }
 }
+
+#[test]
+fn documents_that_do_not_fit_are_refused_and_leave_the_file_as_it_was() {
+    let spec = TokenFileSpec { vocab_size: Some(100), ..TokenFileSpec::new(TokenWidth::U16) };
+    let mut writer = TokenFileWriter::new(Vec::new(), spec).unwrap();
+    writer.push("a", [99u32].as_slice()).unwrap();
+    let refused = writer.push("b", [5u16, 100].as_slice()).unwrap_err();
+    assert!(matches!(refused, TokenWriteError::Token { row: 1, actual: 100, limit: 99, .. }), "{refused}");
+    let refused = writer.push(&"i".repeat(crate::limits::MAX_DOCUMENT_ID_BYTES + 1), [5u16].as_slice()).unwrap_err();
+    assert!(matches!(refused, TokenWriteError::Id { row: 1, .. }), "{refused}");
+    writer.push("c", [7u16].as_slice()).unwrap();
+    assert_eq!((writer.rows(), writer.tokens()), (2, 2));
+    let (file, facts) = writer.finish().unwrap();
+    assert_eq!(facts, TokenFileFacts { rows: 2, tokens: 2, groups: vec![(2, 2)] });
+    assert_eq!(lists(&read(&file.into(), None, TokenWidth::U16).unwrap()), [[99], [7]]);
+
+    let mut narrow = TokenFileWriter::new(Vec::new(), TokenFileSpec::new(TokenWidth::U16)).unwrap();
+    let refused = narrow.push("a", [65_536u32].as_slice()).unwrap_err();
+    assert!(matches!(refused, TokenWriteError::Token { row: 0, limit: 65_535, .. }), "{refused}");
+}
+
+#[test]
+fn settings_out_of_their_bounds_are_refused() {
+    let spec = TokenFileSpec::new(TokenWidth::U16);
+    let refused = |spec| TokenFileWriter::new(Vec::new(), spec).err().unwrap().to_string();
+    let compression = TokenCompression::Zstd(23);
+    assert_eq!(refused(TokenFileSpec { compression, ..spec.clone() }), "zstd level is 23, expected 1..=22");
+    assert!(refused(TokenFileSpec { row_group_tokens: 0, ..spec.clone() }).contains("expected 1..=2^28"));
+    assert!(refused(TokenFileSpec { row_group_tokens: u64::MAX, ..spec.clone() }).contains("expected 1..=2^28"));
+    assert!(refused(TokenFileSpec { vocab_size: Some(0), ..spec }).contains("vocabulary size is 0"));
+}
+
+#[test]
+fn pages_are_whole_documents_and_are_in_the_offset_index() {
+    // Three pages of 1 MiB of two-byte tokens, the second of one document that is longer than a page.
+    let texts: Texts = [400_000, 100_000, 900_000, 3].iter().map(|len| (String::new(), vec![9; *len])).collect();
+    let spec = TokenFileSpec { compression: TokenCompression::None, ..TokenFileSpec::new(TokenWidth::U16) };
+    let file = write(spec, &texts).0;
+    let options = parquet::arrow::arrow_reader::ArrowReaderOptions::new()
+        .with_offset_index_policy(parquet::file::metadata::PageIndexPolicy::Required);
+    let reader = parquet::arrow::arrow_reader::ArrowReaderMetadata::load(&file, options).unwrap();
+    let index = reader.metadata().offset_index().unwrap();
+    let pages = index[0][2].page_locations();
+    assert_eq!(pages.iter().map(|page| page.first_row_index).collect::<Vec<_>>(), [0, 2, 3]);
+    let found = TokenFile::of(&file, None).unwrap();
+    let range = found.tokens_range(0);
+    let sizes: i64 = pages.iter().map(|page| i64::from(page.compressed_page_size)).sum();
+    assert_eq!(pages[0].offset + sizes, range.end() as i64);
+    assert!(pages.iter().all(|page| page.offset >= range.start() as i64));
+    assert_eq!(read_elsewhere(&file), texts);
+}
