@@ -139,9 +139,21 @@ pub enum StreamError {
     /// The cursor is not one of this stream.
     #[error(transparent)]
     Cursor(#[from] CursorError),
-    /// A file can't be read, or is not what was committed.
+    /// A dataset can't be opened.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// A row group can't be read, or is not what was committed.
+    #[error("{target}: row group {group} of {path} can't be read: {source}")]
+    Read {
+        /// The dataset.
+        target: String,
+        /// The file.
+        path: String,
+        /// The row group of the file.
+        group: usize,
+        /// What is wrong.
+        source: DatasetError,
+    },
     /// A row group matches its digest, and can't be read.
     #[error("{target}: row group {group} of {path} can't be read: {source}")]
     Tokens {
@@ -234,12 +246,15 @@ impl StreamError {
     /// Tells whether stored bytes are not what was committed, or can't be understood: trying again will not help.
     pub(super) fn is_damage(&self) -> bool {
         use gigastore_formats::wire::FaultCode::{Integrity, Lost};
+        let lasts = |fault: &Fault| matches!(fault.code, Integrity | Lost);
         match self {
             Self::Tokens { .. } | Self::Planned { .. } => true,
-            Self::Dataset(
-                DatasetError::Damaged { .. } | DatasetError::Tokens { .. } | DatasetError::RowGroups { .. },
-            ) => true,
-            Self::Dataset(DatasetError::Store(fault)) | Self::Store(fault) => matches!(fault.code, Integrity | Lost),
+            Self::Dataset(error) | Self::Read { source: error, .. } => match error {
+                DatasetError::Damaged { .. } | DatasetError::Tokens { .. } | DatasetError::RowGroups { .. } => true,
+                DatasetError::Store(fault) => lasts(fault),
+                _ => false,
+            },
+            Self::Store(fault) => lasts(fault),
             _ => false,
         }
     }
