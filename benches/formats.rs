@@ -128,7 +128,7 @@ fn rows(tensors: u64, ranks: u64) -> Vec<CheckpointRow> {
 
 fn meta() -> CheckpointMeta {
     let (run, metadata) = ("run".parse().expect("a sound name"), Default::default());
-    CheckpointMeta { run, step: 1, world_size: RANKS as u32, parent: None, metadata }
+    CheckpointMeta { run, step: 1, world_size: RANKS as u32, parent: None, metadata, cursors: Default::default() }
 }
 
 fn manifests(c: &mut Criterion) {

@@ -252,6 +252,7 @@ impl Coded for SaveError {
             | Self::Length { .. }
             | Self::Twice { .. }
             | Self::Metadata { .. }
+            | Self::Cursors(_)
             | Self::Part { .. } => FaultCode::Invalid,
             Self::Write(source) => source.code(),
             Self::Source(source) => source.code(),
@@ -268,6 +269,7 @@ impl Coded for SaveError {
             | Self::Length { .. }
             | Self::Twice { .. }
             | Self::Metadata { .. }
+            | Self::Cursors(_)
             | Self::Part { .. } => None,
             Self::Source(source) => Some(source),
             Self::Write(source) => Some(source),

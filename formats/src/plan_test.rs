@@ -13,7 +13,14 @@ fn checkpoint() -> Checkpoint {
         SliceRow { slice, blake3: Digest::of(b"slice"), place }
     });
     let run = "run".parse().unwrap();
-    let meta = CheckpointMeta { run, step: 1, world_size: 2, parent: None, metadata: Default::default() };
+    let meta = CheckpointMeta {
+        run,
+        step: 1,
+        world_size: 2,
+        parent: None,
+        metadata: Default::default(),
+        cursors: Default::default(),
+    };
     Checkpoint { meta, content: Digest::of(b"content"), rows: rows.into() }
 }
 

@@ -10,6 +10,7 @@ use gigastore_formats::manifest::checkpoint::CheckpointRow;
 use gigastore_formats::manifest::dataset::{Dataset, FileRow};
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::Stored;
+use gigastore_formats::order::{Cursor, SourceCursor};
 use gigastore_formats::plan::Planner;
 use gigastore_formats::record::{Commit, Sort};
 use gigastore_formats::tensor::files::{FileLayout, LayoutError, View};
@@ -218,19 +219,28 @@ fn other_sort(commit: &Commit) -> Fault {
     Fault { object: Some(commit.manifest.object.to_string()), ..Fault::of(FaultCode::Integrity, text) }
 }
 
-/// Returns the memory of a manifest beside its rows: the user's metadata, of which it has no more than its own bytes.
+/// Returns the memory of a manifest beside its rows and cursors: the user's metadata, of which it has no more than its
+/// own bytes.
 fn base_bytes(commit: &Commit) -> u64 {
     commit.manifest.len.min(MAX_USER_METADATA_BYTES as u64) + ENTRY_BYTES
 }
 
-/// Returns the memory of the rows of a checkpoint, and of what finds them.
+/// Returns the memory of the rows and cursors of a checkpoint, and of what finds the rows.
 fn checkpoint_bytes(planner: &Planner) -> u64 {
     let row = |row: &CheckpointRow| {
         // The shape, and the offsets and sizes of the box.
         let numbers = 3 * size_of_val(row.slice.global_shape());
         size_of::<CheckpointRow>() + row.slice.name().len() + numbers + 4 * ALLOCATION_BYTES
     };
-    (planner.checkpoint().rows.iter().map(row).sum::<usize>() + planner.index_bytes()) as u64
+    // A cursor is mostly lanes; the vector of them has at most twice the room that they need.
+    let source =
+        |one: &SourceCursor| size_of::<SourceCursor>() + one.dataset.len() + 2 * size_of_val(one.lanes.as_slice());
+    let cursors = planner.checkpoint().meta.cursors.iter().map(|(name, cursor)| {
+        let sources: usize = cursor.sources.iter().map(source).sum();
+        size_of::<Cursor>() + name.len() + sources + 4 * ALLOCATION_BYTES
+    });
+    let rows: usize = planner.checkpoint().rows.iter().map(row).sum();
+    (rows + cursors.sum::<usize>() + planner.index_bytes()) as u64
 }
 
 /// Returns the memory of the rows of a dataset.
@@ -266,7 +276,7 @@ mod tests {
             SliceRow { slice, blake3: Digest::of(b"slice"), place }
         };
         let (run, metadata) = ("run".parse().unwrap(), Default::default());
-        let meta = CheckpointMeta { run, step: 1, world_size: 1, parent: None, metadata };
+        let meta = CheckpointMeta { run, step: 1, world_size: 1, parent: None, metadata, cursors: Default::default() };
         let rows = (0..1000).map(row).collect();
         let planner = Planner::new(Checkpoint { meta, content: Digest::of(b"content"), rows });
         let all = checkpoint_bytes(&planner) * 1000 + ENTRY_BYTES + MAX_USER_METADATA_BYTES as u64;

@@ -1,9 +1,10 @@
 //! Saves and restores in this process: every sharding, replicas, deduplication, steps that exist, ranks that disagree,
-//! folders of models in and out, saves in the background, timelines.
+//! folders of models in and out, saves in the background, timelines, cursors of data.
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
 mod background;
+mod cursors;
 mod dedup;
 mod existing;
 mod export;

@@ -4,6 +4,7 @@
 
 mod ckpt;
 mod codes;
+mod cursors;
 mod data;
 mod demo;
 mod folder;

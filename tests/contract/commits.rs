@@ -150,6 +150,7 @@ async fn a_pack_that_its_base_has_lost_is_kept_by_nobody() {
         bases: vec![1],
         compared_to: None,
         metadata: BTreeMap::new(),
+        cursors: BTreeMap::new(),
         timeline: None,
     };
     let part = write_part(&meta, &[SliceRow { slice: row.slice, blake3: row.blake3, place }]).unwrap();

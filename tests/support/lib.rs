@@ -4,6 +4,7 @@
 //!
 //! | module | what it gives |
 //! |---|---|
+//! | [`cursors`] | cursors of a data stream, with what some ranks saw |
 //! | [`faulty`] | an object store that numbers, records, fails, cuts and kills, as a plan says |
 //! | [`model`] | small transformer-shaped tensors, the same for the same seed, and a safetensors file of them |
 //! | [`opened`] | stores, services and whole saves in one call |
@@ -13,6 +14,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
+pub mod cursors;
 pub mod faulty;
 pub mod model;
 pub mod opened;

@@ -124,7 +124,15 @@ impl ManyRows {
         let project = &save.project;
         let parts = (0..self.ranks).map(|rank| async move {
             let (world_size, bases, compared_to, metadata) = (self.ranks, Vec::new(), None, Default::default());
-            let meta = PartMeta { rank, world_size, bases, compared_to, metadata, timeline: None };
+            let meta = PartMeta {
+                rank,
+                world_size,
+                bases,
+                compared_to,
+                metadata,
+                cursors: Default::default(),
+                timeline: None,
+            };
             let part = write_part(&meta, &self.part(packs, rank))?;
             Ok::<_, ManyRowsError>(engine.put_part(project, session.save, rank, part.into()).await?)
         });

@@ -2,6 +2,7 @@
 //!
 //! Must never return before all that was asked for is there and verified.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gigastore_client::checkpoint::export::ExportSpec;
@@ -63,8 +64,15 @@ impl Checkpoint {
     }
 
     #[getter]
-    fn metadata(&self, py: Python<'_>) -> PyResult<std::collections::BTreeMap<String, String>> {
+    fn metadata(&self, py: Python<'_>) -> PyResult<BTreeMap<String, String>> {
         Ok(self.opened(py)?.meta().metadata.clone())
+    }
+
+    /// Where the data streams were, as JSON by their names.
+    #[getter]
+    fn cursors(&self, py: Python<'_>) -> PyResult<BTreeMap<String, String>> {
+        let opened = self.opened(py)?;
+        Ok(opened.cursors().iter().map(|(name, cursor)| (name.clone(), cursor.json())).collect())
     }
 
     /// Returns name, type, shape, bytes and number of slices of each tensor.

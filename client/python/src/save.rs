@@ -8,7 +8,9 @@ use std::sync::Arc;
 use gigastore_client::checkpoint::asynchronous::{AsyncSaver, Begun, Busy, PendingSave, Staging, StateLayout};
 use gigastore_client::checkpoint::{Compression, SaveError, SaveSpec, Slice};
 use gigastore_client::transfer::source::SliceData;
+use gigastore_formats::manifest::Cursors;
 use gigastore_formats::name::{Name, Target};
+use gigastore_formats::order::Cursor;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::SliceId;
@@ -32,6 +34,7 @@ struct Options<'o> {
     world_size: u32,
     attempt: Option<String>,
     metadata: BTreeMap<String, String>,
+    cursors: BTreeMap<String, String>,
     tag: Option<String>,
     compress: &'o str,
     dedup: bool,
@@ -47,11 +50,21 @@ fn spec(py: Python<'_>, target: &str, step: u64, options: Options<'_>) -> PyResu
     }
     let mut spec = SaveSpec::new(target.project, target.name, step, options.world_size);
     (spec.attempt, spec.metadata, spec.dedup) = (options.attempt, options.metadata, options.dedup);
+    spec.cursors = cursors(py, options.cursors)?;
     spec.compress = compression(py, options.compress)?;
     let tag = options.tag.as_deref().map(Name::new_tag).transpose();
     spec.tag = tag.map_err(|error| raise(py, &Fault::new(FaultCode::Invalid, &error)))?;
     spec.deadline = seconds(py, "deadline", options.deadline)?;
     Ok(spec)
+}
+
+/// Parses cursors, which are JSON, by the names of their streams.
+fn cursors(py: Python<'_>, given: BTreeMap<String, String>) -> PyResult<Cursors> {
+    let one = |(name, json): (String, String)| match Cursor::parse(json.as_bytes()) {
+        Ok(cursor) => Ok((name, cursor)),
+        Err(error) => Err(invalid(py, format!("data stream {name:?}: {error}"))),
+    };
+    given.into_iter().map(one).collect()
 }
 
 fn compression(py: Python<'_>, word: &str) -> PyResult<Compression> {
@@ -84,8 +97,8 @@ fn slices(py: Python<'_>, tensors: &[SliceGiven<'_>], files: &[FileGiven<'_>]) -
 #[pymethods]
 impl Store {
     #[pyo3(signature = (
-        target, step, tensors, files, *, rank, world_size, attempt, metadata, tag, compress, dedup, deadline, commit,
-        progress = None
+        target, step, tensors, files, *, rank, world_size, attempt, metadata, cursors, tag, compress, dedup, deadline,
+        commit, progress = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a call of Python's")]
     fn save(
@@ -99,6 +112,7 @@ impl Store {
         world_size: u32,
         attempt: Option<String>,
         metadata: BTreeMap<String, String>,
+        cursors: BTreeMap<String, String>,
         tag: Option<String>,
         compress: &str,
         dedup: bool,
@@ -106,7 +120,7 @@ impl Store {
         commit: bool,
         progress: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Option<String>> {
-        let options = Options { world_size, attempt, metadata, tag, compress, dedup, deadline };
+        let options = Options { world_size, attempt, metadata, cursors, tag, compress, dedup, deadline };
         let spec = spec(py, target, step, options)?;
         check_rank(py, rank, world_size)?;
         let slices = slices(py, &tensors, &files)?;
@@ -133,8 +147,9 @@ impl Store {
         deadline: f64,
     ) -> PyResult<String> {
         // What is saved was told by those who saved it.
-        let (attempt, metadata, compress, dedup) = (Some(attempt), BTreeMap::new(), "off", true);
-        let options = Options { world_size, attempt, metadata, tag, compress, dedup, deadline };
+        let (attempt, compress, dedup) = (Some(attempt), "off", true);
+        let (metadata, cursors) = (BTreeMap::new(), BTreeMap::new());
+        let options = Options { world_size, attempt, metadata, cursors, tag, compress, dedup, deadline };
         let spec = spec(py, target, step, options)?;
         let client = self.client(py)?;
         let committed = wait_quietly(py, async {
@@ -184,7 +199,7 @@ impl Saver {
     /// Copies a state, and saves the copy. Returns seconds waited, seconds of the copy, and the save; or nothing where
     /// an earlier save is under way and was not to be waited for.
     #[pyo3(signature = (
-        target, step, tensors, files, *, world_size, attempt, metadata, tag, compress, dedup, deadline, wait
+        target, step, tensors, files, *, world_size, attempt, metadata, cursors, tag, compress, dedup, deadline, wait
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a call of Python's")]
     fn save(
@@ -197,13 +212,14 @@ impl Saver {
         world_size: u32,
         attempt: Option<String>,
         metadata: BTreeMap<String, String>,
+        cursors: BTreeMap<String, String>,
         tag: Option<String>,
         compress: &str,
         dedup: bool,
         deadline: f64,
         wait: bool,
     ) -> PyResult<Option<(f64, f64, Pending)>> {
-        let options = Options { world_size, attempt, metadata, tag, compress, dedup, deadline };
+        let options = Options { world_size, attempt, metadata, cursors, tag, compress, dedup, deadline };
         let spec = spec(py, target, step, options)?;
         check_rank(py, self.rank, world_size)?;
         let slices = slices(py, &tensors, &files)?;

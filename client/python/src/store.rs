@@ -2,6 +2,7 @@
 //!
 //! Must never use a connection of another process.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -124,7 +125,13 @@ impl Store {
         };
         let changed = of(&[Change::Changed, Change::Reshaped, Change::Resharded]);
         let (added, removed) = (of(&[Change::Added]), of(&[Change::Removed]));
-        told(py, &json!({ "added": added, "removed": removed, "changed": changed, "unchanged": found.same }))
+        let streams: BTreeMap<_, _> = found.streams.iter().map(|(name, data)| (name, data.as_str())).collect();
+        told(
+            py,
+            &json!({
+                "added": added, "removed": removed, "changed": changed, "unchanged": found.same, "streams": streams,
+            }),
+        )
     }
 
     fn checkpoint(slf: Bound<'_, Self>, target: &str) -> PyResult<Checkpoint> {

@@ -115,14 +115,7 @@ impl CheckpointSave {
         let delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (rank, rows) in delivered {
             self.compare(&existing, &rows).await?;
-            let meta = PartMeta {
-                rank,
-                world_size: request.world_size,
-                bases: Vec::new(),
-                compared_to: Some(existing.commit.content),
-                metadata: self.spec.metadata.clone(),
-                timeline: None,
-            };
+            let meta = PartMeta { compared_to: Some(existing.commit.content), ..self.part_meta(rank) };
             self.deliver(session.save, meta, rows).await?;
         }
         Ok(self.store.transport.finish_save(&self.finish_request(&request)).await?)

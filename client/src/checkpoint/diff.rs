@@ -2,7 +2,9 @@
 //!
 //! Must never read tensor data: digests decide.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use gigastore_formats::order::Cursor;
 
 use super::open::{Checkpoint, TensorInfo};
 
@@ -34,6 +36,36 @@ pub struct Diff {
     pub shared_stored_bytes: u64,
     /// Stored bytes of the second.
     pub stored_bytes: u64,
+    /// The data streams of either, by name.
+    pub streams: BTreeMap<String, DataDiff>,
+}
+
+/// What two checkpoints have seen of one data stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DataDiff {
+    /// Only the second has a cursor of it.
+    Added,
+    /// Only the first has a cursor of it.
+    Removed,
+    /// They are not at the same place: samples of the first and of the second.
+    Apart(u64, u64),
+    /// After the same number of samples both have seen the same tokens at the same positions: the digests are equal.
+    Same(u64),
+    /// After the same number of samples they have seen other data: the digests differ.
+    Differs(u64),
+}
+
+impl DataDiff {
+    /// Returns the word for it: `added`, `removed`, `apart`, `same` or `differs`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Apart(..) => "apart",
+            Self::Same(_) => "same",
+            Self::Differs(_) => "differs",
+        }
+    }
 }
 
 /// Compares two checkpoints.
@@ -64,7 +96,21 @@ pub fn diff(first: &Checkpoint, second: &Checkpoint) -> Diff {
             found.shared_stored_bytes += row.place.stored_len;
         }
     }
+    let (old, new) = (first.cursors(), second.cursors());
+    let names = old.keys().chain(new.keys());
+    found.streams = names.filter_map(|name| Some((name.clone(), data_diff(old.get(name), new.get(name))?))).collect();
     found
+}
+
+fn data_diff(first: Option<&Cursor>, second: Option<&Cursor>) -> Option<DataDiff> {
+    Some(match (first, second) {
+        (None, None) => return None,
+        (None, Some(_)) => DataDiff::Added,
+        (Some(_), None) => DataDiff::Removed,
+        (Some(a), Some(b)) if a.samples != b.samples => DataDiff::Apart(a.samples, b.samples),
+        (Some(a), Some(b)) if a.seen == b.seen => DataDiff::Same(a.samples),
+        (Some(a), Some(_)) => DataDiff::Differs(a.samples),
+    })
 }
 
 fn change(first: &Checkpoint, a: &TensorInfo, second: &Checkpoint, b: &TensorInfo) -> Option<Change> {

@@ -12,7 +12,7 @@ use gigastore_formats::manifest::checkpoint::{
 };
 use gigastore_formats::manifest::packs::{PackRow, read_packs};
 use gigastore_formats::manifest::timeline::{Timeline, read_timeline};
-use gigastore_formats::manifest::{ManifestError, Step};
+use gigastore_formats::manifest::{Cursors, ManifestError, Step};
 use gigastore_formats::name::Target;
 use gigastore_formats::object::ObjectKind;
 use gigastore_formats::plan::{PlanAnswer, PlannedSlice, Planner};
@@ -227,6 +227,12 @@ impl Checkpoint {
     /// Returns what its manifest says of it as a whole.
     pub fn meta(&self) -> &CheckpointMeta {
         &self.planner.checkpoint().meta
+    }
+
+    /// Returns where the data streams were when it was saved, by their names, with what all ranks together had seen: what
+    /// a stream goes on from, at any world size.
+    pub fn cursors(&self) -> &Cursors {
+        &self.meta().cursors
     }
 
     /// Returns its slices, by kind, name and offsets.

@@ -4,35 +4,36 @@
 //! Everything may be run again after a crash: what is in the store is found by its digest and not sent again. Must
 //! never make anything visible before finish.
 
+mod error;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::digest::{Digest, hex};
 use gigastore_formats::limits::{MAX_SLICE_BYTES, MAX_USER_METADATA_BYTES, PACK_TARGET_BYTES};
-use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::manifest::part::{PartMeta, write_part};
+use gigastore_formats::manifest::{Cursors, check_cursors};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::pack::plan_packs;
 use gigastore_formats::record::TxnId;
-use gigastore_formats::tensor::boxes::BoxError;
-use gigastore_formats::tensor::slice::{SliceError, SliceId, SliceRow};
+use gigastore_formats::tensor::slice::{SliceId, SliceRow};
 use gigastore_formats::timeline::Phase;
-use gigastore_formats::wire::{Committed, Fault, FaultCode, FinishRequest, SaveRequest, Session};
+use gigastore_formats::wire::{Committed, FaultCode, FinishRequest, SaveRequest, Session};
 
-use super::compare::CompareError;
 use super::known::Known;
-use super::open::OpenError;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
 use crate::transfer::coding::{Compression, Compressor};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
-use crate::transfer::source::{SliceData, SourceError};
+use crate::transfer::source::SliceData;
 use crate::transfer::watched::COPIES_KEPT;
-use crate::transfer::write::{PartRow, WriteError, Writer};
+use crate::transfer::write::{PartRow, Writer};
+
+pub use error::SaveError;
 
 /// Packs of one rank that are worked on at once; the budget bounds their bytes. Eight of the default size are all of
 /// it: while some wait for a disk to confirm them, others are hashed and sent.
@@ -66,6 +67,11 @@ pub struct SaveSpec {
     pub attempt: Option<String>,
     /// User metadata; ranks that give the same key must give the same value.
     pub metadata: BTreeMap<String, String>,
+    /// Where this process's data streams are, by the streams' names (such as `data`, each of the form of a [`Name`]),
+    /// committed in the same record. Each rank gives what it saw itself, and these add up; ranks must be at the same
+    /// place. Of ranks that read the same data, as those of one tensor-parallel group, only one gives cursors. Where one
+    /// process saves several ranks, the part of the rank that it saves first has them, for all.
+    pub cursors: Cursors,
     /// A tag to set in the same record.
     pub tag: Option<Name>,
     /// Whether slices are stored compressed where that makes them at least 5 % smaller.
@@ -88,6 +94,7 @@ impl SaveSpec {
             world_size,
             attempt: None,
             metadata: BTreeMap::new(),
+            cursors: Cursors::new(),
             tag: None,
             compress: Compression::Off,
             pack_bytes: PACK_TARGET_BYTES,
@@ -110,73 +117,8 @@ pub struct CheckpointSave {
     /// What each rank of this process has delivered: slices and digests, no bytes.
     pub(super) delivered: Mutex<BTreeMap<u32, Vec<PartRow>>>,
     notes: Mutex<BTreeSet<String>>,
-}
-
-/// Why a save failed. Nothing is visible of it; run again, only what is missing is sent.
-#[derive(Debug, thiserror::Error)]
-pub enum SaveError {
-    /// A slice can't be.
-    #[error(transparent)]
-    Slice(#[from] SliceError),
-    /// A slice can't be split.
-    #[error("slice {slice}: {source}")]
-    Split {
-        /// The slice.
-        slice: String,
-        /// What is wrong.
-        source: BoxError,
-    },
-    /// A slice has not as many bytes as its box.
-    #[error("slice {slice} has {actual} bytes of data, expected {expected}")]
-    Length {
-        /// The slice.
-        slice: String,
-        /// Bytes of its box.
-        expected: u64,
-        /// Bytes given.
-        actual: u64,
-    },
-    /// One rank gave the same box twice.
-    #[error("rank {rank} gave slice {slice} twice")]
-    Twice {
-        /// The rank.
-        rank: u32,
-        /// The slice.
-        slice: String,
-    },
-    /// The user metadata is too long.
-    #[error(
-        "user metadata of {actual} bytes is over the limit of {MAX_USER_METADATA_BYTES}: save it as a file of the \
-         checkpoint"
-    )]
-    Metadata {
-        /// Its bytes.
-        actual: usize,
-    },
-    /// The part of this rank can't be made.
-    #[error("the part of rank {rank} can't be made")]
-    Part {
-        /// The rank.
-        rank: u32,
-        /// What is wrong.
-        #[source]
-        source: ManifestError,
-    },
-    /// Bytes were not stored.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The source did not give its bytes.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The latest checkpoint of the run, or the one at this step, can't be read.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The checkpoint at this step has other content.
-    #[error(transparent)]
-    Compare(#[from] CompareError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] Fault),
+    /// The rank whose part has the cursors: what was seen counts once.
+    with_cursors: OnceLock<u32>,
 }
 
 impl Store {
@@ -186,6 +128,7 @@ impl Store {
         if actual > MAX_USER_METADATA_BYTES {
             return Err(SaveError::Metadata { actual });
         }
+        check_cursors(&spec.cursors).map_err(SaveError::Cursors)?;
         let request = SaveRequest {
             project: spec.project.clone(),
             run: spec.run.clone(),
@@ -195,8 +138,18 @@ impl Store {
         };
         let session = self.transport.begin_save(&request).await?;
         let (pool, groups) = (BufferPool::default(), BufferPool::keeping(COPIES_KEPT));
-        let (delivered, notes) = (Mutex::default(), Mutex::default());
-        Ok(CheckpointSave { store: self.clone(), request, session, spec, pool, groups, progress, delivered, notes })
+        Ok(CheckpointSave {
+            store: self.clone(),
+            request,
+            session,
+            spec,
+            pool,
+            groups,
+            progress,
+            delivered: Mutex::default(),
+            notes: Mutex::default(),
+            with_cursors: OnceLock::new(),
+        })
     }
 }
 
@@ -219,14 +172,7 @@ impl CheckpointSave {
         let bytes = sources.iter().map(SliceData::len).sum();
         self.progress.plan(bytes);
         let writer = self.writer(phases.clone());
-        let mut meta = PartMeta {
-            rank,
-            world_size: self.request.world_size,
-            bases: Vec::new(),
-            compared_to: None,
-            metadata: self.spec.metadata.clone(),
-            timeline: None,
-        };
+        let mut meta = self.part_meta(rank);
         let mut rows = if let Some(existing) = &self.session.existing {
             meta.compared_to = Some(existing.commit.content);
             let mut all = mine;
@@ -276,6 +222,20 @@ impl CheckpointSave {
     pub(super) fn finish_request(&self, save: &SaveRequest) -> FinishRequest {
         let deadline_ms = u64::try_from(self.spec.deadline.as_millis()).unwrap_or(u64::MAX);
         FinishRequest { save: save.clone(), tag: self.spec.tag.clone(), deadline_ms, waited_ms: 0 }
+    }
+
+    /// Returns what the part of one rank says, before it is known where its bytes are.
+    pub(super) fn part_meta(&self, rank: u32) -> PartMeta {
+        let with_cursors = *self.with_cursors.get_or_init(|| rank) == rank;
+        PartMeta {
+            rank,
+            world_size: self.request.world_size,
+            bases: Vec::new(),
+            compared_to: None,
+            metadata: self.spec.metadata.clone(),
+            cursors: if with_cursors { self.spec.cursors.clone() } else { Cursors::new() },
+            timeline: None,
+        }
     }
 
     /// Delivers the part of one rank.

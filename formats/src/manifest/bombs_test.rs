@@ -54,6 +54,7 @@ fn part_meta() -> PartMeta {
         bases: Vec::new(),
         compared_to: None,
         metadata: Default::default(),
+        cursors: Default::default(),
         timeline: None,
     }
 }

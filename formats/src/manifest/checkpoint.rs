@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::head::{Format, Head, Meta, check_user_metadata, check_world};
 use super::reader::{RowsReader, read_rows};
 use super::writer::write_rows;
-use super::{ManifestError, MetaError, Step};
+use super::{Cursors, ManifestError, MetaError, Step, check_cursors};
 use crate::digest::Digest;
 use crate::limits::MAX_MANIFEST_BYTES;
 use crate::name::Name;
@@ -34,6 +34,9 @@ pub struct CheckpointMeta {
     pub parent: Option<u64>,
     /// What the user wrote down.
     pub metadata: BTreeMap<String, String>,
+    /// Where the data streams were, by their names, with what all ranks together had seen; missing where none was read.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cursors: Cursors,
 }
 
 /// A row of a checkpoint manifest.
@@ -133,7 +136,8 @@ impl CheckpointReader {
 impl Meta for CheckpointMeta {
     fn check(&self) -> Result<(), MetaError> {
         check_world(0, self.world_size)?;
-        check_user_metadata(&self.metadata)
+        check_user_metadata(&self.metadata)?;
+        check_cursors(&self.cursors)
     }
 }
 

@@ -3,10 +3,11 @@
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use proptest::prelude::*;
 
-use super::super::samples::{any_metadata, any_rows, damaged, note, rows};
+use super::super::samples::{any_cursors, any_metadata, any_rows, cursor, damaged, note, rows};
 use super::super::{PageError, RowError};
 use super::*;
 use crate::object::Stored;
+use crate::order::Cursor;
 use crate::tensor::slice::Codec;
 
 fn meta() -> CheckpointMeta {
@@ -16,6 +17,7 @@ fn meta() -> CheckpointMeta {
         world_size: 4,
         parent: Some(90),
         metadata: note("loss", "0.25"),
+        cursors: Cursors::new(),
     }
 }
 
@@ -46,8 +48,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn round_trips(rows in any_rows(), metadata in any_metadata(), step: u64, parent: Option<u64>) {
-        let meta = CheckpointMeta { step, parent, metadata, ..meta() };
+    fn round_trips(
+        rows in any_rows(), metadata in any_metadata(), cursors in any_cursors(), step: u64, parent: Option<u64>,
+    ) {
+        let meta = CheckpointMeta { step, parent, metadata, cursors, ..meta() };
         let file = Bytes::from(write_checkpoint(&meta, &rows).unwrap());
         prop_assert_eq!(&write_checkpoint(&meta, &rows).unwrap(), &file);
         let read = read_checkpoint(&file).unwrap();
@@ -133,6 +137,15 @@ fn rows_out_of_order_are_refused() {
 }
 
 #[test]
+fn a_checkpoint_with_cursors_is_still_read_and_still_written() {
+    let fixture = Bytes::from_static(include_bytes!("../../fixtures/checkpoint-cursors-1.parquet"));
+    let cursors = Cursors::from([("data".to_owned(), cursor(1)), ("eval".to_owned(), cursor(2))]);
+    let meta = CheckpointMeta { cursors, ..meta() };
+    assert_eq!(read_checkpoint(&fixture).unwrap().meta, meta);
+    assert_eq!(write_checkpoint(&meta, &rows(10)).unwrap(), fixture, "the same rows gave other bytes");
+}
+
+#[test]
 fn rows_and_heads_that_can_not_be_are_refused() {
     let refused = |change: fn(&mut Place<Stored>)| {
         let mut rows = rows(2);
@@ -145,6 +158,20 @@ fn rows_and_heads_that_can_not_be_are_refused() {
     assert!(refused(|place| (place.codec, place.stored_len) = (Codec::Raw, 1)));
     let long = CheckpointMeta { metadata: note("k", &"v".repeat(1 << 20)), ..meta() };
     assert!(matches!(write_checkpoint(&long, &[]), Err(ManifestError::Bounds(_))));
+    let named = |name: &str, cursor: Cursor| CheckpointMeta { cursors: [(name.to_owned(), cursor)].into(), ..meta() };
+    for name in ["", "Data", "a b", "..", "a/b"] {
+        let error = write_checkpoint(&named(name, cursor(1)), &[]).unwrap_err();
+        assert!(matches!(error, ManifestError::Bounds(MetaError::CursorName(_))), "{name:?}: {error}");
+    }
+    let many = (0..65).map(|i| (format!("s{i}"), cursor(i))).collect();
+    let error = write_checkpoint(&CheckpointMeta { cursors: many, ..meta() }, &[]).unwrap_err();
+    assert!(matches!(error, ManifestError::Bounds(MetaError::Cursors { actual: 65 })), "{error}");
+    let mut wide = cursor(1);
+    wide.sources[0].lanes = vec![(u32::MAX, u32::MAX); 1 << 16];
+    write_checkpoint(&named("data", wide.clone()), &[]).unwrap();
+    wide.sources[0].lanes = vec![(u32::MAX, u32::MAX); 3 << 16];
+    let error = write_checkpoint(&named("data", wide), &[]).unwrap_err();
+    assert!(matches!(error, ManifestError::Bounds(MetaError::CursorsLong { actual }) if actual > 4 << 20), "{error}");
     let none = CheckpointMeta { world_size: 0, ..meta() };
     assert!(matches!(write_checkpoint(&none, &[]), Err(ManifestError::Bounds(_))));
 }

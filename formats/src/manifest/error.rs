@@ -3,7 +3,8 @@
 use super::dataset_tokens::{LENGTH_BUCKETS, MAX_LINEAGE_BYTES, MAX_REMOVED_ROWS};
 use crate::digest::{Digest, DigestError};
 use crate::limits::{
-    MAX_BLOB_BYTES, MAX_FILE_ROW_GROUPS, MAX_PACK_HEADER_BYTES, MAX_USER_METADATA_BYTES, MAX_WORLD_SIZE,
+    MAX_BLOB_BYTES, MAX_CURSORS, MAX_CURSORS_BYTES, MAX_FILE_ROW_GROUPS, MAX_PACK_HEADER_BYTES,
+    MAX_USER_METADATA_BYTES, MAX_WORLD_SIZE,
 };
 use crate::name::NameError;
 use crate::object::StoredError;
@@ -137,6 +138,24 @@ pub enum MetaError {
         /// Bytes of all keys and values.
         actual: usize,
     },
+    /// There are too many cursors.
+    #[error("cursors of {actual} data streams are over the limit of {MAX_CURSORS}")]
+    Cursors {
+        /// Their number.
+        actual: usize,
+    },
+    /// The cursors are too long.
+    #[error(
+        "cursors of {actual} bytes as JSON are over the limit of {MAX_CURSORS_BYTES}: read with fewer lanes, or fewer \
+         datasets in one stream"
+    )]
+    CursorsLong {
+        /// Their bytes.
+        actual: usize,
+    },
+    /// A data stream's name is none.
+    #[error("the name of a data stream: {0}")]
+    CursorName(#[from] NameError),
     /// All that it says of itself is too long.
     #[error("what the manifest says of itself has {actual} bytes as JSON, over the limit of {limit}")]
     Long {

@@ -19,9 +19,9 @@ const CONTENT: &str = "gigastore.content";
 /// The keys that are read; a manifest may have others.
 pub(super) const KEYS: [&str; 3] = [FORMAT, META, CONTENT];
 
-/// Bytes of what a manifest says of itself, as JSON: 8 MiB. User metadata of 1 MiB has six times as much where each of
-/// its bytes is escaped; names, numbers and bases have the rest.
-const MAX_META_BYTES: usize = 8 << 20;
+/// Bytes of what a manifest says of itself, as JSON: 12 MiB. User metadata of 1 MiB has six times as much where each of
+/// its bytes is escaped; cursors have 4 MiB as JSON; names, numbers and bases have the rest.
+const MAX_META_BYTES: usize = 12 << 20;
 
 /// A kind of manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,8 +3,8 @@
 //!
 //! | kind | sorted by | says of itself |
 //! |---|---|---|
-//! | [`checkpoint`] | kind, name, box | run, step, world size, parent, user metadata, digest of the content |
-//! | [`part`] | kind, name, box | rank, world size, bases, what it was compared to, user metadata, digest |
+//! | [`checkpoint`] | kind, name, box | run, step, world size, parent, user metadata, cursors, digest of the content |
+//! | [`part`] | kind, name, box | rank, world size, bases, what it was compared to, user metadata, cursors, digest |
 //! | [`packs`] | pack | nothing |
 //! | [`timeline`] | phase, rank | run, step, world size, what the committer did |
 //! | [`dataset`] | path | name, version, parent, user metadata, digest of the content |
@@ -19,6 +19,7 @@ mod bombs_test;
 mod bounds;
 pub mod checkpoint;
 mod columns;
+mod cursors;
 pub mod dataset;
 mod dataset_index;
 #[cfg(test)]
@@ -39,4 +40,5 @@ pub mod timeline;
 mod writer;
 
 pub use crate::table::Step;
+pub use cursors::{Cursors, check_cursors};
 pub use error::{ManifestError, MetaError, PageError, RowError};

@@ -12,7 +12,7 @@ use super::head::{Format, Head, Meta, check_user_metadata, check_world};
 use super::reader::read_rows;
 use super::timeline::check_spans;
 use super::writer::write_rows;
-use super::{ManifestError, MetaError};
+use super::{Cursors, ManifestError, MetaError, check_cursors};
 use crate::digest::Digest;
 use crate::limits::MAX_PART_BYTES;
 use crate::tensor::slice::{Place, SliceRow};
@@ -33,6 +33,9 @@ pub struct PartMeta {
     pub compared_to: Option<Digest>,
     /// What the user wrote down.
     pub metadata: BTreeMap<String, String>,
+    /// Where this rank's data streams are, by their names; missing where it reads none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cursors: Cursors,
     /// What this rank's phases took; missing in parts of clients that do not say. Two parts may say the same content
     /// with different times.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,6 +72,7 @@ impl Meta for PartMeta {
     fn check(&self) -> Result<(), MetaError> {
         check_world(self.rank, self.world_size)?;
         check_user_metadata(&self.metadata)?;
+        check_cursors(&self.cursors)?;
         self.timeline.as_ref().map_or(Ok(()), |timeline| check_spans(&timeline.spans))
     }
 }

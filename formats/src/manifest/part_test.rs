@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::samples::{any_metadata, any_rows, damaged, digest, note, rows};
+use super::super::samples::{any_cursors, any_metadata, any_rows, cursor, damaged, digest, note, rows};
 use super::*;
 use crate::manifest::checkpoint::CheckpointRow;
 use crate::timeline::{Phase, Span};
@@ -14,6 +14,7 @@ fn meta() -> PartMeta {
         bases: vec![80, 90],
         compared_to: Some(digest(7)),
         metadata: note("host", "gpu-3"),
+        cursors: Cursors::new(),
         timeline: None,
     }
 }
@@ -42,9 +43,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn round_trips(rows in any_rows(), metadata in any_metadata(), bases: Vec<u64>, compared: bool) {
+    fn round_trips(
+        rows in any_rows(), metadata in any_metadata(), cursors in any_cursors(), bases: Vec<u64>, compared: bool,
+    ) {
         let rows = opened(rows);
-        let meta = PartMeta { bases, metadata, compared_to: compared.then(|| digest(1)), ..meta() };
+        let meta = PartMeta { bases, metadata, cursors, compared_to: compared.then(|| digest(1)), ..meta() };
         let file = Bytes::from(write_part(&meta, &rows).unwrap());
         prop_assert_eq!(&write_part(&meta, &rows).unwrap(), &file);
         prop_assert_eq!(read_part(&file).unwrap(), Part { content: content_of(&rows), meta, rows });
@@ -70,6 +73,17 @@ fn a_part_with_times_is_still_read_and_still_written() {
     twice.timeline.as_mut().unwrap().spans.extend(timed().timeline.unwrap().spans);
     let error = write_part(&twice, &[]).unwrap_err();
     assert!(matches!(error, ManifestError::Bounds(MetaError::Spans { actual: 6, .. })), "{error}");
+}
+
+#[test]
+fn a_part_with_cursors_is_still_read_and_still_written() {
+    let fixture = Bytes::from_static(include_bytes!("../../fixtures/part-cursors-1.parquet"));
+    let meta = PartMeta { cursors: [("data".to_owned(), cursor(1))].into(), ..meta() };
+    assert_eq!(read_part(&fixture).unwrap().meta, meta);
+    assert_eq!(write_part(&meta, &opened(rows(10))).unwrap(), fixture, "the same rows gave other bytes");
+    let named = PartMeta { cursors: [("a b".to_owned(), cursor(1))].into(), ..meta };
+    let error = write_part(&named, &[]).unwrap_err();
+    assert!(matches!(error, ManifestError::Bounds(MetaError::CursorName(_))), "{error}");
 }
 
 #[test]

@@ -213,7 +213,14 @@ mod tests {
     #[test]
     fn a_large_manifest_is_read_in_windows_that_are_not_kept() {
         let run = "minilm".parse().unwrap();
-        let meta = CheckpointMeta { run, step: 1, world_size: 1, parent: None, metadata: Default::default() };
+        let meta = CheckpointMeta {
+            run,
+            step: 1,
+            world_size: 1,
+            parent: None,
+            metadata: Default::default(),
+            cursors: Default::default(),
+        };
         let file = Bytes::from(write_checkpoint(&meta, &rows(30_000)).unwrap());
         let format = Format { name: "checkpoint-1", limit: 1 << 30 };
         let mut reader = RowsReader::<CheckpointRow>::new(format, file.len() as u64, None).unwrap();

@@ -7,8 +7,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::Cursors;
 use crate::digest::Digest;
 use crate::object::Stored;
+use crate::order::{
+    ALGORITHM, CURSOR_FORMAT, Cursor, OrderSpec, Packing, Seen, SeenDigest, SourceCursor, Unit, Weight,
+};
 use crate::tensor::boxes::TensorBox;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::slice::{Codec, Place, SliceId, SliceRow};
@@ -73,6 +77,49 @@ pub(super) fn any_rows() -> impl Strategy<Value = Vec<SliceRow<Place<Stored>>>> 
 /// Any user metadata.
 pub(super) fn any_metadata() -> impl Strategy<Value = BTreeMap<String, String>> {
     prop::collection::btree_map(".{0,8}", ".{0,20}", 0..4)
+}
+
+/// The cursor of a stream that is `number` epochs on.
+pub(super) fn cursor(number: u64) -> Cursor {
+    let source = SourceCursor {
+        dataset: "demo/web@3".to_owned(),
+        order: digest(17).into(),
+        spec: OrderSpec { seed: Some(7), lanes: 2, window: 4, packing: Packing::Concat { seq_len: 2048 } },
+        weight: Weight::of(&[1.0]).unwrap()[0],
+        weighed: 2_048_000 * number,
+        samples: 1000 * number,
+        counted: 2_048_000 * number,
+        epoch: number,
+        next: 1,
+        lanes: vec![(3, 14), (3, 15)],
+    };
+    let digest = SeenDigest::try_from(digest(number).to_string()).unwrap();
+    let seen = Seen { digest, samples: 1000 * number, tokens: 2_047_000 * number, documents: 9, missing: 1000 };
+    Cursor {
+        format: CURSOR_FORMAT.to_owned(),
+        algorithm: ALGORITHM,
+        samples: 1000 * number,
+        unit: Unit::Tokens,
+        counted: 2_048_000 * number,
+        sources: vec![source],
+        seen,
+    }
+}
+
+/// Any cursors.
+pub(super) fn any_cursors() -> impl Strategy<Value = Cursors> {
+    let source = (".{0,8}", any::<Option<u64>>(), any::<[u64; 5]>(), prop::collection::vec(any::<(u32, u32)>(), 0..9));
+    let source = source.prop_map(|(dataset, seed, [weighed, samples, counted, epoch, next], lanes)| {
+        let spec = OrderSpec { seed, lanes: next as u32, window: 1, packing: Packing::Documents };
+        let next = next as u32;
+        SourceCursor { dataset, spec, weighed, samples, counted, epoch, next, lanes, ..cursor(1).sources[0].clone() }
+    });
+    let one = (prop::collection::vec(source, 0..3), any::<[u64; 6]>());
+    let one = one.prop_map(|(sources, [samples, counted, seen, tokens, documents, missing])| {
+        let seen = Seen { samples: seen, tokens, documents, missing, ..cursor(seen % 7).seen };
+        Cursor { samples, counted, sources, seen, ..cursor(1) }
+    });
+    prop::collection::btree_map("[a-z0-9][a-z0-9_-]{0,9}", one, 0..3)
 }
 
 /// Calls `read` with the file cut at every length, and with every byte changed: one bit of most, all bits of every

@@ -162,18 +162,17 @@ pub enum CursorError {
     },
     /// Cursors of ranks that are not at the same place.
     #[error(
-        "the cursors of rank {first} and rank {second} are not of the same place: {first_samples} and {second_samples} \
-         samples"
+        "the cursors of rank {first} and rank {second} are not of the same place: {first_place} and {second_place}"
     )]
     Apart {
         /// One.
         first: usize,
         /// The other.
         second: usize,
-        /// Samples before one.
-        first_samples: u64,
-        /// Samples before the other.
-        second_samples: u64,
+        /// What one has of that in which they differ.
+        first_place: String,
+        /// What the other has.
+        second_place: String,
     },
 }
 
@@ -235,21 +234,71 @@ impl Cursor {
         let Some((first, rest)) = ranks.split_first() else { return Ok(None) };
         let mut joined = first.clone();
         for (number, other) in rest.iter().enumerate() {
-            if (Self { seen: first.seen, ..other.clone() }) != *first {
-                return Err(CursorError::Apart {
-                    first: 0,
-                    second: number + 1,
-                    first_samples: first.samples,
-                    second_samples: other.samples,
-                });
+            if let Some((first_place, second_place)) = first.difference(other) {
+                return Err(CursorError::Apart { first: 0, second: number + 1, first_place, second_place });
             }
             joined.seen.add(&other.seen);
         }
         Ok(Some(joined))
     }
+
+    /// Returns the first thing in which the places of two cursors differ, as each has it; none where both are at the same
+    /// place of the same stream, whatever was seen until there.
+    pub fn difference(&self, other: &Self) -> Option<(String, String)> {
+        // All fields by name, so that no later one is forgotten.
+        let Self { format, algorithm, samples, unit, counted, sources, seen: _ } = self;
+        if (format, algorithm) != (&other.format, &other.algorithm) {
+            let text = |one: &Self| format!("{} of algorithm {}", one.format, one.algorithm);
+            return Some((text(self), text(other)));
+        }
+        if *samples != other.samples {
+            return Some((format!("{samples} samples"), format!("{} samples", other.samples)));
+        }
+        if (unit, counted) != (&other.unit, &other.counted) {
+            let text = |one: &Self| {
+                format!("{} counted as {:?} after {samples} samples", one.counted, one.unit).to_lowercase()
+            };
+            return Some((text(self), text(other)));
+        }
+        if sources.len() != other.sources.len() {
+            return Some((format!("{} datasets", sources.len()), format!("{} datasets", other.sources.len())));
+        }
+        sources.iter().zip(&other.sources).find_map(|(one, another)| one.difference(another))
+    }
 }
 
 impl SourceCursor {
+    /// Returns the first thing in which two differ, as each has it.
+    fn difference(&self, other: &Self) -> Option<(String, String)> {
+        let Self { dataset, order, spec, weight, weighed, samples, counted, epoch, next, lanes } = self;
+        if (dataset, order) != (&other.dataset, &other.order) {
+            let text = |one: &Self| format!("{} with order {}", one.dataset, one.order);
+            return Some((text(self), text(other)));
+        }
+        if spec != &other.spec {
+            return Some((format!("{dataset} by {spec}"), format!("{dataset} by {}", other.spec)));
+        }
+        if (weight, weighed) != (&other.weight, &other.weighed) {
+            let text =
+                |one: &Self| format!("{dataset} with weight {} and {} counted since", one.weight.part(), one.weighed);
+            return Some((text(self), text(other)));
+        }
+        let counts = (samples, counted, epoch, next);
+        if counts != (&other.samples, &other.counted, &other.epoch, &other.next) {
+            let text = |one: &Self| {
+                let Self { epoch, samples, counted, next, .. } = one;
+                format!("{dataset} in epoch {epoch} after {samples} samples ({counted} counted), lane {next} next")
+            };
+            return Some((text(self), text(other)));
+        }
+        if lanes.len() != other.lanes.len() {
+            return Some((format!("{dataset} of {} lanes", lanes.len()), format!("{} lanes", other.lanes.len())));
+        }
+        let number = lanes.iter().zip(&other.lanes).position(|(one, another)| one != another)?;
+        let text = |(window, sample): (u32, u32)| format!("{dataset}, lane {number}: window {window}, sample {sample}");
+        Some((text(lanes[number]), text(other.lanes[number])))
+    }
+
     /// Says what is wrong with its places.
     pub(super) fn astray(&self, astray: Astray, lanes: u32) -> CursorError {
         let dataset = self.dataset.clone();
@@ -296,3 +345,7 @@ fn check_version(format: &str, algorithm: u32) -> Result<(), CursorError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "cursor_test.rs"]
+mod tests;

@@ -95,6 +95,11 @@ impl Seen {
 }
 
 impl SeenDigest {
+    /// Returns the first 12 hex digits, for people.
+    pub fn short(&self) -> String {
+        hex(&self.0.map(u64::to_le_bytes).as_flattened()[..6])
+    }
+
     /// Adds another sum.
     pub fn add(&mut self, other: &Self) {
         let mut carry = false;

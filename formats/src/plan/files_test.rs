@@ -86,7 +86,14 @@ fn saved(made: &[Made]) -> (Planner, Vec<Vec<u8>>, Vec<Vec<u8>>) {
     rows.push(row(SliceId::file("config.json", 5).unwrap()));
     rows.push(row(SliceId::file("model-00001-of-00001.safetensors", 6).unwrap()));
     let metadata = BTreeMap::from([("safetensors:format".to_owned(), "pt".to_owned())]);
-    let meta = CheckpointMeta { run: "run".parse().unwrap(), step: 1, world_size: 1, parent: None, metadata };
+    let meta = CheckpointMeta {
+        run: "run".parse().unwrap(),
+        step: 1,
+        world_size: 1,
+        parent: None,
+        metadata,
+        cursors: Default::default(),
+    };
     (Planner::new(Checkpoint { meta, content: Digest::of(b"content"), rows }), parts, whole)
 }
 

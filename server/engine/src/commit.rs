@@ -4,6 +4,7 @@
 //! the right header, and in it each slice); at each slot of the log the proposal is checked against the state there.
 //! Must never refer to an object that a collector may delete.
 
+mod cursors;
 mod dataset;
 mod error;
 mod timeline;
@@ -13,9 +14,9 @@ use std::sync::Arc;
 
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_MANIFEST_BYTES;
-use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::manifest::checkpoint::{CheckpointMeta, content_digest, write_checkpoint};
 use gigastore_formats::manifest::packs::{PackRow, write_packs};
+use gigastore_formats::manifest::{Cursors, ManifestError};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Action, Commit, Entry, Index, Sort, TxnId};
@@ -62,13 +63,15 @@ impl Engine {
                 }
                 self.check_none_lacks(project, &live.commit, &merged).await?;
             }
+            self.check_cursors(project, &live.commit, &merged.cursors).await?;
             return self.existing(project, save, run, step, request.tag.as_ref()).await;
         }
         let parent = merged.bases.last().copied();
-        let metadata = merged.metadata.clone();
+        let (metadata, cursors) = (merged.metadata.clone(), std::mem::take(&mut merged.cursors));
         let timelines = std::mem::take(&mut merged.timelines);
         let placed = self.place(project, &state, run, merged).await?;
-        let meta = CheckpointMeta { run: run.clone(), step, world_size: request.save.world_size, parent, metadata };
+        let world_size = request.save.world_size;
+        let meta = CheckpointMeta { run: run.clone(), step, world_size, parent, metadata, cursors: cursors.clone() };
         let Placed { rows, packs, mut needs } = placed;
         let (items, bytes) = (rows.len() as u64, rows.iter().map(|row| row.slice.bytes()).sum());
         let lists = self.ambient.computed(move || write_lists(&meta, &rows, &packs)).await?;
@@ -90,9 +93,9 @@ impl Engine {
             content,
             bytes,
             items,
-            world_size: request.save.world_size,
+            world_size,
         };
-        self.append_commit(project, save, commit, request.tag.as_ref(), &needs).await
+        self.append_commit(project, save, commit, request.tag.as_ref(), &needs, &cursors).await
     }
 
     /// Checks that a save whose every slice was found in a live checkpoint has all of that checkpoint.
@@ -160,6 +163,7 @@ impl Engine {
         commit: Commit,
         tag: Option<&Name>,
         needs: &Needs,
+        cursors: &Cursors,
     ) -> Result<Committed, CommitError> {
         let (name, number, time) = (commit.name.clone(), commit.number, self.ambient.wall_ms());
         let mut entries = vec![Entry { txn, time, action: Action::Commit(Box::new(commit.clone())) }];
@@ -179,6 +183,9 @@ impl Engine {
             }
             // Another save of the same step came first; with the same content that is success.
             Err(AppendError::Refused(Refusal::Taken { expected, actual, .. })) if expected == actual => {
+                if let Some(live) = self.state(project).await?.live(&name, number) {
+                    self.check_cursors(project, &live.commit, cursors).await?;
+                }
                 self.existing(project, txn, &name, number, tag).await
             }
             Err(error) => Err(error.into()),

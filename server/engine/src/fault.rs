@@ -208,6 +208,7 @@ impl From<&AppendError<Refusal>> for Fault {
                     ..Self::new(FaultCode::Conflict, error)
                 },
                 Refusal::Lacks { .. }
+                | Refusal::OtherCursor { .. }
                 | Refusal::WrongSort { .. }
                 | Refusal::NotNext { .. }
                 | Refusal::Expired { .. }

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gigastore_formats::digest::Digest;
+use gigastore_formats::manifest::Cursors;
 use gigastore_formats::manifest::part::Part;
+use gigastore_formats::order::Cursor;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::cover::{CoverError, check_cover};
 use gigastore_formats::tensor::slice::{Place, SliceId, SliceKind, SliceRow};
@@ -22,6 +24,8 @@ pub(crate) struct Merged {
     pub(crate) compared_to: Option<Digest>,
     /// User metadata of all ranks.
     pub(crate) metadata: BTreeMap<String, String>,
+    /// Where the data streams were, with what all ranks together had seen.
+    pub(crate) cursors: Cursors,
     /// How many ranks there were.
     pub(crate) ranks: u64,
     /// What the phases of each rank took, of those that say.
@@ -36,7 +40,7 @@ pub enum JoinError {
     Disagree {
         /// What they disagree on.
         what: &'static str,
-        /// The tensor, slice or metadata key.
+        /// The tensor, slice, metadata key or data stream.
         name: String,
         /// One rank.
         first_rank: u32,
@@ -89,11 +93,15 @@ pub enum JoinError {
     },
 }
 
+/// Where the data streams are, of the ranks that were joined so far: one cursor a stream, however many ranks there are.
+#[derive(Debug, Default)]
+pub(crate) struct JoinedCursors(BTreeMap<String, (u32, Cursor)>);
+
 /// A row and the rank that said it.
 type Said = (u32, SliceRow<Option<Place<Digest>>>);
 
-/// Merges the parts of a save of `world_size` ranks, one of each.
-pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinError> {
+/// Merges the parts of a save of `world_size` ranks, one of each; `cursors` are those that were taken out of parts before.
+pub(crate) fn merge(parts: Vec<Part>, world_size: u32, mut cursors: JoinedCursors) -> Result<Merged, JoinError> {
     let mut bases = BTreeSet::new();
     let mut metadata: BTreeMap<String, (u32, String)> = BTreeMap::new();
     let first_compared = parts.first().and_then(|part| part.meta.compared_to);
@@ -108,17 +116,8 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
         }
         bases.extend(part.meta.bases);
         timelines.extend(part.meta.timeline.map(|timeline| (rank, timeline)));
-        for (key, value) in part.meta.metadata {
-            match metadata.get(&key) {
-                Some((other, before)) if *before != value => {
-                    return Err(disagree("metadata", &key, (*other, before.clone()), (rank, value)));
-                }
-                Some(_) => {}
-                None => {
-                    metadata.insert(key, (rank, value));
-                }
-            }
-        }
+        join_metadata(&mut metadata, rank, part.meta.metadata)?;
+        cursors.add(rank, part.meta.cursors)?;
         said.extend(part.rows.into_iter().map(|row| (rank, row)));
     }
     if said.is_empty() {
@@ -131,7 +130,45 @@ pub(crate) fn merge(parts: Vec<Part>, world_size: u32) -> Result<Merged, JoinErr
     }
     let metadata = metadata.into_iter().map(|(key, (_, value))| (key, value)).collect();
     let rows = said.into_iter().map(|(_, row)| row).collect();
-    Ok(Merged { rows, bases, compared_to, metadata, ranks: ranks as u64, timelines })
+    let cursors = cursors.0.into_iter().map(|(name, (_, cursor))| (name, cursor)).collect();
+    Ok(Merged { rows, bases, compared_to, metadata, cursors, ranks: ranks as u64, timelines })
+}
+
+fn join_metadata(
+    joined: &mut BTreeMap<String, (u32, String)>,
+    rank: u32,
+    metadata: BTreeMap<String, String>,
+) -> Result<(), JoinError> {
+    for (key, value) in metadata {
+        match joined.get(&key) {
+            Some((other, before)) if *before != value => {
+                return Err(disagree("metadata", &key, (*other, before.clone()), (rank, value)));
+            }
+            Some(_) => {}
+            None => {
+                joined.insert(key, (rank, value));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl JoinedCursors {
+    /// Adds what a rank saw of each stream. A rank without a cursor reads no data, or another rank that has the same data
+    /// says it for both.
+    pub(crate) fn add(&mut self, rank: u32, cursors: Cursors) -> Result<(), JoinError> {
+        for (name, cursor) in cursors {
+            let Some((other, before)) = self.0.get_mut(&name) else {
+                self.0.insert(name, (rank, cursor));
+                continue;
+            };
+            if let Some((first, second)) = before.difference(&cursor) {
+                return Err(disagree("position", &format!("data stream {name:?}"), (*other, first), (rank, second)));
+            }
+            before.seen.add(&cursor.seen);
+        }
+        Ok(())
+    }
 }
 
 /// Makes one of the rows of the same box, which must agree. Of several places the smallest is taken, so that every

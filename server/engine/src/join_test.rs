@@ -1,6 +1,7 @@
 //! Tests of the join: replicas merge, and every disagreement names both ranks.
 
 use gigastore_formats::manifest::part::PartMeta;
+use gigastore_formats::order::{ALGORITHM, CURSOR_FORMAT, Seen, Unit};
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::Codec;
 
@@ -22,13 +23,25 @@ fn row(name: &str, dtype: Dtype, shape: &[u64], area: &str, content: &str, pack:
 }
 
 fn part(rank: u32, rows: Vec<Row>) -> Part {
-    let meta =
-        PartMeta { rank, world_size: 2, bases: vec![], compared_to: None, metadata: BTreeMap::new(), timeline: None };
+    let meta = PartMeta {
+        rank,
+        world_size: 2,
+        bases: vec![],
+        compared_to: None,
+        metadata: BTreeMap::new(),
+        cursors: BTreeMap::new(),
+        timeline: None,
+    };
     Part { meta, content: Digest::of(b""), rows }
 }
 
+fn cursor(samples: u64) -> Cursor {
+    let (format, algorithm, unit) = (CURSOR_FORMAT.to_owned(), ALGORITHM, Unit::Samples);
+    Cursor { format, algorithm, samples, unit, counted: samples, sources: vec![], seen: Seen::default() }
+}
+
 fn joined(a: Vec<Row>, b: Vec<Row>) -> Result<Merged, JoinError> {
-    merge(vec![part(0, a), part(1, b)], 2)
+    merge(vec![part(0, a), part(1, b)], 2, JoinedCursors::default())
 }
 
 #[test]
@@ -67,9 +80,12 @@ fn metadata_and_world_size_must_agree() {
     let (mut a, mut b) = (part(0, rows()), part(1, rows()));
     a.meta.metadata.insert("lr".into(), "1".into());
     b.meta.metadata.insert("lr".into(), "2".into());
-    assert!(matches!(merge(vec![a, b], 2), Err(JoinError::Disagree { what: "metadata", .. })));
-    assert!(matches!(merge(vec![part(0, rows())], 3), Err(JoinError::WorldSize { .. })));
-    assert!(matches!(merge(vec![part(0, vec![])], 2), Err(JoinError::Empty { .. })));
+    assert!(matches!(
+        merge(vec![a, b], 2, JoinedCursors::default()),
+        Err(JoinError::Disagree { what: "metadata", .. })
+    ));
+    assert!(matches!(merge(vec![part(0, rows())], 3, JoinedCursors::default()), Err(JoinError::WorldSize { .. })));
+    assert!(matches!(merge(vec![part(0, vec![])], 2, JoinedCursors::default()), Err(JoinError::Empty { .. })));
 }
 
 #[test]
@@ -77,7 +93,28 @@ fn compared_parts_count_only_where_all_agree() {
     let rows = || vec![row("w", Dtype::F32, &[1], "[0:1]", "x", None)];
     let (mut a, mut b) = (part(0, rows()), part(1, rows()));
     a.meta.compared_to = Some(Digest::of(b"c"));
-    assert_eq!(merge(vec![a.clone(), b.clone()], 2).unwrap().compared_to, None);
+    assert_eq!(merge(vec![a.clone(), b.clone()], 2, JoinedCursors::default()).unwrap().compared_to, None);
     b.meta.compared_to = a.meta.compared_to;
-    assert_eq!(merge(vec![a, b], 2).unwrap().compared_to, Some(Digest::of(b"c")));
+    assert_eq!(merge(vec![a, b], 2, JoinedCursors::default()).unwrap().compared_to, Some(Digest::of(b"c")));
+}
+
+#[test]
+fn cursors_of_one_place_add_up_and_others_name_both_ranks() {
+    let rows = || vec![row("w", Dtype::F32, &[1], "[0:1]", "x", Some("p"))];
+    let with = |rank, samples: &[(&str, u64)], seen: u64| {
+        let mut part = part(rank, rows());
+        let cursor = |samples| Cursor { seen: Seen { samples: seen, tokens: 7, ..Seen::default() }, ..cursor(samples) };
+        part.meta.cursors = samples.iter().map(|(name, samples)| ((*name).to_owned(), cursor(*samples))).collect();
+        part
+    };
+    let merged =
+        merge(vec![with(0, &[("data", 9)], 5), with(1, &[("data", 9), ("eval", 2)], 4)], 2, JoinedCursors::default())
+            .unwrap();
+    assert_eq!(merged.cursors.keys().collect::<Vec<_>>(), ["data", "eval"]);
+    assert_eq!((merged.cursors["data"].seen.samples, merged.cursors["data"].seen.tokens), (9, 14));
+    assert_eq!(merged.cursors["eval"].seen.samples, 4);
+    let error =
+        merge(vec![with(0, &[("data", 9)], 5), with(1, &[("data", 8)], 4)], 2, JoinedCursors::default()).unwrap_err();
+    assert!(matches!(&error, JoinError::Disagree { first_rank: 0, second_rank: 1, .. }), "{error}");
+    assert!(error.to_string().ends_with(r#"position of data stream "data": 9 samples and 8 samples"#), "{error}");
 }

@@ -21,7 +21,7 @@ use gigastore_formats::wire::{Committed, FinishRequest, SaveRequest, Session};
 
 use crate::commit::{CommitError, CommitterClock};
 use crate::engine::Engine;
-use crate::join::merge;
+use crate::join::{JoinedCursors, merge};
 use crate::log::{Outcome, State};
 use crate::read::info;
 use crate::store::{Created, StoreError, keys};
@@ -168,9 +168,9 @@ impl Engine {
         if let Some(None) = self.ended(project, save).await? {
             return Err(FinishError::Aborted);
         }
-        let parts = self.read_parts(project, save, parts).await?;
+        let (parts, cursors) = self.read_parts(project, save, parts).await?;
         let world_size = request.save.world_size;
-        let merged = self.ambient.computed(move || merge(parts, world_size)).await?;
+        let merged = self.ambient.computed(move || merge(parts, world_size, cursors)).await?;
         let waited = Duration::from_millis(request.waited_ms) + all_there.saturating_sub(started);
         let join = CommitterClock::joined(&*self.ambient, waited, all_there, &merged);
         let committed = self.commit_checkpoint(request, save, merged, join).await?;
@@ -222,13 +222,14 @@ impl Engine {
 
     /// Reads one part of each rank. A rank that was run again may have found other places for the same content, as
     /// another step was committed meanwhile: then it delivered two parts that say the same, and the one with the
-    /// smaller digest is taken, by every joiner. Two that say different things are a conflict.
+    /// smaller digest is taken, by every joiner. Two that say different things are a conflict. Cursors are joined as they
+    /// come: each rank has one of all lanes, and all of them at once would be the square of the number of ranks.
     async fn read_parts(
         &self,
         project: &ProjectName,
         save: TxnId,
         parts: StoredParts,
-    ) -> Result<Vec<Part>, FinishError> {
+    ) -> Result<(Vec<Part>, JoinedCursors), FinishError> {
         let all = parts.into_iter().flat_map(|(rank, digests)| digests.into_iter().map(move |digest| (rank, digest)));
         let mut read = futures::stream::iter(all)
             .map(|(rank, digest)| async move {
@@ -236,17 +237,23 @@ impl Engine {
             })
             .buffered(PARTS_IN_FLIGHT);
         let mut taken: Vec<(u32, Digest, Part)> = Vec::new();
+        let mut cursors = JoinedCursors::default();
         while let Some((rank, digest, part)) = read.try_next().await? {
-            match taken.last() {
+            match taken.last_mut() {
                 Some((other, first, before)) if *other == rank => {
                     if !says_the_same(before, &part) {
                         return Err(FinishError::TwoParts { rank, first: first.short(), second: digest.short() });
                     }
                 }
-                _ => taken.push((rank, digest, part)),
+                before => {
+                    if let Some((other, _, before)) = before {
+                        cursors.add(*other, std::mem::take(&mut before.meta.cursors))?;
+                    }
+                    taken.push((rank, digest, part));
+                }
             }
         }
-        Ok(taken.into_iter().map(|(_, _, part)| part).collect())
+        Ok((taken.into_iter().map(|(_, _, part)| part).collect(), cursors))
     }
 
     async fn read_stored_part(
@@ -274,6 +281,7 @@ fn says_the_same(a: &Part, b: &Part) -> bool {
         && a.meta.world_size == b.meta.world_size
         && a.meta.compared_to == b.meta.compared_to
         && a.meta.metadata == b.meta.metadata
+        && a.meta.cursors == b.meta.cursors
 }
 
 fn check_request(request: &SaveRequest) -> Result<(), SaveError> {

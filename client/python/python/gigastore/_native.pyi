@@ -58,6 +58,7 @@ class Store:
         world_size: int,
         attempt: str | None,
         metadata: dict[str, str],
+        cursors: dict[str, str],
         tag: str | None,
         compress: str,
         dedup: bool,
@@ -79,6 +80,8 @@ class Checkpoint:
     def info(self) -> str: ...
     @property
     def metadata(self) -> dict[str, str]: ...
+    @property
+    def cursors(self) -> dict[str, str]: ...
     def tensors(self) -> list[tuple[str, str, list[int], int, int]]: ...
     def slices(self, name: str) -> list[tuple[list[int], list[int], str]]: ...
     def files(self) -> list[tuple[str, int]]: ...
@@ -141,6 +144,7 @@ class Saver:
         world_size: int,
         attempt: str | None,
         metadata: dict[str, str],
+        cursors: dict[str, str],
         tag: str | None,
         compress: str,
         dedup: bool,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import _native
 from ._arguments import counted, device_of, names_of, numbers_of, text
 from .committed import Committed
+from .cursors import DEFAULT
 from .errors import InvalidError, NotFoundError
 from .info import VerifyReport
 from .progress import Progress, callable_of
@@ -60,6 +61,19 @@ class Checkpoint(Committed):
     def metadata(self) -> dict[str, str]:
         """What was saved with it as metadata."""
         return self._native.metadata
+
+    @property
+    def cursors(self) -> dict[str, str]:
+        """Where the data streams were that it was saved with, as JSON by their names, with what all ranks had seen."""
+        return self._native.cursors
+
+    def cursor(self, name: str = DEFAULT) -> str:
+        """Returns where one data stream was: what a stream goes on from, at any world size."""
+        cursors = self.cursors
+        try:
+            return cursors[text("the name of a data stream", name)]
+        except KeyError:
+            raise NotFoundError(f"{self.target} has no cursor of a data stream {name!r}", known=list(cursors)) from None
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["CommitInfo", "Diff", "Finding", "NameInfo", "VerifyReport", "commit_info", "committed", "report"]
@@ -42,6 +43,9 @@ class Diff:
     removed: tuple[str, ...]
     changed: tuple[str, ...]
     unchanged: int
+    #: By names of data streams: "same" where both had seen the same tokens at the same positions, "differs" where they had
+    #: not after as many samples, "apart" where they are at other samples, "added", "removed".
+    streams: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

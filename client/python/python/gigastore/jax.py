@@ -15,6 +15,7 @@ from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from ._trees import SCALAR_NAMES, SCALARS, STRUCTURE, encoded, leaves_of, name_of, rebuilt, saved_structure
 from .checkpoint import Checkpoint, TensorInfo, Wanted
+from .cursors import Data, cursors_of
 from .errors import InvalidError, NotFoundError
 from .info import CommitInfo
 from .progress import Progress
@@ -36,6 +37,7 @@ def save_pytree(
     *,
     attempt: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    data: Data | None = None,
     tag: str | None = None,
     compress: bool | str = False,
     dedup: bool = True,
@@ -48,8 +50,9 @@ def save_pytree(
     Every process of the job calls it with its own view of the same tree; nothing is exchanged between them. Of each box
     only replica 0 is given. Leaves may be arrays of JAX (keys of random numbers too) and numpy, and the scalars bool,
     int, float, complex and str, of which those of process 0 are kept. Arrays of a weak type come back as of that type.
-    Options and results are those of `Store.save`.
+    Options and results are those of `Store.save`; `data` is the stream that this process reads.
     """
+    cursors = cursors_of(data)
     opened = by_url(store)
     first = jax.process_index() == 0
     tensors: dict[str, list[Slice]] = {}
@@ -70,6 +73,7 @@ def save_pytree(
         world_size=jax.process_count(),
         attempt=attempt,
         metadata=metadata,
+        data=cursors,
         files=files,
         tag=tag,
         compress=compress,

@@ -17,6 +17,7 @@ from . import _native, background
 from ._arguments import counted, seconds, text, texts_by_name, unless_none
 from .background import PendingSave
 from .checkpoint import Checkpoint
+from .cursors import Data, cursors_of
 from .dataset import Dataset
 from .errors import InvalidError
 from .info import CommitInfo, Diff, NameInfo, VerifyReport, commit_info, committed, report
@@ -39,6 +40,7 @@ class SaveOptions(TypedDict, total=False):
     world_size: int
     attempt: str | None
     metadata: Mapping[str, str] | None
+    data: Data | None
     files: Mapping[str, Any] | None
     tag: str | None
     compress: bool | str
@@ -120,6 +122,7 @@ class Store:
         world_size: int = 1,
         attempt: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        data: Data | None = None,
         files: Mapping[str, Any] | None = None,
         tag: str | None = None,
         compress: bool | str = False,
@@ -136,6 +139,11 @@ class Store:
         this launch of the job from others; required where there are several ranks); none waits for another before its
         bytes are stored, and nothing is visible before all of them are. Returns what was committed.
 
+        `data` is the data stream that this rank reads (or several by name; one is called "data"): where it is when `save`
+        is called is committed in the same record, and `Checkpoint.cursor` gives it back. Ranks must be at the same place,
+        what they saw is added up. Ranks that read no data leave it out, and so do all but one of those that read the
+        same, as a tensor-parallel group does.
+
         `commit=False` only delivers this rank's part and returns `None`: one rank calls `commit` then. `asynchronous=True`
         returns as soon as the tensors were copied; while an earlier save of this rank is under way it waits for that,
         with `asynchronous="skip"` it does nothing and returns `None`. The copy is in memory that is kept for the next
@@ -148,11 +156,14 @@ class Store:
             raise InvalidError(f"asynchronous={asynchronous!r}: expected one of {_ASYNCHRONOUS}")
         if not isinstance(compress, (bool, str)) or compress not in _COMPRESSION:
             raise InvalidError(f"compress={compress!r}: expected one of {list(_COMPRESSION)}")
+        # First of all: the stream may go on while tensors are looked at.
+        cursors = cursors_of(data)
         slices, opaque = native_slices(tensors), native_files(files or {})
         common: dict[str, Any] = {
             "world_size": world_size,
             "attempt": attempt,
             "metadata": texts_by_name("metadata", metadata),
+            "cursors": cursors,
             "tag": unless_none("tag", tag),
             "compress": _COMPRESSION[compress],
             "dedup": bool(dedup),
@@ -230,7 +241,8 @@ class Store:
     def diff(self, before: str, after: str) -> Diff:
         """Compares two checkpoints by their hashes; no tensor is read."""
         found = json.loads(self._native.diff(text("before", before), text("after", after)))
-        return Diff(tuple(found["added"]), tuple(found["removed"]), tuple(found["changed"]), found["unchanged"])
+        added, removed, changed = (tuple(found[kind]) for kind in ("added", "removed", "changed"))
+        return Diff(added, removed, changed, found["unchanged"], found["streams"])
 
     def verify(self, target: str, *, depth: float | str = "full", progress: Progress | None = None) -> VerifyReport:
         """Reads and hashes what a project, run, dataset, step or version stores. Damage is in the report, not raised.

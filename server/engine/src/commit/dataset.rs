@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
+use gigastore_formats::manifest::Cursors;
 use gigastore_formats::manifest::dataset::{Dataset, read_dataset};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -63,7 +64,7 @@ impl Engine {
             items: dataset.rows.len() as u64,
             world_size: 0,
         };
-        self.append_commit(project, request.txn, commit, request.tag.as_ref(), &needs).await
+        self.append_commit(project, request.txn, commit, request.tag.as_ref(), &needs, &Cursors::new()).await
     }
 
     /// Checks that every file of a dataset is in the store with its length; says what must hold for all to stay.

@@ -47,6 +47,23 @@ pub enum Refusal {
         /// The first of them.
         first: String,
     },
+    /// Another checkpoint is live at this step, with the same content, but of another place in the data.
+    #[error(
+        "{name}@{number} exists with the same content, but its data stream {stream:?} is elsewhere: expected \
+         {expected}, actual {actual}; save under another step or run"
+    )]
+    OtherCursor {
+        /// The run.
+        name: Name,
+        /// The step.
+        number: u64,
+        /// The data stream.
+        stream: String,
+        /// Where it is in what is live.
+        expected: String,
+        /// Where it is in what was to be committed.
+        actual: String,
+    },
     /// The name is that of a dataset, not a run, or the other way round.
     #[error("{name} is a {actual:?}, not a {expected:?}: choose another name")]
     WrongSort {

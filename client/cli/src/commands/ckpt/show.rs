@@ -2,6 +2,7 @@
 //!
 //! Must never read tensor data: the manifest says it all.
 
+mod cursors;
 mod timeline;
 
 use clap::Args;
@@ -14,7 +15,7 @@ use crate::context::Globals;
 use crate::failure::Failure;
 use crate::output::{moment, say, say_json, size, table};
 
-/// Show what a checkpoint holds: tensors with type, shape, bytes, parameters and digests
+/// Show what a checkpoint holds: tensors with type, shape, bytes, parameters and digests, and where its data was
 ///
 /// A digest is what b3sum prints for the same bytes: of the whole tensor where it is one slice,
 /// else see --slices.
@@ -68,6 +69,9 @@ impl Show {
         say(&format_args!("  size        {}", size(info.commit.bytes)));
         say(&format_args!("  tags        {}", if info.tags.is_empty() { "-".to_owned() } else { info.tags.join(" ") }));
         say(&format_args!("  content     {}", info.commit.content));
+        for (name, cursor) in checkpoint.cursors() {
+            say(&cursors::line(name, cursor));
+        }
         for (key, value) in &checkpoint.meta().metadata {
             say(&format_args!("  {key} = {value}"));
         }
@@ -153,6 +157,6 @@ fn document(checkpoint: &Checkpoint) -> serde_json::Value {
         "run": info.commit.name, "step": info.commit.number, "seq": info.seq, "time_ms": info.time,
         "world_size": info.commit.world_size, "bytes": info.commit.bytes, "content": info.commit.content,
         "tags": info.tags, "pinned": info.pinned, "parent": checkpoint.meta().parent,
-        "metadata": checkpoint.meta().metadata, "tensors": tensors,
+        "metadata": checkpoint.meta().metadata, "cursors": checkpoint.cursors(), "tensors": tensors,
     })
 }

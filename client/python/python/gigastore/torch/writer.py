@@ -7,7 +7,6 @@ of the host: such tensors are read where they are.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import re
 import secrets
@@ -23,17 +22,18 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import StorageWriter as DcpStorageWriter
 from torch.distributed.checkpoint.storage import WriteResult
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.placement_types import Replicate
+from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
+from ..cursors import Data, cursors_of
 from ..errors import InvalidError
 from ..info import CommitInfo
 from ..store import Store, _attempt
 from ..tensors import Slice
 from . import objects
+from .items import file_of_item, memory_of_item, replicas_of
 from .layout import stored_box, stored_dtype, structure_file
-from .memory import PLAIN, Copies, HostArea
+from .memory import Copies, HostArea
 from .staging import Staging
 
 __all__ = ["StorageWriter", "step_of"]
@@ -67,6 +67,8 @@ class _Save(threading.local):
     coordinator: bool = True
     collective: bool = True
     drawn: _Drawn | None = None
+    #: Where the data was when it began; none where it is of a stage, which knows.
+    cursors: dict[str, str] | None = None
     #: Which save to this target it is of this rank, since the process group began.
     count: int = 0
 
@@ -78,6 +80,8 @@ class StorageWriter(DcpStorageWriter):
     files of the checkpoint: JSON where it has a form for them, else bytes of torch.save. `attempt` and `world_size` are
     for saves with `use_collectives=False`: `attempt` where the ranks have no process group, whose store else tells this
     launch from others, `world_size` where only a group of some ranks saves.
+    `data` is the data stream of this rank, or several by name, as for `Store.save`: its cursor is taken when `dcp.save` or
+    `dcp.async_save` is called. Saves in the background need the writer as the stager then, and threads, not processes.
     As a stager it is a `Staging`: `dcp.async_save(state, storage_writer=writer)` copies into memory that is kept.
     """
 
@@ -92,6 +96,7 @@ class StorageWriter(DcpStorageWriter):
         attempt: str | None = None,
         world_size: int | None = None,
         metadata: Mapping[str, str] | None = None,
+        data: Data | None = None,
         files: Mapping[str, bytes] | None = None,
         tag: str | None = None,
         compress: bool | str = False,
@@ -110,19 +115,21 @@ class StorageWriter(DcpStorageWriter):
         self._target, self._attempt, self._world_size = target, attempt, world_size
         self._metadata, self._files, self._tag = dict(metadata or {}), dict(files or {}), tag
         self._options: dict[str, Any] = {"compress": compress, "dedup": dedup, "deadline": deadline}
-        self._staging = staging or Staging()
+        self._data, self._staging = data, staging or Staging()
         self._reset_process()
 
     def _reset_process(self) -> None:
         self._area, self._lock, self._save = HostArea(), threading.Lock(), _Save()
-        #: Memory of stages that are not saved yet, and how often each had been taken then.
-        self._staged: weakref.WeakKeyDictionary[HostArea, int] = weakref.WeakKeyDictionary()
+        #: Memory of stages that are not saved yet: how often each had been taken then, and where the data was.
+        self._staged: weakref.WeakKeyDictionary[HostArea, tuple[int, dict[str, str]]] = weakref.WeakKeyDictionary()
         #: What was committed last.
         self.committed: CommitInfo | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         ours = ("_area", "_lock", "_save", "_staged", "committed")
-        return {name: value for name, value in vars(self).items() if name not in ours}
+        state = {name: value for name, value in vars(self).items() if name not in ours}
+        # A stream is where it is in its own process alone.
+        return {**state, "_data": None if self._data is None else _ELSEWHERE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -159,6 +166,7 @@ class StorageWriter(DcpStorageWriter):
         save.rank = int(kwargs.get("rank") or 0)
         save.collective = bool(kwargs.get("use_collectives", True))
         save.count = 0
+        save.cursors = None if _in_background() else cursors_of(self._data)
         if not save.collective and dist.is_initialized():
             # Counted in the group's store, which lives as long as the launch, and before anything of the save can fail.
             save.count = dist.distributed_c10d._get_default_store().add(f"{self._key()}/{save.rank}", 1)
@@ -201,13 +209,14 @@ class StorageWriter(DcpStorageWriter):
         tensors: list[tuple[WriteItem, torch.Tensor]] = []
         for item in plan.items:
             if item.type == WriteItemType.BYTE_IO:
-                path, data = _object(item, planner)
+                path, data = file_of_item(item, planner)
                 files[path] = data
             else:
-                tensors.append((item, _resolve(item, planner)))
+                tensors.append((item, memory_of_item(item, planner)))
         area, copies = self._copies(tensors)
         try:
             slices = self._slices(tensors, copies, planner, drawn)
+            cursors = self._cursors([tensor for _, tensor in tensors], planner)
             self.store.save(
                 run,
                 step,
@@ -216,6 +225,7 @@ class StorageWriter(DcpStorageWriter):
                 world_size=drawn.world_size,
                 attempt=drawn.attempt,
                 metadata=self._metadata,
+                data=cursors,
                 files=files,
                 tag=self._tag,
                 commit=False,
@@ -249,9 +259,10 @@ class StorageWriter(DcpStorageWriter):
 
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Copies a state dict into memory that is kept: see `Staging`."""
+        cursors = cursors_of(self._data)
         found, area = self._staging._stage(state_dict)
         with self._lock:
-            self._staged[area] = area.taken
+            self._staged[area] = area.taken, cursors
         return found
 
     def synchronize_staging(self) -> None:
@@ -288,12 +299,33 @@ class StorageWriter(DcpStorageWriter):
 
     def _give_back(self, tensors: list[torch.Tensor]) -> None:
         """Gives the memory of a stage back that DCP made for this save alone: nobody else has its tensors."""
-        if not threading.current_thread().name.startswith(_DCP_THREAD):
+        if not _in_background():
             return
         with self._lock:
-            for area in [area for area, taken in self._staged.items() if area.taken == taken and area.holds(tensors)]:
+            for area in self._stages_of(tensors):
                 del self._staged[area]
                 area.give_back()
+
+    def _stages_of(self, tensors: list[torch.Tensor]) -> list[HostArea]:
+        """Returns the stages that tensors are of."""
+        return [area for area, (taken, _) in self._staged.items() if area.taken == taken and area.holds(tensors)]
+
+    def _cursors(self, tensors: list[torch.Tensor], planner: SavePlanner) -> dict[str, str]:
+        """Returns where the data was when what is saved was staged, or else when the save began."""
+        if self._data is None:
+            return {}
+        if not tensors:
+            # DCP gave all of this rank's tensors to other ranks, which hold the same.
+            state = getattr(planner, "state_dict", {}).values()
+            local = (one.to_local() if isinstance(one, DTensor) else one for one in state)
+            tensors = [one for one in local if isinstance(one, torch.Tensor)]
+        with self._lock:
+            for area in self._stages_of(tensors):
+                return self._staged[area][1]
+        if self._save.cursors is None:
+            hint = "with data=, let this writer stage: dcp.async_save(state, storage_writer=writer), no async_stager"
+            raise InvalidError("nothing tells where the data was when this save began", hint=hint)
+        return self._save.cursors
 
     def _copies(
         self, tensors: list[tuple[WriteItem, torch.Tensor]]
@@ -334,41 +366,24 @@ class StorageWriter(DcpStorageWriter):
             if held.shape != data.chunk.sizes:
                 text = f"{name} has shape {list(held.shape)}, and {list(data.chunk.sizes)} in DCP's plan"
                 raise InvalidError(text, object=name)
-            replicas = () if self._save.collective else _replicas(planner, name, self._save.rank, drawn.world_size)
+            replicas = () if self._save.collective else replicas_of(planner, name, self._save.rank, drawn.world_size)
             slices.setdefault(name, []).append(Slice(held, shape, offsets, sizes, dtype, replicas))
         return slices
 
 
-def _resolve(item: WriteItem, planner: SavePlanner) -> torch.Tensor:
-    """Returns the memory of a box of a tensor."""
-    found = planner.resolve_data(item)
-    if isinstance(found, torch.Tensor) and type(found) in PLAIN:
-        return found.detach()
-    raise InvalidError(
-        f"{item.index.fqn}: a {type(found).__qualname__} is no plain tensor",
-        object=item.index.fqn,
-        hint="save the tensors that it is made of",
-    )
+class _Elsewhere:
+    """What stands for data streams of another process."""
+
+    def cursor(self) -> str:
+        hint = "save in the background in threads, or save without data="
+        raise InvalidError("a process that DCP made for saves does not know where the data is", hint=hint)
 
 
-def _object(item: WriteItem, planner: SavePlanner) -> tuple[str, bytes]:
-    """Returns path and content of the file for a value that is no tensor."""
-    name = item.index.fqn
-    # A planner need not know its values by name; what it makes of them is bytes.
-    lookup = getattr(planner, "lookup_object", None)
-    value = io.BytesIO() if lookup is None else lookup(item.index)
-    if not isinstance(value, io.BytesIO):
-        try:
-            return objects.path_of(name, ".json"), objects.encode(name, value)
-        except objects.NotPlain:
-            pass
-    try:
-        found = planner.resolve_data(item)
-    except Exception as error:
-        text = f"{name}: a {type(value).__qualname__} can't be stored: {error}"
-        raise InvalidError(text, object=name, hint="take it out of the state dict, or make it plain data") from error
-    assert isinstance(found, io.BytesIO), "DCP's planners resolve values to bytes"
-    return objects.path_of(name, ".pt"), found.getvalue()
+_ELSEWHERE = _Elsewhere()
+
+
+def _in_background() -> bool:
+    return threading.current_thread().name.startswith(_DCP_THREAD)
 
 
 def step_of(target: str | None) -> tuple[str, int]:
@@ -380,19 +395,3 @@ def step_of(target: str | None) -> tuple[str, int]:
             hint="expected project/run@step, such as demo/run@100, as target= or as checkpoint_id=",
         )
     return found[1], int(found[2])
-
-
-def _replicas(planner: SavePlanner, name: str, rank: int, world_size: int) -> list[int]:
-    """Returns the ranks that hold the same box of a DTensor; none where that is not known, which costs only bytes."""
-    value = getattr(planner, "state_dict", {}).get(name)
-    if not isinstance(value, DTensor) or (dist.get_rank(), dist.get_world_size()) != (rank, world_size):
-        return []
-    mesh, coordinate = value.device_mesh, value.device_mesh.get_coordinate()
-    if coordinate is None or not all(isinstance(one, Shard | Replicate) for one in value.placements):
-        return []
-    # Those that differ only where the tensor is replicated.
-    pick = tuple(
-        at if isinstance(one, Shard) else slice(None) for at, one in zip(coordinate, value.placements, strict=True)
-    )
-    ranks: list[int] = mesh.mesh[pick].reshape(-1).tolist()
-    return sorted(ranks) if len(ranks) > 1 else []
