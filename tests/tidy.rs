@@ -62,10 +62,11 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
     ("gigastore-engine", &["gigastore-formats"], &[]),
     ("gigastore-cache", &["gigastore-formats"], &["object_store"]),
     ("gigastore-client", &["gigastore-formats", "gigastore-engine", "gigastore-cache"], &["object_store"]),
+    ("gigastore-ingest", &["gigastore-formats", "gigastore-client", "gigastore-tests"], &["object_store", "tokio"]),
     ("gigastore-server", &["gigastore-formats", "gigastore-engine", "gigastore-cache"], &["object_store"]),
     (
         "gigastore",
-        &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-server"],
+        &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-ingest", "gigastore-server"],
         &["object_store"],
     ),
     ("gigastore-python", &["gigastore", "gigastore-formats", "gigastore-client"], &["object_store"]),
@@ -76,7 +77,14 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "gigastore-benches",
-        &["gigastore-formats", "gigastore-engine", "gigastore-client", "gigastore-server", "gigastore-tests"],
+        &[
+            "gigastore-formats",
+            "gigastore-engine",
+            "gigastore-client",
+            "gigastore-ingest",
+            "gigastore-server",
+            "gigastore-tests",
+        ],
         &[],
     ),
     ("xtask", &[], &[]),

@@ -72,8 +72,8 @@ impl Coded for Fault {
     }
 }
 
-/// The kind of a failure of the local system.
-fn io_code(error: &std::io::Error) -> FaultCode {
+/// Returns the kind of a failure of the local system.
+pub fn io_code(error: &std::io::Error) -> FaultCode {
     match error.kind() {
         ErrorKind::NotFound => FaultCode::NotFound,
         ErrorKind::PermissionDenied => FaultCode::Denied,

@@ -10,4 +10,5 @@ mod demo;
 mod folder;
 mod real;
 mod run;
+mod tokenize;
 mod verify;

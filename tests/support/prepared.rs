@@ -54,6 +54,12 @@ pub fn parquet() -> Result<PathBuf, PreparedError> {
     find("GIGASTORE_TEST_PARQUET", "package/data/flights-3m.parquet")
 }
 
+/// Returns a folder of real texts (246 State of the Union addresses, 10 MB): each as `.txt`, and as `.json` of one line
+/// with fields `year`, `name`, `party` and `text`.
+pub fn texts() -> Result<PathBuf, PreparedError> {
+    find("GIGASTORE_TEST_TEXTS", "texts/package/data")
+}
+
 /// Runs a script of `tests/compat` with arguments and returns what it printed.
 pub fn run_script(script: &str, arguments: &[&OsStr]) -> Result<String, PreparedError> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("compat").join(script);

@@ -187,6 +187,35 @@ pub(crate) async fn shown<T>(
     }
 }
 
+/// Runs `work` while a line about it is told: again and again in place on a terminal, else every ten seconds.
+pub(crate) async fn told<T>(quiet: bool, line: impl Fn() -> String, work: impl Future<Output = T>) -> T {
+    if quiet {
+        return work.await;
+    }
+    let mut work = std::pin::pin!(work);
+    let terminal = io::stderr().is_terminal();
+    let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = if terminal { ProgressBar::no_length().with_style(style) } else { ProgressBar::hidden() };
+    // A rate is that since the first call.
+    line();
+    loop {
+        let every = if terminal { BAR_EVERY } else { LINE_EVERY };
+        tokio::select! {
+            done = &mut work => {
+                bar.finish_and_clear();
+                return done;
+            }
+            () = tokio::time::sleep(every) => {
+                if terminal {
+                    bar.set_message(line());
+                } else {
+                    note(&line());
+                }
+            }
+        }
+    }
+}
+
 fn bar(what: &str) -> ProgressBar {
     let style = "{msg} {bar:40} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -104,6 +104,26 @@ mod tests {
     }
 
     #[test]
+    fn draws_whose_low_half_is_too_low_are_thrown_away() {
+        let order = OrderId::from(Digest::of(b""));
+        // Just above a half: nearly every second draw is one of them.
+        let n = (1u128 << 63) + 1;
+        let (mut raw, mut draws) =
+            (Draws::new(&order, 1, 2, Purpose::Groups), Draws::new(&order, 1, 2, Purpose::Groups));
+        let (mut kept, mut thrown) = (0, 0);
+        for _ in 0..2_000 {
+            let product = u128::from(raw.number()) * n;
+            if product % (1 << 64) < ((1 << 64) - n) % n {
+                thrown += 1;
+                continue;
+            }
+            kept += 1;
+            assert_eq!(u128::from(draws.below(n as u64)), product >> 64);
+        }
+        assert!(kept > 800 && thrown > 800, "{kept} kept, {thrown} thrown away");
+    }
+
+    #[test]
     fn draws_are_uniform() {
         let order = OrderId::from(Digest::of(b""));
         let mut draws = Draws::new(&order, 1, 2, Purpose::Groups);

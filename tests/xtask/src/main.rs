@@ -27,7 +27,8 @@ cargo xtask bench [NAME...] [--quick] [--list]
                     stderr; fails where one misses its target
 cargo xtask help    print this
 
-The tests find the data by GIGASTORE_TEST_VENV, GIGASTORE_TEST_MODEL and GIGASTORE_TEST_PARQUET, which `test` sets.";
+The tests find the data by GIGASTORE_TEST_VENV, GIGASTORE_TEST_MODEL, GIGASTORE_TEST_PARQUET and
+GIGASTORE_TEST_TEXTS, which `test` sets.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

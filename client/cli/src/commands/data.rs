@@ -3,9 +3,12 @@
 //! Must never hold more than the list.
 
 mod get;
+mod head;
 mod ls;
 mod push;
 mod show;
+#[cfg(feature = "tokenize")]
+mod tokenize;
 
 use clap::Subcommand;
 
@@ -19,6 +22,9 @@ pub(crate) enum Data {
     Ls(ls::Ls),
     Show(show::Show),
     Get(get::Get),
+    Head(head::Head),
+    #[cfg(feature = "tokenize")]
+    Tokenize(Box<tokenize::Tokenize>),
 }
 
 /// Runs a command.
@@ -28,5 +34,8 @@ pub(crate) async fn run(globals: &Globals, command: Data) -> Result<(), Failure>
         Data::Ls(command) => command.run(globals).await,
         Data::Show(command) => command.run(globals).await,
         Data::Get(command) => command.run(globals).await,
+        Data::Head(command) => command.run(globals).await,
+        #[cfg(feature = "tokenize")]
+        Data::Tokenize(command) => command.run(globals).await,
     }
 }

@@ -157,21 +157,19 @@ impl TokenFile {
     /// `into` holds is read as long as every value fits. Reserves memory in proportion to `chunk` and to the values
     /// that the pages really hold; on an error `into` is as before.
     pub fn read_tokens(&self, group: usize, chunk: &Bytes, into: &mut Documents) -> Result<(), TokenError> {
-        let facts = self.group(group)?;
+        let (facts, column) = (self.group(group)?, &self.facts.tokens);
+        let mut reader = self.chunk(group, column, facts, facts.tokens, chunk)?;
         let (before, documents) = (into.tokens.len(), into.ends.len());
-        let most = facts.tokens.values;
-        if before as u64 + most > u32::MAX.into() {
-            return Err(TokenError::TooMany { group, before, more: most });
+        let more = facts.tokens.values;
+        if before as u64 + more > u32::MAX.into() {
+            return Err(TokenError::TooMany { group, before, more });
         }
-        let column = &self.facts.tokens;
-        let read = self.chunk(group, column, facts, facts.tokens, chunk).and_then(|mut reader| {
-            let read = match &mut into.tokens {
-                TokenBuffer::U16(tokens) => reader.read(tokens, &mut into.ends),
-                TokenBuffer::U32(tokens) => reader.read(tokens, &mut into.ends),
-            };
-            read.map_err(|fault| located(group, facts, column, fault))?;
-            check_rows(group, facts, column, into.ends.len() - documents)
-        });
+        let read = match &mut into.tokens {
+            TokenBuffer::U16(tokens) => reader.read(tokens, &mut into.ends),
+            TokenBuffer::U32(tokens) => reader.read(tokens, &mut into.ends),
+        };
+        let read = read.map_err(|fault| located(group, facts, column, fault));
+        let read = read.and_then(|()| check_rows(group, facts, column, into.ends.len() - documents));
         if read.is_err() {
             into.tokens.truncate(before);
             into.ends.truncate(documents);
@@ -183,11 +181,10 @@ impl TokenFile {
     pub fn read_counts(&self, group: usize, chunk: &Bytes, into: &mut Vec<u32>) -> Result<(), TokenError> {
         let facts = self.group(group)?;
         let (column, chunk_facts) = self.facts.counts.as_ref().zip(facts.counts).ok_or(TokenError::NoCounts)?;
+        let mut reader = self.chunk(group, column, facts, chunk_facts, chunk)?;
         let before = into.len();
-        let read = self.chunk(group, column, facts, chunk_facts, chunk).and_then(|mut reader| {
-            reader.read(into, &mut Vec::new()).map_err(|fault| located(group, facts, column, fault))?;
-            check_rows(group, facts, column, into.len() - before)
-        });
+        let read = reader.read(into, &mut Vec::new()).map_err(|fault| located(group, facts, column, fault));
+        let read = read.and_then(|()| check_rows(group, facts, column, into.len() - before));
         if read.is_err() {
             into.truncate(before);
         }
@@ -217,8 +214,8 @@ impl TokenFile {
                 return Err(TokenError::TooLarge { group, what, actual, limit });
             }
         }
-        // Every row has a value, or a level that says that its list is empty.
-        if facts.rows > chunk.values {
+        // Every row of lists has a value, or a level that says that it is empty; every other row has one value.
+        if facts.rows > chunk.values || (column.lists == 0 && facts.rows < chunk.values) {
             let column = column.path.clone();
             return Err(TokenError::Rows { group, column, expected: facts.rows, actual: chunk.values });
         }
