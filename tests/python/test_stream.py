@@ -284,6 +284,7 @@ def test_a_foreign_cursor_is_refused(
         ({"on_damage": "ignore"}, "fail, skip"),
         ({"columns": ["labels"]}, "loss_mask"),
         ({"columns": "tokens"}, "several"),
+        ({"columns": ["tokens", "tokens"]}, "twice"),
         ({"unit": "bytes"}, "documents"),
         ({"format": "jax"}, "torch"),
         ({"prefetch": "much"}, "MiB"),

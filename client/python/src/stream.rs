@@ -117,7 +117,7 @@ impl Stream {
         *self.at() = At::Place(Arc::clone(&place));
         drop(held);
         let cursor = shared.worker.map(|_| Cursor { seen: batch.seen, ..place.cursor() }.json());
-        Ok(Some(self.told(batch, cursor)))
+        Ok(Some(self.handed(batch, cursor)))
     }
 
     /// Notes that a batch was taken that a worker of this process made: its number and cursor.
@@ -197,7 +197,7 @@ impl Stream {
         (digest.into(), samples, tokens, documents, missing)
     }
 
-    /// Describes it: its datasets, the samples of all of it and of all of them so far, the most memory.
+    /// Describes it: its datasets, the samples of all of it, the most memory.
     fn info(&self, py: Python<'_>) -> PyResult<String> {
         let (_, mut held) = self.current(py)?;
         let Some(current) = held.as_mut() else { return told(py, &json!({})) };
@@ -215,16 +215,14 @@ impl Stream {
             })
         });
         let sources: Vec<_> = sources.collect();
-        let (samples, passed) = (stream.samples(), stream.cursor().samples);
-        let description =
-            json!({ "sources": sources, "samples": samples, "passed": passed, "memory_bound": stream.memory_bound() });
-        told(py, &description)
+        let (samples, memory_bound) = (stream.samples(), stream.memory_bound());
+        told(py, &json!({ "sources": sources, "samples": samples, "memory_bound": memory_bound }))
     }
 
     /// Gives up what was read ahead, and all memory of this process.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.opened.get().is_some() {
-            let (_, mut held) = self.current(py)?;
+            let (_, mut held) = self.held(py)?;
             *held = None;
         }
         Ok(())
@@ -232,14 +230,20 @@ impl Stream {
 }
 
 impl Stream {
-    /// Returns what this process has opened, for one thread; opens it where it has not.
-    fn current(&self, py: Python<'_>) -> PyResult<(Shared, Held)> {
+    /// Returns what this process has opened, if it has, for one thread.
+    fn held(&self, py: Python<'_>) -> PyResult<(Shared, Held)> {
         let shared = self.shared(py)?;
         let stream = Arc::clone(&shared.stream);
-        let mut held = match Arc::clone(&stream).try_lock_owned() {
+        let held = match Arc::clone(&stream).try_lock_owned() {
             Ok(held) => held,
             Err(_) => wait_quietly(py, async { Ok::<_, StreamError>(stream.lock_owned().await) })?,
         };
+        Ok((shared, held))
+    }
+
+    /// Returns what this process has opened, for one thread; opens it where it has not.
+    fn current(&self, py: Python<'_>) -> PyResult<(Shared, Held)> {
+        let (shared, mut held) = self.held(py)?;
         if held.is_none() {
             let client = self.store.get().client(py)?;
             let mut options = self.options().clone();
@@ -270,8 +274,11 @@ impl Stream {
 
     /// Brings an opened stream to where it was told to be.
     fn catch_up(&self, py: Python<'_>, current: &mut Current) -> PyResult<()> {
+        if !current.behind {
+            return Ok(());
+        }
         let told = self.at().clone();
-        if let (true, At::Told(Some(cursor), step)) = (current.behind, told) {
+        if let At::Told(Some(cursor), step) = told {
             wait_quietly(py, current.stream.resume(*cursor, step))?;
             self.arrived(current);
         }
@@ -284,7 +291,8 @@ impl Stream {
         *self.at() = At::Place(Arc::clone(current.stream.place()));
     }
 
-    fn told(&self, mut batch: Batch, cursor: Option<String>) -> Taken {
+    /// Returns a batch as Python gets it.
+    fn handed(&self, mut batch: Batch, cursor: Option<String>) -> Taken {
         let shape = match batch.seq_len {
             Some(seq_len) => vec![batch.positions.len() as u64, u64::from(seq_len)],
             None => vec![batch.tokens.len() as u64],

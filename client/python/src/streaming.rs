@@ -56,7 +56,11 @@ pub(crate) enum Column {
 impl Given {
     /// Returns which arrays are wanted, in order.
     pub(crate) fn columns(&self, py: Python<'_>) -> PyResult<Vec<Column>> {
-        self.columns.iter().map(|name| Column::of(py, name)).collect()
+        let columns = self.columns.iter().map(|name| Column::of(py, name)).collect::<PyResult<Vec<_>>>()?;
+        match (1..columns.len()).find(|at| columns[..*at].contains(&columns[*at])) {
+            Some(twice) => Err(invalid(py, format!("the column {:?} is named twice", self.columns[twice]))),
+            None => Ok(columns),
+        }
     }
 
     /// Returns the options, where to begin, and the number of the first batch.
