@@ -3,13 +3,17 @@
 //! | file | what |
 //! |---|---|
 //! | `push.rs` | local files become a version; unchanged ones are not sent |
+//! | `commit.rs` | drafts into the log, each on the newest version |
 //! | `bound.rs` | a version bound to its commit: verified reads of its manifest and files |
 //! | `kept.rs` | what was read of single files, kept while there is room |
+//! | `ids.rs` | the ids of documents |
 //! | `index.rs` | the light index of a version, and files opened as they are needed |
 //! | `stream/` | documents in order, packed into batches for training |
 //! | `read.rs` | a version's files, ranges of them, verified |
 
 mod bound;
+mod commit;
+mod ids;
 pub mod index;
 mod kept;
 pub mod push;
@@ -17,5 +21,5 @@ pub mod read;
 pub mod stream;
 
 pub use index::IndexedDataset;
-pub use push::{PushError, PushSpec, Pushed};
+pub use push::{PushError, PushSpec, Pushed, TokenChoice};
 pub use read::{Dataset, DatasetError};

@@ -3,6 +3,7 @@
 //! Must never have a `_` arm over errors of the client: a new one must be thought about.
 
 mod background;
+mod dataset;
 mod details;
 mod files;
 mod stream;
@@ -18,8 +19,6 @@ use crate::checkpoint::model::ModelError;
 use crate::checkpoint::open::OpenError;
 use crate::checkpoint::restore::RestoreError;
 use crate::checkpoint::save::SaveError;
-use crate::dataset::push::PushError;
-use crate::dataset::read::DatasetError;
 use crate::staging::StagingError;
 use crate::transfer::FetchError;
 use crate::transfer::WriteError;
@@ -296,86 +295,6 @@ impl Coded for ModelError {
             | Self::Name { .. }
             | Self::Slice(_)
             | Self::Shard { .. } => FaultCode::Invalid,
-        }
-    }
-}
-
-impl Coded for DatasetError {
-    fn code(&self) -> FaultCode {
-        match self {
-            Self::Checkpoint { .. }
-            | Self::Range { .. }
-            | Self::NoTokens { .. }
-            | Self::Tokens { .. }
-            | Self::RowGroups { .. } => FaultCode::Invalid,
-            Self::Index(source) => source.code(),
-            Self::Manifest { .. } => FaultCode::NewerFormat,
-            Self::Unknown { .. } => FaultCode::NotFound,
-            Self::Damaged { .. } => FaultCode::Integrity,
-            Self::Staging(source) => source.code(),
-            Self::Store(fault) => fault.code,
-        }
-    }
-
-    fn behind(&self) -> Option<&dyn Coded> {
-        match self {
-            Self::Checkpoint { .. }
-            | Self::Range { .. }
-            | Self::NoTokens { .. }
-            | Self::Tokens { .. }
-            | Self::RowGroups { .. }
-            | Self::Manifest { .. }
-            | Self::Unknown { .. }
-            | Self::Damaged { .. } => None,
-            Self::Index(source) => Some(source),
-            Self::Staging(source) => Some(source),
-            Self::Store(fault) => Some(fault),
-        }
-    }
-
-    fn known(&self) -> &[String] {
-        match self {
-            Self::Unknown { known, .. } => known,
-            other => other.behind().map_or(&[], |behind| behind.known()),
-        }
-    }
-
-    fn details(&self) -> Details {
-        match self {
-            Self::Damaged { object, source, .. } => {
-                Details::differs(&source.expected, &source.actual).in_object(object)
-            }
-            other => other.behind().map(Coded::details).unwrap_or_default(),
-        }
-    }
-}
-
-impl Coded for PushError {
-    fn code(&self) -> FaultCode {
-        match self {
-            Self::NoFiles | Self::SamePath { .. } | Self::Name(_) | Self::Parquet { .. } | Self::Manifest(_) => {
-                FaultCode::Invalid
-            }
-            Self::Run { .. } => FaultCode::Conflict,
-            Self::Source(source) => source.code(),
-            Self::Write(source) => source.code(),
-            Self::Newest(source) => source.code(),
-            Self::Store(fault) => fault.code,
-        }
-    }
-
-    fn behind(&self) -> Option<&dyn Coded> {
-        match self {
-            Self::NoFiles
-            | Self::SamePath { .. }
-            | Self::Run { .. }
-            | Self::Name(_)
-            | Self::Parquet { .. }
-            | Self::Manifest(_) => None,
-            Self::Source(source) => Some(source),
-            Self::Write(source) => Some(source),
-            Self::Newest(source) => Some(source),
-            Self::Store(fault) => Some(fault),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Victim {
         let table = include_bytes!("../../formats/fixtures/packs-1.parquet");
         std::fs::write(&file, table).unwrap();
         let (project, name) = ("p".parse().unwrap(), "data".parse().unwrap());
-        let push = PushSpec { project, name, append: false, metadata: Default::default(), tag: None };
+        let push = PushSpec::new(project, name);
         store.push(&push, &[file], &Progress::default()).await.unwrap();
         for i in 0..tags {
             let tag = format!("t{i}").parse().unwrap();

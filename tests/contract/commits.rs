@@ -262,7 +262,7 @@ async fn a_damaged_object_names_every_row_that_needs_it() {
         std::fs::write(file, include_bytes!("../../formats/fixtures/packs-1.parquet")).unwrap();
     }
     let name = "data".parse().unwrap();
-    let push = PushSpec { project: project(), name, append: false, metadata: BTreeMap::new(), tag: None };
+    let push = PushSpec::new(project(), name);
     store.push(&push, &files, &Progress::default()).await.unwrap();
     // The pack ends with tensor b, which both steps share.
     flip(&*below, "/packs/", |len| len - 1).await;

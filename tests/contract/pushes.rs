@@ -30,7 +30,7 @@ async fn appends_that_race_lose_no_file() {
             tokio::spawn(async move {
                 let store = open(below, OpenMode::Create).await.unwrap();
                 let (project, name) = ("p".parse().unwrap(), "data".parse().unwrap());
-                let spec = PushSpec { project, name, append: true, metadata: BTreeMap::new(), tag: None };
+                let spec = PushSpec { append: true, ..PushSpec::new(project, name) };
                 store.push(&spec, &[file], &Progress::default()).await.unwrap();
             })
         });

@@ -114,7 +114,7 @@ async fn datasets_get_numbers_and_the_same_files_get_none(place: &dyn Place) {
     let second = file("b.parquet", include_bytes!("../../formats/fixtures/part-1.parquet"));
     let push = async |append: bool, files: &[PathBuf]| {
         let (project, name) = ("p".parse().unwrap(), "data".parse().unwrap());
-        let spec = PushSpec { project, name, append, metadata: BTreeMap::new(), tag: None };
+        let spec = PushSpec { append, ..PushSpec::new(project, name) };
         let pushed = store.push(&spec, files, &Progress::default()).await.unwrap();
         (pushed.committed.info.commit.number, pushed.committed.existed)
     };
@@ -136,7 +136,7 @@ async fn datasets_get_numbers_and_the_same_files_get_none(place: &dyn Place) {
     }
     save(&store, spec("run", 1, 1), &transformer(1, Size::TINY)).await.unwrap();
     let (project, name) = ("p".parse().unwrap(), "run".parse().unwrap());
-    let spec = PushSpec { project, name, append: false, metadata: BTreeMap::new(), tag: None };
+    let spec = PushSpec::new(project, name);
     let conflict = store.push(&spec, &[first], &Progress::default()).await.unwrap_err();
     assert_eq!(conflict.code(), FaultCode::Conflict, "a dataset under a run's name: {conflict}");
 }

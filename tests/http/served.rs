@@ -159,7 +159,7 @@ impl Served {
         let path = self.folder.path().join("table.parquet");
         std::fs::write(&path, TABLE).unwrap();
         let (project, name) = ("p".parse().unwrap(), "data".parse().unwrap());
-        let push = PushSpec { project, name, append: false, metadata: BTreeMap::new(), tag: None };
+        let push = PushSpec::new(project, name);
         store.push(&push, &[path], &Progress::default()).await.unwrap();
         tensors
     }

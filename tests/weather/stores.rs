@@ -64,7 +64,7 @@ impl World {
         };
         save(&store, spec, &self.tensors).await.map_err(|error| described(&error))?;
         let (project, name) = ("p".parse().unwrap(), "data".parse().unwrap());
-        let spec = PushSpec { project, name, append: false, metadata: BTreeMap::new(), tag: None };
+        let spec = PushSpec::new(project, name);
         let files = std::slice::from_ref(&self.table);
         store.push(&spec, files, &Progress::default()).await.map_err(|error| described(&error))?;
         Ok(())

@@ -23,7 +23,7 @@ async fn fresh() -> Store {
 
 async fn push(store: &Store, files: &[PathBuf]) -> Result<u64, PushError> {
     let (project, name) = ("p".parse().unwrap(), "data".parse().unwrap());
-    let spec = PushSpec { project, name, append: false, metadata: BTreeMap::new(), tag: None };
+    let spec = PushSpec::new(project, name);
     store.push(&spec, files, &Progress::default()).await.map(|pushed| pushed.committed.info.commit.number)
 }
 

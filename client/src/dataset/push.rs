@@ -1,37 +1,45 @@
 //! Local Parquet files become a version of a dataset.
 //!
-//! Each is checked (its footer, its row groups) and hashed before anything is sent; unchanged ones are not sent. Must
-//! never commit a version of which a file is not in the store.
+//! Footers are read first, then the tokens of every new file, whole; then what the store lacks is sent, and the version
+//! committed. What the newest version has already is neither read again nor sent. Must never commit a version of which
+//! a file is not in the store, or was not validated.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod alike;
+mod error;
+mod files;
+mod look;
+mod ready;
+pub(in crate::dataset) mod rewrite;
+pub(in crate::dataset) mod send;
+pub(in crate::dataset) mod validate;
 
-use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use futures::stream::{StreamExt, TryStreamExt};
-use gigastore_formats::manifest::ManifestError;
-use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, write_dataset};
-use gigastore_formats::name::{Name, NameError, ProjectName, Target, check_path};
-use gigastore_formats::object::{ObjectKind, Stored};
-use gigastore_formats::record::{Sort, TxnId};
-use gigastore_formats::table::{FooterError, FooterReader, ParquetFacts, Step};
-use gigastore_formats::verified::GroupSize;
-use gigastore_formats::wire::{Committed, DatasetRequest, Fault, FaultCode};
+use gigastore_formats::manifest::dataset::{FileRow, Lineage, TokenColumn};
+use gigastore_formats::name::{Name, ProjectName};
+use gigastore_formats::wire::Committed;
 
-use super::read::DatasetError;
+use self::files::name_files;
+use self::look::facts;
+use self::ready::Ready;
+use self::send::{Checked, send};
+use super::commit::{Draft, Place};
+use super::read::Dataset;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
 use crate::transfer::coding::{Compression, Compressor};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
-use crate::transfer::source::{SliceData, SourceError, SourceFile, SourceLook};
-use crate::transfer::write::{WriteError, Writer};
+use crate::transfer::source::SourceFile;
+use crate::transfer::write::Writer;
+
+pub use error::{PushError, PushWarning};
+pub use rewrite::RewriteError;
 
 /// Files worked on at once; the budget bounds their bytes.
 const FILES_IN_FLIGHT: usize = 4;
-
-/// How often a version number is tried that another push took: each try means that somebody else succeeded.
-const VERSION_TRIES: u32 = 20;
 
 /// What is pushed, and where.
 #[derive(Clone, Debug)]
@@ -40,12 +48,36 @@ pub struct PushSpec {
     pub project: ProjectName,
     /// The dataset.
     pub name: Name,
-    /// Whether the files of the newest version are kept; those of the same path are replaced.
+    /// Whether the files of the newest version are kept. Another file of the same path is refused.
     pub append: bool,
+    /// Whether the files of the newest version are kept, but for those of the same paths.
+    pub replace: bool,
     /// User metadata of the version.
     pub metadata: BTreeMap<String, String>,
     /// A tag to set in the same record.
     pub tag: Option<Name>,
+    /// Which column holds the tokens.
+    pub tokens: TokenChoice,
+    /// Tokens of the vocabulary: all tokens must be below it.
+    pub vocab_size: Option<u32>,
+    /// A folder below which files are written anew in our layout, where they have another one or row groups that are
+    /// too large; there must be room for all of them at once. None: files are pushed as they are.
+    pub rewrite: Option<PathBuf>,
+    /// Where the files came from.
+    pub lineage: Option<Lineage>,
+}
+
+/// Which column holds the tokens.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum TokenChoice {
+    /// The only list of integers, or the only one named `tokens` or `input_ids`; where no file has any, the dataset is
+    /// a table without tokens.
+    #[default]
+    Find,
+    /// This one: a dotted path, or the name of its outermost element.
+    Column(String),
+    /// None: a table without tokens.
+    None,
 }
 
 /// What was pushed.
@@ -55,64 +87,24 @@ pub struct Pushed {
     pub committed: Committed,
     /// Files given.
     pub files: usize,
+    /// Files that the newest version had already.
+    pub files_known: usize,
+    /// Files that were written anew.
+    pub files_rewritten: usize,
     /// Files that were not in the store.
     pub files_sent: usize,
     /// Bytes of the files given.
     pub bytes: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
-}
-
-/// Why a version was not committed.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    /// No file was given.
-    #[error("no file to push: name at least one Parquet file")]
-    NoFiles,
-    /// Two files would have the same path in the dataset.
-    #[error(
-        "{first} and {second} would both be {path:?} in the dataset: push them from different folders, or rename one"
-    )]
-    SamePath {
-        /// The path.
-        path: String,
-        /// One file.
-        first: String,
-        /// The other.
-        second: String,
-    },
-    /// The dataset's name is that of a run.
-    #[error("{target} is a run: push under another name")]
-    Run {
-        /// The target.
-        target: String,
-    },
-    /// A file's name can't be a path in a dataset.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// A file is not a sound Parquet file.
-    #[error("{path} is not a sound Parquet file: {source}")]
-    Parquet {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        source: FooterError,
-    },
-    /// A file can't be read, or changed.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// A file was not stored.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The manifest can't be made.
-    #[error("the manifest can't be made")]
-    Manifest(#[from] ManifestError),
-    /// The newest version can't be read.
-    #[error(transparent)]
-    Newest(#[from] DatasetError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] Fault),
+    /// Documents of the files given.
+    pub documents: u64,
+    /// Planned tokens of the files given.
+    pub tokens: u64,
+    /// The token column of the version.
+    pub column: Option<TokenColumn>,
+    /// What is not as it should be, and no error.
+    pub warnings: Vec<PushWarning>,
 }
 
 /// What a push would make a version of.
@@ -138,10 +130,30 @@ pub fn preview(files: &[PathBuf]) -> Result<Preview, PushError> {
     Ok(preview)
 }
 
-/// A local file that was checked and hashed.
-struct Checked {
-    row: FileRow,
-    sent: bool,
+impl PushSpec {
+    /// Pushes exactly the files given, whose token column is found.
+    pub fn new(project: ProjectName, name: Name) -> Self {
+        Self {
+            project,
+            name,
+            append: false,
+            replace: false,
+            metadata: BTreeMap::new(),
+            tag: None,
+            tokens: TokenChoice::Find,
+            vocab_size: None,
+            rewrite: None,
+            lineage: None,
+        }
+    }
+
+    fn keeps(&self) -> bool {
+        self.append || self.replace
+    }
+
+    fn place(&self) -> Place {
+        Place { project: self.project.clone(), name: self.name.clone(), tag: self.tag.clone() }
+    }
 }
 
 impl Store {
@@ -149,203 +161,106 @@ impl Store {
     /// A folder stands for the `.parquet` files below it. Where nothing changed no version is made.
     pub async fn push(&self, spec: &PushSpec, files: &[PathBuf], progress: &Progress) -> Result<Pushed, PushError> {
         let named = name_files(files)?;
-        let epoch = self.epoch(&spec.project).await?;
-        let writer = Writer {
+        let writer = self.writer(&spec.project, progress).await?;
+        let newest = self.newest(&spec.place()).await?;
+        let ready = self.ready(&writer, spec, newest.as_ref(), named).await?;
+        let Ready { known, sending, column, rewritten, warnings, room: _room } = ready;
+        let checked: Vec<Checked> = futures::stream::iter(sending)
+            .map(|file| send(&writer, file))
+            .buffered(FILES_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        let (files_known, sent) = (known.len(), || checked.iter().filter(|file| file.sent));
+        let (files_sent, bytes_sent) = (sent().count(), sent().map(|file| file.row.bytes).sum());
+        let rows: BTreeMap<String, FileRow> = known
+            .into_iter()
+            .chain(checked.into_iter().map(|file| file.row))
+            .map(|row| (row.path.clone(), row))
+            .collect();
+        let sum = |of: fn(&FileRow) -> u64| rows.values().map(of).sum();
+        let mut pushed = Pushed {
+            committed: self
+                .commit_draft(&spec.place(), writer.epoch, |newest| draft(spec, newest, &rows, &column))
+                .await?,
+            files: rows.len(),
+            files_known,
+            files_rewritten: rewritten,
+            files_sent,
+            bytes: sum(|row| row.bytes),
+            bytes_sent,
+            documents: sum(|row| row.rows),
+            tokens: sum(|row| row.tokens.iter().sum()),
+            column: column.clone(),
+            warnings,
+        };
+        pushed.warnings.sort_by(|a, b| a.path().cmp(b.path()));
+        Ok(pushed)
+    }
+
+    /// Returns what objects of a project are written with.
+    pub(super) async fn writer(
+        &self,
+        project: &ProjectName,
+        progress: &Progress,
+    ) -> Result<Writer, gigastore_formats::wire::Fault> {
+        Ok(Writer {
             phases: Phases::begin(&self.ambient),
             store: self.clone(),
-            project: spec.project.clone(),
-            epoch,
+            project: project.clone(),
+            epoch: self.epoch(project).await?,
             compressor: Compressor::new(Compression::Off, &self.ambient),
             pool: BufferPool::default(),
             groups: BufferPool::default(),
             progress: progress.clone(),
-        };
-        // Looked at, and opened only when it is its turn: a process may have fewer open files than a dataset has.
-        let mut seen = Vec::with_capacity(named.len());
-        for (path, local) in named {
-            let look = SourceLook::at(&local)?;
-            progress.plan(look.len());
-            seen.push((path, look));
-        }
-        let checked: Vec<Checked> = futures::stream::iter(seen)
-            .map(|(path, look)| send(&writer, path, look))
-            .buffered(FILES_IN_FLIGHT)
-            .try_collect()
-            .await?;
-        let sent = || checked.iter().filter(|file| file.sent);
-        let (files_sent, bytes_sent) = (sent().count(), sent().map(|file| file.row.bytes).sum());
-        let (files, bytes) = (checked.len(), checked.iter().map(|file| file.row.bytes).sum());
-        let rows = checked.into_iter().map(|file| (file.row.path.clone(), file.row)).collect();
-        let committed = self.commit_version(spec, epoch, rows).await?;
-        Ok(Pushed { committed, files, files_sent, bytes, bytes_sent })
-    }
-
-    async fn epoch(&self, project: &ProjectName) -> Result<u64, Fault> {
-        match self.transport.project(project).await {
-            Ok(info) => Ok(info.epoch),
-            Err(fault) if fault.code == FaultCode::NotFound => Ok(0),
-            Err(fault) => Err(fault),
-        }
-    }
-
-    async fn commit_version(
-        &self,
-        spec: &PushSpec,
-        epoch: u64,
-        rows: BTreeMap<String, FileRow>,
-    ) -> Result<Committed, PushError> {
-        let txn = TxnId::derive(&[b"push", &self.ambient.random_bytes()]);
-        let mut tries = 1;
-        loop {
-            // Before the newest version is opened: one that is committed in between is a conflict then, and the next
-            // try stands on it.
-            let highest = self.highest(spec).await?;
-            let newest = self.newest(spec).await?;
-            let mut all = match (&newest, spec.append) {
-                (Some(dataset), true) => {
-                    dataset.files().iter().map(|row| (row.path.clone(), row.clone())).collect::<BTreeMap<_, _>>()
-                }
-                _ => BTreeMap::new(),
-            };
-            all.extend(rows.clone());
-            let parent = newest.as_ref().map(|dataset| dataset.info().commit.number);
-            let version = highest.map_or(1, |highest| highest + 1);
-            let meta = DatasetMeta {
-                name: spec.name.clone(),
-                version,
-                parent,
-                metadata: spec.metadata.clone(),
-                tokens: None,
-                lineage: None,
-            };
-            let rows = all.into_values().collect::<Vec<_>>();
-            let manifest = self.ambient.computed(move || write_dataset(&meta, &rows)).await?;
-            let request = DatasetRequest { project: spec.project.clone(), txn, epoch, tag: spec.tag.clone() };
-            match self.transport.commit_dataset(&request, Bytes::from(manifest)).await {
-                Err(fault) if fault.code == FaultCode::Conflict && tries < VERSION_TRIES => {
-                    // Another push took this number, or the conflict is another one and stays.
-                    if self.highest(spec).await? == highest {
-                        return Err(fault.into());
-                    }
-                    tries += 1;
-                }
-                done => return Ok(done?),
-            }
-        }
-    }
-
-    /// Opens the newest live version, if there is one.
-    async fn newest(&self, spec: &PushSpec) -> Result<Option<super::read::Dataset>, PushError> {
-        let target = Target { project: spec.project.clone(), name: spec.name.clone(), selector: None };
-        match self.dataset(&target).await {
-            Ok(dataset) => Ok(Some(dataset)),
-            Err(DatasetError::Store(fault)) if fault.code == FaultCode::NotFound => Ok(None),
-            Err(DatasetError::Checkpoint { target }) => Err(PushError::Run { target }),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Returns the highest version that was ever committed.
-    async fn highest(&self, spec: &PushSpec) -> Result<Option<u64>, PushError> {
-        match self.transport.project(&spec.project).await {
-            Ok(info) => {
-                let found = info.names.into_iter().find(|name| name.name == spec.name && name.sort == Sort::Dataset);
-                Ok(found.map(|name| name.highest))
-            }
-            Err(fault) if fault.code == FaultCode::NotFound => Ok(None),
-            Err(fault) => Err(fault.into()),
-        }
+        })
     }
 }
 
-/// Checks, hashes and sends one file.
-async fn send(writer: &Writer, path: String, look: SourceLook) -> Result<Checked, PushError> {
-    let file = look.open()?;
-    let copy = Arc::clone(&file);
-    let facts = writer.store.ambient.computed(move || facts(&copy)).await?;
-    let data = SliceData::File(file.region(0, file.len()));
-    let tree = writer.tree(GroupSize::File, &data).await?;
-    let (bytes, digest) = (tree.len(), tree.root());
-    let transport = &writer.store.transport;
-    let epochs = [Some(writer.epoch), writer.epoch.checked_sub(1)];
-    let candidates: Vec<Stored> = epochs.into_iter().flatten().map(|epoch| Stored { digest, epoch }).collect();
-    let lengths = transport.lengths(&writer.project, ObjectKind::Blob, &candidates).await.map_err(PushError::Store)?;
-    let there = candidates.iter().zip(lengths).find(|(_, len)| *len == Some(bytes)).map(|(blob, _)| *blob);
-    let (blob, sent) = match there {
-        Some(blob) => (blob, false),
-        None => (writer.blob(tree.clone(), data.clone()).await?, true),
+/// Makes the version that files give on top of the newest one.
+fn draft(
+    spec: &PushSpec,
+    newest: Option<&Dataset>,
+    rows: &BTreeMap<String, FileRow>,
+    column: &Option<TokenColumn>,
+) -> Result<Draft, PushError> {
+    let mut all: BTreeMap<String, FileRow> = match (newest, spec.keeps()) {
+        (Some(dataset), true) => dataset.files().iter().map(|row| (row.path.clone(), row.clone())).collect(),
+        _ => BTreeMap::new(),
     };
-    file.check_unchanged()?;
-    writer.progress.done(bytes);
-    let row = FileRow {
-        path,
-        blob,
-        bytes,
-        rows: facts.rows,
-        schema: facts.schema,
-        row_groups: facts.row_groups,
-        tree,
-        tokens: Vec::new(),
-        lengths: Vec::new(),
-        removed: Vec::new(),
-    };
-    Ok(Checked { row, sent })
+    let taken = |row: &&FileRow| all.get(&row.path).is_some_and(|there| there.blob.digest != row.blob.digest);
+    if !spec.replace
+        && let Some(row) = rows.values().find(taken)
+    {
+        return Err(PushError::Taken { path: row.path.clone() });
+    }
+    let kept = all.keys().any(|path| !rows.contains_key(path));
+    let before = newest.map(Dataset::meta).filter(|_| kept);
+    let (mut tokens, mut lineage) = (column.clone(), spec.lineage.clone());
+    if let Some(before) = before {
+        tokens = alike::joined(before, tokens, (&first(all.keys()), &first(rows.keys())))?;
+        lineage = inherited(lineage, before.lineage.as_ref())?;
+    }
+    all.extend(rows.clone());
+    Ok(Draft { metadata: spec.metadata.clone(), tokens, lineage, rows: all.into_values().collect() })
 }
 
-/// Reads what a file's footer says.
-fn facts(file: &SourceFile) -> Result<ParquetFacts, PushError> {
-    let unsound = |source| PushError::Parquet { path: file.path().display().to_string(), source };
-    let mut reader = FooterReader::new(file.len());
-    loop {
-        match reader.step().map_err(unsound)? {
-            Step::Done(facts) => return Ok(facts),
-            Step::Need(ranges) => {
-                for range in ranges {
-                    let mut bytes = vec![0; range.len() as usize];
-                    file.read_at(range.start(), &mut bytes)?;
-                    reader.give(range, Bytes::from(bytes)).map_err(unsound)?;
-                }
-            }
-        }
-    }
+fn first<'a>(mut paths: impl Iterator<Item = &'a String>) -> String {
+    paths.next().cloned().unwrap_or_default()
 }
 
-/// Gives each file its path in the dataset: its name, or for a folder the path below it.
-fn name_files(files: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>, PushError> {
-    let mut named: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for file in files {
-        for (path, local) in expand(file)? {
-            check_path(&path)?;
-            if let Some(first) = named.insert(path.clone(), local.clone()) {
-                let (first, second) = (first.display().to_string(), local.display().to_string());
-                return Err(PushError::SamePath { path, first, second });
-            }
+/// Files that are appended have the tokenizer of those before them, or none that is known.
+fn inherited(lineage: Option<Lineage>, before: Option<&Lineage>) -> Result<Option<Lineage>, PushError> {
+    let Some(before) = before else { return Ok(lineage) };
+    let mut lineage = lineage.unwrap_or_default();
+    match (before.tokenizer, lineage.tokenizer) {
+        (Some(expected), Some(actual)) if expected != actual => {
+            return Err(PushError::KeptTokenizer { expected, actual });
         }
-    }
-    if named.is_empty() { Err(PushError::NoFiles) } else { Ok(named) }
-}
-
-fn expand(file: &Path) -> Result<Vec<(String, PathBuf)>, PushError> {
-    if !file.is_dir() {
-        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        return Ok(vec![(name, file.to_owned())]);
-    }
-    let unreadable = |path: &Path, source| SourceError::Io { path: path.display().to_string(), source };
-    let (mut found, mut folders) = (BTreeSet::new(), vec![file.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(|source| unreadable(&folder, source))? {
-            let entry = entry.map_err(|source| unreadable(&folder, source))?;
-            let path = entry.path();
-            if entry.file_type().map_err(|source| unreadable(&path, source))?.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|ending| ending == "parquet") {
-                found.insert(path);
-            }
+        (Some(_), None) => {
+            lineage.tokenizer = before.tokenizer;
+            lineage.tokenizer_file.clone_from(&before.tokenizer_file);
         }
+        _ => {}
     }
-    let below = |path: PathBuf| {
-        let parts = path.strip_prefix(file).unwrap_or(&path).iter().map(|part| part.to_string_lossy().into_owned());
-        (parts.collect::<Vec<_>>().join("/"), path)
-    };
-    Ok(found.into_iter().map(below).collect())
+    Ok(Some(lineage))
 }

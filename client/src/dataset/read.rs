@@ -15,6 +15,8 @@ use gigastore_formats::verified::GroupMismatch;
 use gigastore_formats::wire::{CommitInfo, Fault};
 
 use super::bound::Bound;
+use parquet::errors::ParquetError;
+
 use crate::checkpoint::open::OpenError;
 use crate::staging::{Staging, StagingError};
 use crate::store::Store;
@@ -84,6 +86,14 @@ pub enum DatasetError {
     RowGroups {
         /// The file.
         path: String,
+    },
+    /// The ids of a file can't be read, though its bytes are those that were committed.
+    #[error("{path}: its ids can't be read: {source}")]
+    Ids {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: ParquetError,
     },
     /// The file ends before the range does.
     #[error("{path} has {len} bytes: {range} does not lie inside")]

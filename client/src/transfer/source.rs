@@ -90,6 +90,11 @@ impl SourceLook {
         Ok(Self { path: path.to_owned(), len, modified })
     }
 
+    /// Returns the path it was looked at with.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns the file's bytes, as they were seen.
     pub fn len(&self) -> u64 {
         self.len

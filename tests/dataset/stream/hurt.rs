@@ -22,7 +22,7 @@ async fn a_failing_store_delays_and_nothing_else() {
         // Every third read fails, and the others are slow.
         made.faults.set_plan(std::sync::Arc::new(|operation: &gigastore_tests::faulty::Operation| {
             match (operation.op, operation.number % 3) {
-                (Op::Get, 0) => Verdict::Fail(Failure::Unavailable),
+                (Op::Get, 0) => Verdict::FailBefore(Failure::Unavailable),
                 _ => Verdict::Pass,
             }
         }));
@@ -57,7 +57,10 @@ async fn a_damaged_row_group_is_an_error_that_names_it_and_is_gone_once_it_is_me
 
     let dataset = made.store.dataset(&"p/d".parse().unwrap()).await.unwrap();
     let file = &dataset.files()[1];
-    let key = object_store::path::Path::from(format!("projects/p/{}", file.blob.key(gigastore_formats::object::ObjectKind::Blob)));
+    let key = object_store::path::Path::from(format!(
+        "projects/p/{}",
+        file.blob.key(gigastore_formats::object::ObjectKind::Blob)
+    ));
     let sound = made.faults.get(&key).await.unwrap().bytes().await.unwrap();
     let mut damaged = sound.to_vec();
     damaged[file.row_groups[2].offset as usize + 20] ^= 1;
@@ -92,6 +95,8 @@ async fn a_damaged_row_group_is_an_error_that_names_it_and_is_gone_once_it_is_me
     take(&mut stream, u64::MAX, &mut samples).await;
     assert_eq!(samples, expected.0);
     assert_eq!(stream.cursor().seen, expected.1);
-    assert!(matches!(made.store.stream(super::made::options("nothing", Packing::Documents, 1)).await,
-        Err(StreamError::Dataset(_))));
+    assert!(matches!(
+        made.store.stream(super::made::options("nothing", Packing::Documents, 1)).await,
+        Err(StreamError::Dataset(_))
+    ));
 }

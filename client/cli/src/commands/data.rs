@@ -2,6 +2,8 @@
 //!
 //! Must never hold more than the list.
 
+mod command_line;
+mod explain;
 mod get;
 mod head;
 mod ls;
@@ -12,6 +14,7 @@ mod tokenize;
 
 use clap::Subcommand;
 
+use self::command_line::command_line;
 use crate::context::Globals;
 use crate::failure::Failure;
 
@@ -22,6 +25,7 @@ pub(crate) enum Data {
     Ls(ls::Ls),
     Show(show::Show),
     Get(get::Get),
+    Explain(explain::Explain),
     Head(head::Head),
     #[cfg(feature = "tokenize")]
     Tokenize(Box<tokenize::Tokenize>),
@@ -34,6 +38,7 @@ pub(crate) async fn run(globals: &Globals, command: Data) -> Result<(), Failure>
         Data::Ls(command) => command.run(globals).await,
         Data::Show(command) => command.run(globals).await,
         Data::Get(command) => command.run(globals).await,
+        Data::Explain(command) => command.run(globals).await,
         Data::Head(command) => command.run(globals).await,
         #[cfg(feature = "tokenize")]
         Data::Tokenize(command) => command.run(globals).await,

@@ -228,13 +228,7 @@ async fn push_and_read(store: &Store, dir: &Path, model: &LocalModel) -> Result<
     let file = model::write_table(dir, model)?;
     let original = std::fs::read(&file).map_err(|error| Failure::local("the Parquet file can't be read", &error))?;
     let started = Instant::now();
-    let spec = PushSpec {
-        project: name("demo")?,
-        name: name("vocabulary")?,
-        append: false,
-        metadata: std::collections::BTreeMap::new(),
-        tag: None,
-    };
+    let spec = PushSpec::new(name("demo")?, name("vocabulary")?);
     let pushed = store.push(&spec, std::slice::from_ref(&file), &Progress::default()).await?;
     let push = Step("push a Parquet file", pushed.bytes, started.elapsed().as_secs_f64());
     let started = Instant::now();

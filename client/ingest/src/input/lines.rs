@@ -16,6 +16,9 @@ pub(crate) struct Lines {
     buffer: Vec<u8>,
 }
 
+/// A line and its number, or what is wrong with it.
+pub(crate) type NumberedLine<'l> = Result<(u64, &'l [u8]), Bad>;
+
 /// One line.
 enum Line {
     /// It is in the buffer, with its end.
@@ -54,7 +57,7 @@ impl Lines {
     }
 
     /// Reads the next line that is not blank into the buffer and returns its number.
-    pub(crate) fn line(&mut self, limit: usize) -> io::Result<Option<Result<(u64, &[u8]), Bad>>> {
+    pub(crate) fn line(&mut self, limit: usize) -> io::Result<Option<NumberedLine<'_>>> {
         let found = self.line_that(limit, |line| !is_blank(line))?;
         Ok(found.map(|found| found.map(|number| (number, without_end(&self.buffer)))))
     }

@@ -10,6 +10,7 @@ use parquet::basic::Type;
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
@@ -131,7 +132,7 @@ impl Rows {
     /// Passes over the rows before `row`: whole row groups unread, the rest undecoded.
     fn skip_to(&mut self, row: u64) -> Result<(), ReadError> {
         while self.row < row {
-            let there = self.file.metadata().row_groups().get(self.group).map(|group| group.num_rows());
+            let there = self.file.metadata().row_groups().get(self.group).map(RowGroupMetaData::num_rows);
             let there = there
                 .and_then(|rows| u64::try_from(rows).ok())
                 .ok_or_else(|| ReadError::Changed { input: self.input.to_string() })?;

@@ -2,6 +2,8 @@
 //!
 //! Must never read a token where the files say how long their documents are.
 
+use std::collections::BTreeMap;
+
 use gigastore_formats::name::Target;
 use gigastore_formats::order::{Cursor, CursorError, Next, Sample, Sampler, WindowKey, WindowPlan, assign};
 
@@ -20,6 +22,8 @@ pub struct ExplainedPiece {
     pub path: String,
     /// The row of the file.
     pub row: u64,
+    /// The document's id, where the file has a column of them.
+    pub id: Option<String>,
     /// First token of the document.
     pub start: u32,
     /// Tokens.
@@ -135,6 +139,24 @@ impl Stream {
             });
             last = Some((key, plan));
         }
+        self.find_ids(&mut explained).await?;
         Ok(explained)
+    }
+
+    /// Looks up the ids of the documents, each file once.
+    async fn find_ids(&self, explained: &mut [ExplainedSample]) -> Result<(), StreamError> {
+        let mut rows: BTreeMap<(u32, usize), Vec<u64>> = BTreeMap::new();
+        for piece in explained.iter().flat_map(|sample| &sample.pieces) {
+            rows.entry((piece.source, piece.file)).or_default().push(piece.row);
+        }
+        let mut ids = BTreeMap::new();
+        for ((source, file), rows) in rows {
+            let found = self.sources[source as usize].dataset.ids(file, &rows).await?;
+            ids.insert((source, file), found);
+        }
+        for piece in explained.iter_mut().flat_map(|sample| &mut sample.pieces) {
+            piece.id = ids.get(&(piece.source, piece.file)).and_then(|found| found.get(&piece.row)).cloned();
+        }
+        Ok(())
     }
 }

@@ -110,7 +110,7 @@ impl Source {
         let before: u64 = (index.files[file].first_group..found).map(|group| table.rows(group)).sum();
         let path = index.files[file].path.clone();
         let Segment { start, len, .. } = *segment;
-        ExplainedPiece { source: key.source, file, path, row: before + row, start, len }
+        ExplainedPiece { source: key.source, file, path, row: before + row, id: None, start, len }
     }
 
     /// Returns about how many bytes a window takes in memory: its tokens, and what is kept of its documents.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::manifest::Cursors;
-use gigastore_formats::manifest::dataset::{Dataset, read_dataset};
+use gigastore_formats::manifest::dataset::{Dataset, FileRow, read_dataset};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Commit, Sort};
@@ -24,7 +24,7 @@ const FILES_IN_FLIGHT: usize = 64;
 
 impl Engine {
     /// Commits a dataset version of which `manifest` is the manifest, or finds that the newest version has the same
-    /// files. The commit goes on where its caller goes away; the same call again waits for it.
+    /// files, of which the same is known. The commit goes on where its caller goes away; the same call again waits for it.
     pub async fn commit_dataset(
         &self,
         request: &DatasetRequest,
@@ -47,7 +47,10 @@ impl Engine {
             if let Some(live) =
                 newest.filter(|live| live.commit.content == dataset.content && live.commit.sort == Sort::Dataset)
             {
-                return self.existing(project, request.txn, &name, live.commit.number, request.tag.as_ref()).await;
+                let there = self.dataset(project, &live.commit).await?;
+                if same_facts(&there, &dataset) {
+                    return self.existing(project, request.txn, &name, live.commit.number, request.tag.as_ref()).await;
+                }
             }
         }
         let needs = self.check_files(project, &state, &name, &dataset).await?;
@@ -114,4 +117,10 @@ impl Engine {
         let dataset = self.dataset(project, &live.commit).await?;
         Ok(dataset.rows.into_iter().map(|row| row.blob).collect())
     }
+}
+
+/// Tells whether as much is known of the tokens of one version as of those of another one with the same files.
+fn same_facts(one: &Dataset, other: &Dataset) -> bool {
+    let facts = |row: &FileRow| (row.tokens.clone(), row.lengths.clone(), row.removed.clone());
+    one.meta.tokens == other.meta.tokens && one.rows.iter().map(facts).eq(other.rows.iter().map(facts))
 }

@@ -252,14 +252,12 @@ impl Tokenize {
     }
 
     fn push_spec(&self, encoder: &Encoder) -> PushSpec {
-        let lineage = self.lineage(encoder);
-        PushSpec {
-            project: self.to.project.clone(),
-            name: self.to.name.clone(),
-            append: self.append,
-            metadata: [("lineage".to_owned(), format!("{lineage:?}"))].into(),
-            tag: self.tag.clone(),
-        }
+        let mut spec = PushSpec::new(self.to.project.clone(), self.to.name.clone());
+        spec.append = self.append;
+        spec.tag = self.tag.clone();
+        spec.vocab_size = Some(encoder.vocab_size());
+        spec.lineage = Some(self.lineage(encoder));
+        spec
     }
 
     fn report(&self, globals: &Globals, found: &Found, encoder: &Encoder, done: &Tokenized, pushed: &Pushed) {

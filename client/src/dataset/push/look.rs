@@ -1,0 +1,145 @@
+//! A look at the files of a push: their footers, and whether the newest version has them already.
+//!
+//! Must never read data pages, and never take a file for one of the newest version by less than its digest.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gigastore_formats::manifest::dataset::{FileRow, TokenColumn};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::table::tokens::{TokenError, TokenFile, TokenFooterReader};
+use gigastore_formats::table::{FooterReader, ParquetFacts, Step};
+use gigastore_formats::verified::GroupSize;
+
+use super::error::PushError;
+use super::{PushSpec, TokenChoice};
+use crate::dataset::read::Dataset;
+use crate::transfer::source::{SliceData, SourceError, SourceFile, SourceLook};
+use crate::transfer::write::Writer;
+
+/// A file of a push.
+#[derive(Debug)]
+pub(super) enum Given {
+    /// The newest version has it, and all that is to be known of it.
+    Known(FileRow),
+    /// It is to be looked into.
+    New(Looked),
+}
+
+/// A file whose footer was read.
+#[derive(Debug)]
+pub(super) struct Looked {
+    /// Path within the dataset.
+    pub(super) path: String,
+    /// The local file.
+    pub(super) look: SourceLook,
+    pub(super) facts: ParquetFacts,
+    /// Its token column, or why there is none.
+    pub(super) tokens: Result<TokenFile, Arc<TokenError>>,
+}
+
+impl Looked {
+    /// Reads the footer of a file.
+    pub(super) async fn of(
+        writer: &Writer,
+        path: String,
+        look: SourceLook,
+        column: Option<String>,
+    ) -> Result<Self, PushError> {
+        let job = move || {
+            let file = look.open()?;
+            let facts = facts(&file)?;
+            let tokens = token_file(&file, column.as_deref())?.map_err(Arc::new);
+            Ok(Self { path, look, facts, tokens })
+        };
+        writer.store.ambient.waited(job).await
+    }
+
+    /// Tells whether it has nothing that could hold tokens.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self.tokens.as_ref().map_err(|error| &**error), Err(TokenError::Missing { lists, .. }) if lists.is_empty())
+    }
+}
+
+impl Given {
+    /// Finds a file in the newest version, or reads its footer. `known` is the token column of the newest version
+    /// where what was checked for it holds for this push too.
+    pub(super) async fn of(
+        writer: &Writer,
+        spec: &PushSpec,
+        newest: Option<&Dataset>,
+        path: String,
+        look: SourceLook,
+    ) -> Result<Self, PushError> {
+        let there = newest.filter(|dataset| holds(spec, dataset.meta().tokens.as_ref()));
+        let there = there.and_then(|dataset| dataset.files().iter().find(|row| row.path == path));
+        if let Some(row) = there.filter(|row| row.bytes == look.len()) {
+            let file = look.open()?;
+            let data = SliceData::File(file.region(0, file.len()));
+            let tree = writer.tree(GroupSize::File, &data).await?;
+            file.check_unchanged()?;
+            if tree.root() == row.blob.digest {
+                return Ok(Self::Known(row.clone()));
+            }
+        }
+        let column = match &spec.tokens {
+            TokenChoice::Column(name) => Some(name.clone()),
+            TokenChoice::Find | TokenChoice::None => None,
+        };
+        Looked::of(writer, path, look, column).await.map(Self::New)
+    }
+}
+
+/// Tells whether what the newest version knows of its files is all that a push wants to know.
+fn holds(spec: &PushSpec, known: Option<&TokenColumn>) -> bool {
+    let Some(known) = known else { return spec.tokens == TokenChoice::None };
+    let column = match &spec.tokens {
+        TokenChoice::None => return false,
+        TokenChoice::Find => true,
+        TokenChoice::Column(name) => {
+            known.column.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        }
+    };
+    column && spec.vocab_size.is_none_or(|wanted| known.vocab_size.is_some_and(|known| known <= wanted))
+}
+
+/// Reads what a file's footer says.
+pub(super) fn facts(file: &SourceFile) -> Result<ParquetFacts, PushError> {
+    let unsound = |source| PushError::Parquet { path: file.path().display().to_string(), source };
+    let mut reader = FooterReader::new(file.len());
+    loop {
+        match reader.step().map_err(unsound)? {
+            Step::Done(facts) => return Ok(facts),
+            Step::Need(ranges) => {
+                for range in ranges {
+                    reader.give(range, read(file, range)?).map_err(unsound)?;
+                }
+            }
+        }
+    }
+}
+
+/// Finds the token column of a file whose footer was found to be sound.
+fn token_file(file: &SourceFile, column: Option<&str>) -> Result<Result<TokenFile, TokenError>, PushError> {
+    let mut reader = TokenFooterReader::new(file.len(), column);
+    loop {
+        match reader.step() {
+            Err(error) => return Ok(Err(error)),
+            Ok(Step::Done(found)) => return Ok(Ok(found)),
+            Ok(Step::Need(ranges)) => {
+                for range in ranges {
+                    if let Err(error) = reader.give(range, read(file, range)?) {
+                        return Ok(Err(error));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads a range of a local file.
+pub(super) fn read(file: &SourceFile, range: ByteRange) -> Result<Bytes, SourceError> {
+    let mut bytes = vec![0; range.len() as usize];
+    file.read_at(range.start(), &mut bytes)?;
+    Ok(bytes.into())
+}
