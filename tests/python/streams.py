@@ -95,17 +95,16 @@ class Model:
 
     def __post_init__(self) -> None:
         self.groups = read(self.folder, self.documents)
-        lengths = [(name, [[len(one) for one in group] for group in self.documents[name]]) for name in sorted(self.documents)]
+        files = sorted(self.documents.items())
+        lengths = [(name, [[len(one) for one in group] for group in groups]) for name, groups in files]
         spec = {"seed": self.seed, "lanes": self.lanes, "window": self.window, "packing": self.packing}
         self.order = order.Order(lengths, spec)
 
     def options(self) -> dict[str, Any]:
         """The keywords of such a stream."""
         packing = dict(self.packing)
-        return {
-            "seed": self.seed, "lanes": self.lanes, "window": self.window, "packing": packing.pop("mode"), "pad": self.pad,
-            **packing,
-        }  # fmt: skip
+        fixed = {"seed": self.seed, "lanes": self.lanes, "window": self.window, "pad": self.pad}
+        return {**fixed, "packing": packing.pop("mode"), **packing}
 
     def samples(self, epoch: int = 0) -> list[tuple[int, list[Piece]]]:
         """Lane and pieces of each sample of an epoch."""
@@ -178,7 +177,8 @@ COLUMNS = ("tokens", "cu_seqlens", "position_ids", "loss_mask", "positions", "so
 
 def plain(batch: dict[str, Any]) -> dict[str, Any]:
     """A batch with arrays of numpy's, without what only workers add."""
-    return {name: value if isinstance(value, int) else np.asarray(value) for name, value in batch.items() if name != "cursor"}
+    found = {name: value for name, value in batch.items() if name != "cursor"}
+    return {name: value if isinstance(value, int) else np.asarray(value) for name, value in found.items()}
 
 
 def same(actual: Any, expected: Any) -> None:

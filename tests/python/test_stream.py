@@ -206,7 +206,12 @@ def test_arrays_are_the_memory_that_was_decoded_into(corpus: Any, model: Any) ->
     memories = []
     stream = streamed(corpus, expected, format="torch")
     of = stream._arrays.of
-    stream._arrays.of = lambda step, given: memories.extend(given) or of(step, given)  # type: ignore[func-returns-value, method-assign]
+
+    def noted(step: int, given: Any) -> dict[str, Any]:
+        memories.extend(given)
+        return of(step, given)
+
+    stream._arrays.of = noted  # type: ignore[method-assign]
     batch = next(stream)
     for name, memory in zip(COLUMNS, memories, strict=True):
         address = np.frombuffer(memory, np.uint8).__array_interface__["data"][0]

@@ -1,4 +1,4 @@
-"""Streams and checkpoints: the cursor lies in the record of the tensors, of all ranks together, and any ranks go on from it."""
+"""Streams and checkpoints: the cursor of all ranks lies in the record of the tensors, and any ranks go on from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run on a dataset, killed and resumed: the data it saw, its losses and its state are what they would have been.
+"""A training run on a dataset, killed and resumed: data seen, losses and state are what they would have been.
 
 `train_stream.py` is what is tested, as a user starts it. Must never compare losses or states with a tolerance.
 """
@@ -113,7 +113,8 @@ def alone(corpus: Path) -> dict[str, str]:
     """The digest of what one rank sees that nobody disturbs, by packing; no training is needed for it."""
     found = {}
     for packing in ("concat", "first_fit"):
-        stream = Stream(f"file://{corpus}/store", DATA, seed=1, seq_len=64, packing=packing, epochs=2)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"seed": 1, "seq_len": 64, "packing": packing, "epochs": 2}
+        stream = Stream(f"file://{corpus}/store", DATA, **options)
         assert len(list(stream)) > 100
         found[packing] = stream.seen.digest
     return found

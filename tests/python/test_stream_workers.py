@@ -49,7 +49,8 @@ def streamed(corpus: tuple[Any, ...], model: Model, **options: Any) -> Stream:
 
 def loader(stream: Stream, workers: int, start: str | None = None, **options: Any) -> Any:
     """A loader of a stream's batches."""
-    return DataLoader(stream, batch_size=None, num_workers=workers, multiprocessing_context=start, **options)  # type: ignore[arg-type]
+    dataset: Any = stream
+    return DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=start, **options)
 
 
 @pytest.mark.parametrize("packing", [CONCAT, FIRST_FIT, {"mode": "documents"}], ids=lambda one: one["mode"])

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ._arguments import counted
+from ._arguments import counted, names_of, sized, text, unless_none
 from ._native import Memory
 from .errors import InvalidError
 
-__all__ = ["Arrays", "Worker", "ranks"]
+__all__ = ["Arrays", "Worker", "checked", "ranks"]
 
 _TYPES = {"cu_seqlens": "int32", "loss_mask": "bool"}
 
@@ -51,8 +51,8 @@ class Worker:
         self._begun = False
 
     def __call__(self, step: int) -> tuple[int, int] | None:
-        """Returns which batches this worker makes: those whose number leaves this rest when divided by that; `None` in a
-        trainer. `step` is the number of the first batch, which the first worker makes."""
+        """Returns which batches this worker makes: those whose number leaves this rest when divided by that; `None` in
+        a trainer. `step` is the number of the first batch, which the first worker makes."""
         info = _worker_info()
         if info is None:
             return None
@@ -67,8 +67,8 @@ class Worker:
         return self._found
 
     def begin(self) -> InvalidError | None:
-        """Notes that the stream is iterated; returns why not, where a worker does so twice: an error when a batch is asked
-        for, of which the trainer hears."""
+        """Notes that the stream is iterated; returns why not, where a worker does so twice: for when a batch is asked
+        for, since of that error the trainer hears."""
         if _worker_info() is None:
             return None
         if self._begun:
@@ -89,6 +89,28 @@ class Worker:
         self._found = None
 
 
+def checked(**given: Any) -> dict[str, Any]:
+    """Returns the options of a stream as the native part takes them; refuses what it can't be called with."""
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in ("seed", "budget"):
+            options[name] = None if value is None else counted(name, value)
+        elif name in ("packing", "long", "last", "on_damage"):
+            options[name] = text(name, value)
+        elif name == "unit":
+            options[name] = unless_none(name, value)
+        elif name == "columns":
+            options[name] = names_of(name, value)
+        elif name == "prefetch":
+            options[name] = sized(name, value)
+        else:
+            options[name] = counted(name, value, 32)
+    for name in ("world_size", "batch_size"):
+        if options[name] == 0:
+            raise InvalidError(f"{name} is 0", hint="at least 1")
+    return options
+
+
 def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Returns rank and world size: as given, or those of torch.distributed, else of the launcher, else one rank."""
     if rank is not None and world_size is not None:
@@ -104,8 +126,8 @@ def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
     try:
         return int(given[0]), int(given[1])
     except ValueError:
-        text = f"RANK={given[0]!r} and WORLD_SIZE={given[1]!r} are no numbers"
-        raise InvalidError(text, hint="pass rank= and world_size=") from None
+        told = f"RANK={given[0]!r} and WORLD_SIZE={given[1]!r} are no numbers"
+        raise InvalidError(told, hint="pass rank= and world_size=") from None
 
 
 def _worker_info() -> Any:

@@ -3,15 +3,16 @@
     from gigastore.data import Stream
 
     stream = Stream("file:///tmp/store", "demo/corpus@3", seed=7, seq_len=2048, batch_size=8)
-    for batch in stream:                                     # {"step": 0, "tokens": int64 (8, 2048), "cu_seqlens": int32}
+    for batch in stream:                            # {"step": 0, "tokens": int64 (8, 2048), "cu_seqlens": int32}
         ...
-        store.save("demo/run", batch["step"], tensors, data=stream)      # the cursor lies in the checkpoint's record
-    stream = Stream(store, "demo/corpus@3", seed=7, cursor=store.checkpoint("demo/run").cursor())   # any number of ranks
+        store.save("demo/run", batch["step"], tensors, data=stream)     # the cursor lies in the checkpoint's record
+    cursor = store.checkpoint("demo/run").cursor()
+    stream = Stream(store, "demo/corpus@3", seed=7, cursor=cursor)      # on any number of ranks
 
-Batches are made ahead by threads of this process while the trainer computes; iterating the stream itself is the fastest
-way, since nothing is copied between processes. For loops that are built on torch's `DataLoader` a stream is an
+Batches are made ahead by threads of this process while the trainer computes; iterating the stream itself is the
+fastest way, since nothing is copied between processes. For loops that are built on torch's `DataLoader` a stream is an
 `IterableDataset` with batches of its own (`batch_size=None`): each worker makes every so many'th batch, and
-`map(stream.observe, loader)` keeps the cursor of the stream in the trainer where the loop is, not where workers have read
+`map(stream.observe, loader)` keeps the cursor of the trainer's stream where the loop is, not where workers have read
 ahead. torchdata's `StatefulDataLoader` works as well, with the same number of workers when it goes on.
 
 Must never say that a batch was seen which the loop did not get, nor need torch where no torch tensors are asked for.
@@ -27,8 +28,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from . import _native
-from ._arguments import counted, names_of, sized, text, unless_none
-from ._batches import Arrays, Worker, ranks
+from ._arguments import counted, text
+from ._batches import Arrays, Worker, checked, ranks
 from .errors import InvalidError
 from .store import Store, opened
 
@@ -39,8 +40,8 @@ __all__ = ["Seen", "SourceInfo", "Stream"]
 class Seen:
     """What was seen of a stream: by this rank since it began, or of all ranks where cursors were joined.
 
-    `digest` is a sum over all samples that does not depend on their order or on who saw them: two runs with the same one
-    saw the same tokens at the same positions. `missing` counts tokens of documents that were taken down or skipped.
+    `digest` is a sum over all samples that does not depend on their order or on who saw them: two runs with the same
+    one saw the same tokens at the same positions. `missing` counts tokens of documents taken down or skipped.
     """
 
     digest: str
@@ -63,12 +64,12 @@ class SourceInfo:
 
 
 class Stream(Iterator[dict[str, Any]]):
-    """Batches of one dataset, or of several by their weights; the same global batches on any number of ranks and workers.
+    """Batches of one dataset, or of several by their weights: the same global batches on any ranks and workers.
 
     Each item is a dict: `step`, the number of the batch, and the `columns` asked for, which share the memory that they
-    were decoded into: `tokens` and `position_ids` int64 and `loss_mask` bool of shape (batch_size, seq_len), or flat where
-    samples are documents; `cu_seqlens` int32, the borders of all pieces of documents among the tokens, 0 first; `positions`
-    of the samples in the stream, -1 for one that is padding; `sources`, the number of each sample's dataset.
+    were decoded into: `tokens` and `position_ids` int64 and `loss_mask` bool of shape (batch_size, seq_len), or flat
+    where samples are documents; `cu_seqlens` int32, the borders of all pieces of documents among the tokens, 0 first;
+    `positions` of the samples in the stream, -1 for one that is padding; `sources`, the number of each sample's dataset.
     """
 
     def __init__(
@@ -99,44 +100,30 @@ class Stream(Iterator[dict[str, Any]]):
         """Opens a stream of `source`: "project/dataset@version", or weights of several of them.
 
         What makes the order, and must be the same where a cursor goes on: `seed` (None: files and rows as they are),
-        `packing` (all documents of a window one after the other and cut every `seq_len` tokens; whole documents where they
-        fit first, those that are `long` split or truncated; or a document a sample), `lanes` (16, without a seed 1: a
-        multiple of the ranks lets each byte be read once in all), `window` (row groups of a lane that are shuffled
-        together, and in memory together). What may change: `rank` and `world_size` (default: those of torch.distributed,
-        else of RANK and WORLD_SIZE), `batch_size` of each rank, the number of workers.
+        `packing` (all documents of a window one after the other and cut every `seq_len` tokens; whole documents where
+        they fit first, those that are `long` split or truncated; or a document a sample), `lanes` (16, without a seed 1:
+        a multiple of the ranks lets each byte be read once in all), `window` (row groups of a lane that are shuffled
+        together, and in memory together). What may change: `rank` and `world_size` (default: of torch.distributed, else
+        of RANK and WORLD_SIZE), `batch_size` of each rank, the number of workers.
 
-        It ends after `epochs` of each dataset (None: never), or with the sample that reaches `budget`, counted in `unit`,
-        which weights are of as well: planned tokens, or samples where these are documents, unless told. The `last` batch is
-        filled with `pad`, or dropped. Damage ends the stream with an error that names the file, and leaves the cursor
-        where it is; `on_damage="skip"` takes those documents as missing. `prefetch` bytes are read ahead.
+        It ends after `epochs` of each dataset (None: never), or with the sample that reaches `budget`, counted in
+        `unit`, which weights are of as well: planned tokens, or samples where these are documents, unless told. The
+        `last` batch is filled with `pad`, or dropped. Damage ends the stream with an error that names the file, and
+        leaves the cursor where it is; `on_damage="skip"` takes those documents as missing. `prefetch` bytes are read
+        ahead.
         """
         weights = _weights(source)
         if seed is None and lanes not in (None, 1):
             raise InvalidError(f"lanes={lanes!r} without a seed", hint="documents in their order come in one lane")
-        rank, world_size = ranks(rank, world_size)
         lanes = (16 if seed is not None else 1) if lanes is None else lanes
-        options: dict[str, Any] = {
-            "sources": [(name, weight, None if epochs is None else counted("epochs", epochs)) for name, weight in weights],
-            "seed": None if seed is None else counted("seed", seed),
-            "lanes": counted("lanes", lanes, 32),
-            "window": counted("window", window, 32),
-            "packing": text("packing", packing),
-            "seq_len": counted("seq_len", seq_len, 32),
-            "long": text("long", long),
-            "unit": unless_none("unit", unit),
-            "budget": None if budget is None else counted("budget", budget),
-            "rank": counted("rank", rank, 32),
-            "world_size": counted("world_size", world_size, 32),
-            "batch_size": counted("batch_size", batch_size, 32),
-            "last": text("last", last),
-            "on_damage": text("on_damage", on_damage),
-            "columns": names_of("columns", columns),
-            "pad": counted("pad", pad, 32),
-            "prefetch": sized("prefetch", prefetch),
-        }
-        for what in ("world_size", "batch_size"):
-            if options[what] == 0:
-                raise InvalidError(f"{what} is 0", hint="at least 1")
+        rank, world_size = ranks(rank, world_size)
+        options = checked(
+            seed=seed, lanes=lanes, window=window, packing=packing, seq_len=seq_len, long=long, unit=unit, budget=budget,
+            rank=rank, world_size=world_size, batch_size=batch_size, last=last, on_damage=on_damage, pad=pad,
+            columns=columns, prefetch=prefetch,
+        )  # fmt: skip
+        epochs = None if epochs is None else counted("epochs", epochs)
+        options["sources"] = [(name, weight, epochs) for name, weight in weights]
         state = {"cursor": None, "step": 0, "rank": rank} if cursor is None else _state(cursor)
         self._set(opened(store, create=False), options, format, state)
         self._native.open()
@@ -184,8 +171,8 @@ class Stream(Iterator[dict[str, Any]]):
         return batch
 
     def __len__(self) -> int:
-        """Returns the batches from where the stream began or was resumed, where the manifest tells: not of several datasets,
-        of whole documents by first fit, of no end, or of a budget of tokens."""
+        """Returns the batches from where the stream began or was resumed, where the manifest tells: not of several
+        datasets, of whole documents by first fit, of no end, or of a budget of tokens."""
         samples = json.loads(self._native.info())["samples"]
         if samples is None:
             raise TypeError("the manifest does not tell how many batches the stream has")
@@ -204,8 +191,8 @@ class Stream(Iterator[dict[str, Any]]):
     def cursor(self) -> str:
         """Returns where the stream is, after the last batch that was handed out or observed: JSON, a few hundred bytes.
 
-        It says what this rank has seen; a commit joins those of all ranks. It goes on at any number of ranks and workers,
-        and any size of batches."""
+        It says what this rank has seen; a commit joins those of all ranks. Any number of ranks and workers goes on from
+        it, with any size of batches."""
         return self._native.cursor()
 
     def state_dict(self) -> dict[str, Any]:
@@ -218,16 +205,16 @@ class Stream(Iterator[dict[str, Any]]):
         return {"cursor": self._native.cursor(), "step": self._native.step, "rank": self._options["rank"]}
 
     def load_state_dict(self, state: Mapping[str, Any] | str) -> None:
-        """Goes on where a `state_dict()`, or a cursor, is. What was seen until there counts where it was seen: with the rank
-        of the state; of a mere cursor, such as the one of a checkpoint, which is of all ranks, with rank 0."""
+        """Goes on where a `state_dict()`, or a cursor, is. What was seen until there counts where it was seen: with the
+        rank of the state; of a mere cursor, such as the one of a checkpoint, which is of all ranks, with rank 0."""
         found = _state(state)
         self._worker.resume(found.get("worker"))
         self._native.resume(found["cursor"], found["step"], found["rank"])
         self._began = _samples(found["cursor"])
 
     def set_weights(self, weights: Mapping[str, float]) -> None:
-        """Sets the weights of all datasets, named as they were given, from the next batch on; batches that were made ahead
-        are made again. Workers of a loader that runs do not hear of it: begin another loader."""
+        """Sets the weights of all datasets, named as they were given, from the next batch on; batches that were made
+        ahead are made again. Workers of a loader that runs do not hear of it: begin another loader."""
         names = [name for name, *_ in self._options["sources"]]
         given = dict(_weights(weights))
         if sorted(given) != sorted(names):
