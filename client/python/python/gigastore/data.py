@@ -69,7 +69,7 @@ class Stream(Iterator[dict[str, Any]]):
     Each item is a dict: `step`, the number of the batch, and the `columns` asked for, which share the memory that they
     were decoded into: `tokens` and `position_ids` int64 and `loss_mask` bool of shape (batch_size, seq_len), or flat
     where samples are documents; `cu_seqlens` int32, the borders of all pieces of documents among the tokens, 0 first;
-    `positions` of the samples in the stream, -1 for one that is padding; `sources`, the number of each sample's dataset.
+    `positions` of the samples in the stream, -1 for one that is padding; `sources`, the number of each one's dataset.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class Stream(Iterator[dict[str, Any]]):
 
         What makes the order, and must be the same where a cursor goes on: `seed` (None: files and rows as they are),
         `packing` (all documents of a window one after the other and cut every `seq_len` tokens; whole documents where
-        they fit first, those that are `long` split or truncated; or a document a sample), `lanes` (16, without a seed 1:
-        a multiple of the ranks lets each byte be read once in all), `window` (row groups of a lane that are shuffled
+        they fit first, `long` ones split or truncated; or a document a sample), `lanes` (16, without a seed 1: a
+        multiple of the ranks lets each byte be read once in all), `window` (row groups of a lane that are shuffled
         together, and in memory together). What may change: `rank` and `world_size` (default: of torch.distributed, else
         of RANK and WORLD_SIZE), `batch_size` of each rank, the number of workers.
 
@@ -118,8 +118,8 @@ class Stream(Iterator[dict[str, Any]]):
         lanes = (16 if seed is not None else 1) if lanes is None else lanes
         rank, world_size = ranks(rank, world_size)
         options = checked(
-            seed=seed, lanes=lanes, window=window, packing=packing, seq_len=seq_len, long=long, unit=unit, budget=budget,
-            rank=rank, world_size=world_size, batch_size=batch_size, last=last, on_damage=on_damage, pad=pad,
+            seed=seed, lanes=lanes, window=window, packing=packing, seq_len=seq_len, long=long, unit=unit,
+            budget=budget, rank=rank, world_size=world_size, batch_size=batch_size, last=last, on_damage=on_damage, pad=pad,
             columns=columns, prefetch=prefetch,
         )  # fmt: skip
         epochs = None if epochs is None else counted("epochs", epochs)
