@@ -119,8 +119,8 @@ class Stream(Iterator[dict[str, Any]]):
         rank, world_size = ranks(rank, world_size)
         options = checked(
             seed=seed, lanes=lanes, window=window, packing=packing, seq_len=seq_len, long=long, unit=unit,
-            budget=budget, rank=rank, world_size=world_size, batch_size=batch_size, last=last, on_damage=on_damage, pad=pad,
-            columns=columns, prefetch=prefetch,
+            budget=budget, rank=rank, world_size=world_size, batch_size=batch_size, last=last, on_damage=on_damage,
+            pad=pad, columns=columns, prefetch=prefetch,
         )  # fmt: skip
         epochs = None if epochs is None else counted("epochs", epochs)
         options["sources"] = [(name, weight, epochs) for name, weight in weights]
