@@ -13,6 +13,7 @@ use gigastore_formats::order::{Epoch, Segment, SourceOrder, WindowKey, WindowPla
 use gigastore_formats::table::tokens::{Documents, TokenFile, TokenWidth};
 
 use super::super::index::IndexedDataset;
+use super::super::read::DatasetError;
 use super::explain::ExplainedPiece;
 use super::options::{OnDamage, StreamError};
 
@@ -179,7 +180,8 @@ impl Source {
         let (path, rows, tokens) = (index.files[file].path.clone(), table.rows(group), table.tokens(group));
         let (began, mut pause) = (ambient.monotonic(), FIRST_PAUSE);
         let read = loop {
-            match self.chunk(file, number, wanted).await {
+            let read = self.chunk(file, number, wanted).await;
+            match read.map_err(|source| self.unread(&path, number, source)) {
                 Ok(read) => break Some(read),
                 Err(error) if damage == OnDamage::Skip && error.is_damage() => break None,
                 Err(error) if error.is_passing() && ambient.monotonic() < began + PATIENCE => {
@@ -192,12 +194,16 @@ impl Source {
         Ok(Group { number, path, rows, tokens, read })
     }
 
+    fn unread(&self, path: &str, group: usize, source: DatasetError) -> StreamError {
+        StreamError::Read { target: self.target.clone(), path: path.to_owned(), group, source }
+    }
+
     async fn chunk(
         &self,
         file: usize,
         number: usize,
         wanted: Wanted,
-    ) -> Result<(TokenFile, Arc<FileRow>, Bytes), StreamError> {
+    ) -> Result<(TokenFile, Arc<FileRow>, Bytes), DatasetError> {
         let row = self.dataset.file(file).await?;
         let tokens = self.dataset.token_file(file).await?;
         let counts = (wanted == Wanted::Lengths).then(|| tokens.counts_range(number)).flatten();
