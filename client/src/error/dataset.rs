@@ -5,6 +5,7 @@
 use gigastore_formats::wire::FaultCode;
 
 use super::{Coded, Details, io_code};
+use crate::dataset::delta::DeltaError;
 use crate::dataset::push::{PushError, RewriteError};
 use crate::dataset::read::DatasetError;
 use crate::dataset::takedown::TakedownError;
@@ -180,6 +181,22 @@ impl Coded for TakedownError {
             Self::Newest(source) => Some(source),
             Self::Send(source) => Some(&**source),
             Self::Store(fault) => Some(fault),
+        }
+    }
+}
+
+impl Coded for DeltaError {
+    fn code(&self) -> FaultCode {
+        match self {
+            Self::Type { .. } | Self::Mixed { .. } | Self::Empty { .. } => FaultCode::Invalid,
+            Self::Read(source) => source.code(),
+        }
+    }
+
+    fn behind(&self) -> Option<&dyn Coded> {
+        match self {
+            Self::Type { .. } | Self::Mixed { .. } | Self::Empty { .. } => None,
+            Self::Read(source) => Some(source),
         }
     }
 }
