@@ -219,7 +219,7 @@ def test_dcp_with_another_stager_is_refused(store: Store) -> None:
     future = dcp.async_save(
         {"w": torch.arange(16.0)}, storage_writer=writer, checkpoint_id="demo/dcp@1", async_stager=stager
     )
-    with pytest.raises(Exception, match="nothing tells where the data was"):
+    with pytest.raises(BaseException, match="nothing tells where the data was"):
         future.result()
     with pytest.raises(NotFoundError):
         store.resolve("demo/dcp@1")
