@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+import torch_jobs as jobs
 from conftest import Service
 from gigastore import ConflictError, InvalidError, NotFoundError, Store
 from gigastore.jax import save_pytree
 from gigastore.torch import StorageReader, StorageWriter
+from torch_ranks import Ranks, ranks
+
+__all__ = ["ranks"]
 
 W = np.arange(16, dtype=np.float32)
 
@@ -223,3 +227,8 @@ def test_dcp_with_another_stager_is_refused(store: Store) -> None:
         future.result()
     with pytest.raises(NotFoundError):
         store.resolve("demo/dcp@1")
+
+
+def test_ranks_of_dcp_that_have_no_tensor_to_send_count_too(ranks: Ranks, url: str, store: Store) -> None:
+    ranks(3, jobs.save_with_data, url, "demo/dcp@1", [cursor(12, 3), cursor(12, 4), cursor(12, 5)])
+    assert samples_of(store, "demo/dcp@1") == (12, 12)
