@@ -12,6 +12,7 @@
 //! | `checkpoint.rs` | a checkpoint |
 //! | `dataset.rs` | a dataset |
 //! | `batches.rs` | its rows as Arrow batches |
+//! | `stream.rs`, `streaming.rs` | batches of datasets for a trainer |
 //!
 //! Names, defaults and types of tensors are the business of the Python modules over it. What is told of commits and
 //! reports is JSON text, the same that a service sends. Must never hold the interpreter's lock while bytes move.
@@ -26,6 +27,8 @@ mod process;
 mod released;
 mod save;
 mod store;
+mod stream;
+mod streaming;
 
 use std::ffi::OsString;
 
@@ -45,6 +48,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<checkpoint::Checkpoint>()?;
     module.add_class::<dataset::Dataset>()?;
     module.add_class::<batches::Batches>()?;
+    module.add_class::<stream::Stream>()?;
     module.add_class::<save::Saver>()?;
     module.add_class::<save::Pending>()?;
     module.add_class::<memory::Memory>()?;

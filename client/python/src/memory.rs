@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gigastore_client::dataset::stream::Reused;
 use gigastore_client::transfer::buffer::BufferPool;
 use gigastore_client::transfer::copy;
 use gigastore_client::transfer::sink::{BufferSink, Sink};
@@ -23,7 +24,7 @@ use pyo3::types::PyCapsule;
 
 use crate::dlpack;
 use crate::error::{invalid, parsed, raise};
-use crate::process::process;
+use crate::process::{OfProcess, process};
 use crate::released;
 
 /// Memory from which on it comes in pages of its own: 2 MiB, one huge page; less would waste most of one.
@@ -164,6 +165,18 @@ impl Memory {
         let (start, len) = (NonNull::from(&*bytes).cast(), bytes.len());
         let shape = vec![len as u64];
         Self { start, len, readonly: true, dtype: Dtype::U8, shape, _held: Box::new(bytes) }
+    }
+
+    /// Returns numbers that were made for whoever gets them. A process that is forked off does not give them back to where
+    /// they came from: a thread that is not there may have been taking others.
+    pub(crate) fn of_numbers<T: Clone + Send + Sync + 'static>(
+        mut numbers: Reused<T>,
+        dtype: Dtype,
+        shape: Vec<u64>,
+    ) -> Self {
+        let start = NonNull::new(numbers.as_mut_ptr().cast()).unwrap_or(NonNull::dangling());
+        let len = size_of_val(numbers.as_slice());
+        Self { start, len, readonly: false, dtype, shape, _held: Box::new(OfProcess::of(numbers)) }
     }
 
     /// Returns the address of the first byte.

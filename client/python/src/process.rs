@@ -60,7 +60,22 @@ impl<T: Clone> OfProcess<T> {
     }
 
     pub(crate) fn set(&self, value: T) {
-        let before = self.lock().replace((std::process::id(), value));
+        Self::discard(self.lock().replace((std::process::id(), value)));
+    }
+
+    /// Sets a value where this process has none yet, and returns the one that it has then.
+    pub(crate) fn get_or_set(&self, value: T) -> T {
+        let mut held = self.lock();
+        if let Some((process, value)) = held.as_ref()
+            && *process == std::process::id()
+        {
+            return value.clone();
+        }
+        Self::discard(held.replace((std::process::id(), value.clone())));
+        value
+    }
+
+    fn discard(before: Option<(u32, T)>) {
         if let Some((process, value)) = before {
             if process == std::process::id() { drop(value) } else { std::mem::forget(value) }
         }

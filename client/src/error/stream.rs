@@ -31,7 +31,7 @@ impl Coded for StreamError {
                 | CursorError::Apart { .. },
             ) => FaultCode::Conflict,
             Self::Tokens { .. } | Self::Planned { .. } | Self::Counts { .. } => FaultCode::Integrity,
-            Self::Dataset(error) => error.code(),
+            Self::Dataset(error) | Self::Read { source: error, .. } => error.code(),
             Self::Store(fault) => fault.code,
         }
     }
@@ -47,7 +47,7 @@ impl Coded for StreamError {
             | Self::Tokens { .. }
             | Self::Planned { .. }
             | Self::Counts { .. } => None,
-            Self::Dataset(error) => Some(error),
+            Self::Dataset(error) | Self::Read { source: error, .. } => Some(error),
             Self::Store(fault) => Some(fault),
         }
     }

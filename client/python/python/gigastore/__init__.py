@@ -6,9 +6,10 @@
     store.save("demo/run", 100, {"w": w}, tag="best")          # torch or numpy; Slice(...) for one rank's box
     state = store.checkpoint("demo/run@best").load()           # numpy, or torch with device="cpu"
 
-Adapters: `gigastore.torch` (DCP, FSDP2), `gigastore.safetensors`, `gigastore.jax`, and `gigastore://` paths for fsspec.
+Training data: `gigastore.data.Stream`. Adapters: `gigastore.torch` (DCP, FSDP2), `gigastore.safetensors`, `gigastore.jax`, and `gigastore://` paths for fsspec.
 """
 
+from . import data
 from ._native import Memory, __version__
 from .checkpoint import Checkpoint, TensorInfo
 from .dataset import Dataset, FileInfo
@@ -55,4 +56,5 @@ __all__ = [
     "UnavailableError",
     "VerifyReport",
     "__version__",
+    "data",
 ]

@@ -6,12 +6,23 @@ Must never let a value through that the native part can't be called with.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import InvalidError
 
-__all__ = ["counted", "device_of", "names_of", "numbers_of", "seconds", "text", "texts_by_name", "unless_none"]
+__all__ = [
+    "counted",
+    "device_of",
+    "names_of",
+    "numbers_of",
+    "seconds",
+    "sized",
+    "text",
+    "texts_by_name",
+    "unless_none",
+]
 
 
 def text(what: str, value: Any) -> str:
@@ -46,6 +57,17 @@ def seconds(what: str, number: Any) -> float:
     if not found >= 0:
         raise InvalidError(f"{what}: {number!r} is no number of seconds from 0 on")
     return found
+
+
+def sized(what: str, value: Any) -> int:
+    """Returns a number of bytes, from a number or a text such as "256 MiB"."""
+    if not isinstance(value, str):
+        return counted(what, value)
+    found = re.fullmatch(r"(\d{1,18}) *([kKMGT]?)(i?)B?", value.strip())
+    if found is None:
+        raise InvalidError(f"{what}: {value!r} is no number of bytes", hint="such as '256 MiB'")
+    power = " kMGT".index(found[2].replace("K", "k") or " ")
+    return counted(what, int(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def unless_none(what: str, value: Any) -> str | None:

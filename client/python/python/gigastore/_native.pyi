@@ -10,7 +10,19 @@ from typing import final
 
 from typing_extensions import Buffer
 
-__all__ = ["Batches", "Checkpoint", "Dataset", "Memory", "Pending", "Saver", "Store", "__version__", "gather", "main"]
+__all__ = [
+    "Batches",
+    "Checkpoint",
+    "Dataset",
+    "Memory",
+    "Pending",
+    "Saver",
+    "Store",
+    "Stream",
+    "__version__",
+    "gather",
+    "main",
+]
 
 # name, dtype as safetensors names it, global shape, global offsets, sizes, bytes, ranks that hold the same box
 _Slice = tuple[str, str, Sequence[int], Sequence[int], Sequence[int], Buffer, Sequence[int]]
@@ -95,6 +107,26 @@ class Batches:
     """Record batches of one Parquet file, read and verified as they are asked for."""
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
+
+@final
+class Stream:
+    """Batches of datasets; opened by each process when it first asks for one."""
+
+    def __new__(cls, store: Store, worker: Callable[[int], tuple[int, int] | None], **options: object) -> Stream: ...
+    @property
+    def targets(self) -> list[str]: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def seen(self) -> tuple[str, int, int, int, int]: ...
+    def open(self) -> None: ...
+    def next(self) -> tuple[int, list[Memory], str | None] | None: ...
+    def observe(self, step: int, cursor: str) -> None: ...
+    def resume(self, cursor: str, step: int, rank: int) -> None: ...
+    def set_weights(self, weights: Sequence[float]) -> None: ...
+    def cursor(self) -> str: ...
+    def info(self) -> str: ...
+    def close(self) -> None: ...
 
 @final
 class Saver:

@@ -21,7 +21,7 @@ pub const FILLER: i64 = -1;
 /// One rank's batch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Batch {
-    /// The batch's number, counted from where the stream was started.
+    /// The batch's number, counted on from that of the first one: see [`StreamOptions::first_step`](super::StreamOptions).
     pub step: u64,
     /// Tokens of a sample; none where samples are documents, which follow on each other and are as long as they are.
     pub seq_len: Option<u32>,

@@ -49,7 +49,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use gigastore_formats::ambient::Ambient;
-use gigastore_formats::order::{Cursor, GroupTable, Sampler, Seen, SourceOrder, SourceSpec, Weight};
+use gigastore_formats::order::{Cursor, GroupTable, Sampler, Seen, SourceOrder, SourceSpec, StreamSpec, Unit, Weight};
 use tokio::sync::mpsc;
 
 pub use batch::{Batch, FILLER};
@@ -58,18 +58,24 @@ pub use options::{
     Columns, DEFAULT_LANES, DEFAULT_PREFETCH_BYTES, DEFAULT_WINDOW, Last, OnDamage, Share, StreamError, StreamOptions,
     StreamSource,
 };
+pub use producer::Place;
 pub use shelf::Reused;
 
 use batch::Filler;
-use producer::{Made, Place, Producer};
+use producer::{Made, Producer};
 use window::Source;
 use windows::Loader;
 
+use super::index::IndexedDataset;
 use super::read::DatasetError;
 use crate::store::Store;
 
 /// Batches that are made before anybody takes them: 8, so that a trainer that takes several at a time does not wait.
 const BATCHES_AHEAD: usize = 8;
+
+/// Epochs whose samples are counted to know how long a stream is: 1,024, more often than any dataset is trained on. A
+/// million row groups take a tenth of a second an epoch.
+const COUNTED_EPOCHS: u64 = 1 << 10;
 
 /// A stream of batches.
 pub struct Stream {
@@ -77,7 +83,7 @@ pub struct Stream {
     ambient: Arc<dyn Ambient>,
     sources: Arc<[Source]>,
     /// Where it is, after the last batch that was taken.
-    place: Place,
+    place: Arc<Place>,
     made: Option<mpsc::Receiver<Result<Made, StreamError>>>,
     ended: bool,
 }
@@ -105,15 +111,7 @@ impl Store {
             sources.push(opened);
         }
         let spec = Arc::new(options.spec(specs));
-        let cursor = options.cursor.clone();
-        // An epoch's order of millions of row groups takes its time.
-        let placed = move || -> Result<Place, StreamError> {
-            Ok(match cursor {
-                Some(cursor) => Place { sampler: Sampler::resume(&spec, &cursor)?, seen: cursor.seen, step: 0 },
-                None => Place { sampler: Sampler::new(&spec)?, seen: Seen::default(), step: 0 },
-            })
-        };
-        let place = self.ambient.computed(placed).await?;
+        let place = Stream::placed(&*self.ambient, spec, options.cursor.clone(), options.first_step).await?;
         let (ambient, sources) = (Arc::clone(&self.ambient), sources.into());
         Ok(Stream { options, ambient, sources, place, made: None, ended: false })
     }
@@ -143,9 +141,23 @@ impl Stream {
         }
         let made = match &mut self.made {
             Some(made) => made,
-            none => none.insert(Self::begin(&self.options, &self.ambient, &self.sources, self.place.clone())),
+            none => none.insert(Self::begin(&self.options, &self.ambient, &self.sources, Place::clone(&self.place))),
         };
-        match made.recv().await {
+        let made = made.recv().await;
+        self.taken(made)
+    }
+
+    /// Takes the next batch, or what there is instead, if [`next`](Self::next) would not have to wait for it; else none.
+    pub fn try_next(&mut self) -> Option<Result<Option<Batch>, StreamError>> {
+        let made = self.made.as_mut().filter(|_| !self.ended)?.try_recv();
+        match made {
+            Ok(made) => Some(self.taken(Some(made))),
+            Err(_) => None,
+        }
+    }
+
+    fn taken(&mut self, made: Option<Result<Made, StreamError>>) -> Result<Option<Batch>, StreamError> {
+        match made {
             Some(Ok(Made { batch, place })) => {
                 self.place = place;
                 Ok(Some(batch))
@@ -166,6 +178,24 @@ impl Stream {
         self.place.cursor()
     }
 
+    /// Returns the same, with the number of the next batch; cheap to clone.
+    pub fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// Goes on where a cursor is, with a batch of number `step`. What was made ahead is thrown away.
+    pub async fn resume(&mut self, cursor: Cursor, step: u64) -> Result<(), StreamError> {
+        let spec = Arc::clone(self.place.sampler.spec());
+        self.place = Self::placed(&*self.ambient, spec, Some(cursor), step).await?;
+        (self.made, self.ended) = (None, false);
+        Ok(())
+    }
+
+    /// Returns the datasets, each in the version that is read.
+    pub fn datasets(&self) -> impl ExactSizeIterator<Item = &IndexedDataset> {
+        self.sources.iter().map(|source| &source.dataset)
+    }
+
     /// Returns the options.
     pub fn options(&self) -> &StreamOptions {
         &self.options
@@ -178,16 +208,29 @@ impl Stream {
 
     /// Sets other weights from the next batch on. What was made ahead is thrown away.
     pub fn set_weights(&mut self, weights: &[f64]) -> Result<(), StreamError> {
-        self.place.sampler.set_weights(weights)?;
+        Arc::make_mut(&mut self.place).sampler.set_weights(weights)?;
         self.made = None;
         self.ended = false;
         Ok(())
     }
 
-    /// Returns the samples of an epoch of the first dataset, where the manifest tells.
-    pub fn epoch_samples(&self) -> Option<u64> {
-        let (epoch, _) = self.place.sampler.place(0, 0);
-        self.place.sampler.spec().sources[0].order.epoch(epoch).samples()
+    /// Returns the samples of an epoch of a dataset, of the one that it is in, where the manifest tells.
+    pub fn epoch_samples(&self, source: usize) -> Option<u64> {
+        let order = &self.place.sampler.spec().sources.get(source)?.order;
+        let (epoch, _) = self.place.sampler.place(source as u32, 0);
+        order.epoch(epoch).samples()
+    }
+
+    /// Returns the samples of the whole stream, from its very beginning, where the manifest tells: of one dataset that is
+    /// read at most 1,024 times, without a budget, or with one of samples.
+    pub fn samples(&self) -> Option<u64> {
+        let spec = self.place.sampler.spec();
+        let [SourceSpec { order, epochs: Some(epochs), .. }] = spec.sources.as_slice() else { return None };
+        if spec.budget.is_some() && spec.unit != Unit::Samples || *epochs > COUNTED_EPOCHS {
+            return None;
+        }
+        let samples = (0..*epochs).map(|epoch| order.epoch(epoch).samples()).sum::<Option<u64>>()?;
+        Some(spec.budget.map_or(samples, |budget| samples.min(budget)))
     }
 
     /// Returns the most bytes that windows take in this process: of each dataset, the windows of as many lanes as its
@@ -203,6 +246,22 @@ impl Stream {
         let windows = self.sources.iter().map(|source| window(source) * u64::from(lanes)).sum::<u64>();
         let largest = self.sources.iter().map(window).max().unwrap_or(0);
         windows + self.options.prefetch_bytes.max(largest)
+    }
+
+    /// Finds a place. An epoch's order of millions of row groups takes its time.
+    async fn placed(
+        ambient: &dyn Ambient,
+        spec: Arc<StreamSpec>,
+        cursor: Option<Cursor>,
+        step: u64,
+    ) -> Result<Arc<Place>, StreamError> {
+        let placed = move || -> Result<Place, StreamError> {
+            Ok(match cursor {
+                Some(cursor) => Place { sampler: Sampler::resume(&spec, &cursor)?, seen: cursor.seen, step },
+                None => Place { sampler: Sampler::new(&spec)?, seen: Seen::default(), step },
+            })
+        };
+        ambient.computed(placed).await.map(Arc::new)
     }
 
     fn begin(

@@ -99,6 +99,8 @@ pub struct StreamOptions {
     pub prefetch_bytes: u64,
     /// Where to go on.
     pub cursor: Option<Cursor>,
+    /// The number of the first batch. Which worker makes a batch depends on its number.
+    pub first_step: u64,
 }
 
 /// Why there is no stream, or no next batch. What was handed out stays valid, and the cursor with it.
@@ -137,9 +139,21 @@ pub enum StreamError {
     /// The cursor is not one of this stream.
     #[error(transparent)]
     Cursor(#[from] CursorError),
-    /// A file can't be read, or is not what was committed.
+    /// A dataset can't be opened.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// A row group can't be read, or is not what was committed.
+    #[error("{target}: row group {group} of {path} can't be read: {source}")]
+    Read {
+        /// The dataset.
+        target: String,
+        /// The file.
+        path: String,
+        /// The row group of the file.
+        group: usize,
+        /// What is wrong.
+        source: DatasetError,
+    },
     /// A row group matches its digest, and can't be read.
     #[error("{target}: row group {group} of {path} can't be read: {source}")]
     Tokens {
@@ -198,6 +212,7 @@ impl StreamOptions {
             columns: Columns { pad: 0, position_ids: false, loss_mask: false },
             prefetch_bytes: DEFAULT_PREFETCH_BYTES,
             cursor: None,
+            first_step: 0,
         }
     }
 
@@ -231,12 +246,15 @@ impl StreamError {
     /// Tells whether stored bytes are not what was committed, or can't be understood: trying again will not help.
     pub(super) fn is_damage(&self) -> bool {
         use gigastore_formats::wire::FaultCode::{Integrity, Lost};
+        let lasts = |fault: &Fault| matches!(fault.code, Integrity | Lost);
         match self {
             Self::Tokens { .. } | Self::Planned { .. } => true,
-            Self::Dataset(
-                DatasetError::Damaged { .. } | DatasetError::Tokens { .. } | DatasetError::RowGroups { .. },
-            ) => true,
-            Self::Dataset(DatasetError::Store(fault)) | Self::Store(fault) => matches!(fault.code, Integrity | Lost),
+            Self::Dataset(error) | Self::Read { source: error, .. } => match error {
+                DatasetError::Damaged { .. } | DatasetError::Tokens { .. } | DatasetError::RowGroups { .. } => true,
+                DatasetError::Store(fault) => lasts(fault),
+                _ => false,
+            },
+            Self::Store(fault) => lasts(fault),
             _ => false,
         }
     }

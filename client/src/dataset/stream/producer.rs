@@ -19,12 +19,12 @@ const LOOK_AHEAD: usize = 8;
 /// A batch, and where the stream is after it.
 pub(super) struct Made {
     pub(super) batch: Batch,
-    pub(super) place: Place,
+    pub(super) place: Arc<Place>,
 }
 
-/// Where a stream is.
+/// Where a stream is. It is mere memory: of use also where the stream itself is not, as in a process that was forked off.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub struct Place {
     pub(super) sampler: Sampler,
     pub(super) seen: Seen,
     /// Global batches so far.
@@ -48,8 +48,18 @@ pub(super) struct Producer {
 
 impl Place {
     /// Returns the cursor.
-    pub(super) fn cursor(&self) -> Cursor {
+    pub fn cursor(&self) -> Cursor {
         self.sampler.cursor(self.seen)
+    }
+
+    /// Returns what was seen so far.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// Returns the number of the next batch.
+    pub fn step(&self) -> u64 {
+        self.step
     }
 }
 
@@ -68,7 +78,7 @@ impl Producer {
                 () = sender.closed() => return,
             };
             let (message, go_on) = match made {
-                Ok(Some(batch)) => (Ok(Made { batch, place: self.place.clone() }), true),
+                Ok(Some(batch)) => (Ok(Made { batch, place: Arc::new(self.place.clone()) }), true),
                 Ok(None) => return,
                 Err(error) => (Err(error), false),
             };

@@ -12,6 +12,7 @@ use gigastore_formats::order::{Epoch, Segment, SourceOrder, WindowKey, WindowPla
 use gigastore_formats::table::tokens::{Documents, TokenFile, TokenWidth};
 
 use super::super::index::IndexedDataset;
+use super::super::read::DatasetError;
 use super::explain::ExplainedPiece;
 use super::options::{OnDamage, StreamError};
 
@@ -160,7 +161,11 @@ impl Source {
         let file = self.file_of(group);
         let number = (group - index.files[file].first_group) as usize;
         let (path, rows, tokens) = (index.files[file].path.clone(), table.rows(group), table.tokens(group));
-        let read = match self.chunk(file, number, wanted).await {
+        let read = self.chunk(file, number, wanted).await.map_err(|source| {
+            let (target, path) = (self.target.clone(), path.clone());
+            StreamError::Read { target, path, group: number, source }
+        });
+        let read = match read {
             Ok(read) => Some(read),
             Err(error) if damage == OnDamage::Skip && error.is_damage() => None,
             Err(error) => return Err(error),
@@ -173,7 +178,7 @@ impl Source {
         file: usize,
         number: usize,
         wanted: Wanted,
-    ) -> Result<(TokenFile, Arc<FileRow>, Bytes), StreamError> {
+    ) -> Result<(TokenFile, Arc<FileRow>, Bytes), DatasetError> {
         let row = self.dataset.file(file).await?;
         let tokens = self.dataset.token_file(file).await?;
         let counts = (wanted == Wanted::Lengths).then(|| tokens.counts_range(number)).flatten();
