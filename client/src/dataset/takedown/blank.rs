@@ -198,7 +198,9 @@ fn properties(metadata: &ParquetMetaData) -> WriterProperties {
         .set_created_by(file.created_by().unwrap_or("gigastore").to_owned())
         .set_key_value_metadata(file.key_value_metadata().cloned())
         .set_statistics_enabled(EnabledStatistics::None);
-    for chunk in metadata.row_groups().first().map(|group| group.columns()).unwrap_or_default() {
+    for chunk in
+        metadata.row_groups().first().map(parquet::file::metadata::RowGroupMetaData::columns).unwrap_or_default()
+    {
         let path = chunk.column_path().clone();
         let codec = match chunk.compression() {
             // Codecs that are read, and not written, here.

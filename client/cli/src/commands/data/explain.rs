@@ -65,10 +65,10 @@ impl Explain {
     fn read(&self) -> Result<Vec<u8>, Failure> {
         let unreadable = |error| Failure::local(&format!("{} can't be read", self.cursor.display()), &error);
         if self.cursor.as_os_str() != "-" {
-            return std::fs::read(&self.cursor).map_err(|error| unreadable(error));
+            return std::fs::read(&self.cursor).map_err(unreadable);
         }
         let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).map_err(|error| unreadable(error))?;
+        std::io::stdin().read_to_end(&mut bytes).map_err(unreadable)?;
         Ok(bytes)
     }
 }
