@@ -1,6 +1,5 @@
 //! Saves, datasets, tags and listings: every step may be repeated, and says what is wrong with what can't be.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
