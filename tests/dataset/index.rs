@@ -8,7 +8,7 @@ use gigastore_client::store::Store;
 use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;
 use gigastore_formats::range::ByteRange;
-use gigastore_tests::groups::{FILE_BYTES, ManyGroups};
+use gigastore_tests::groups::ManyGroups;
 
 /// Time to open: 100 ms. A debug build, on a machine that runs other tests, gets ten times as much; the release figure
 /// is in `benches/RESULTS.md`.
