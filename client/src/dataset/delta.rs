@@ -1,7 +1,7 @@
 //! A version as the first commit of a Delta Lake table, so that Spark, Polars and DuckDB see it as one.
 //!
-//! Source: <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>, reader version 1. Must never describe files that
-//! one Delta schema does not fit.
+//! Source: <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>, reader version 1. Must never describe files
+//! that one Delta schema does not fit.
 
 use std::collections::BTreeSet;
 

@@ -151,7 +151,8 @@ impl Stream {
         self.taken(made)
     }
 
-    /// Takes the next batch, or what there is instead, if [`next`](Self::next) would not have to wait for it; else none.
+    /// Takes the next batch, or what there is instead, if [`next`](Self::next) would not have to wait for it; else
+    /// none.
     pub fn try_next(&mut self) -> Option<Result<Option<Batch>, StreamError>> {
         let made = self.made.as_mut().filter(|_| !self.ended && !self.failed)?.try_recv();
         match made {
@@ -224,8 +225,8 @@ impl Stream {
         order.epoch(epoch).samples()
     }
 
-    /// Returns the samples of the whole stream, from its very beginning, where the manifest tells: of one dataset that is
-    /// read at most 1,024 times, without a budget, or with one of samples.
+    /// Returns the samples of the whole stream, from its very beginning, where the manifest tells: of one dataset that
+    /// is read at most 1,024 times, without a budget, or with one of samples.
     pub fn samples(&self) -> Option<u64> {
         let spec = self.place.sampler.spec();
         let [SourceSpec { order, epochs: Some(epochs), .. }] = spec.sources.as_slice() else { return None };

@@ -21,8 +21,8 @@ use super::options::{OnDamage, StreamError};
 /// of its end, 24 in all; and its place in the order while that is being made.
 const DOCUMENT_BYTES: u64 = 32;
 
-/// How long a store that does not answer delays a stream before that is an error: 10 minutes, longer than a service takes
-/// to be restarted. What reaches a store has tries of its own within that.
+/// How long a store that does not answer delays a stream before that is an error: 10 minutes, longer than a service
+/// takes to be restarted. What reaches a store has tries of its own within that.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Pauses between tries: the first, and the longest.
