@@ -1,8 +1,8 @@
 //! Tokens of a corpus as a Python loop gets them, shuffled and packed in int64 tensors of (8, 2048): Gigastore's, and
 //! those of other readers of the same documents.
 //!
-//! Must never measure a reader before an epoch of it was compared with the corpus, token by token, nor compare figures of
-//! two runs.
+//! Must never measure a reader before an epoch of it was compared with the corpus, token by token, nor compare figures
+//! of two runs.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

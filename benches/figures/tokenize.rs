@@ -66,8 +66,8 @@ pub(crate) fn tokenize(plan: &Plan) -> Res<()> {
         pairs.push(limit, ours);
     }
     let note = format!(
-        "limit: encode_batch_fast of the tokenizers library, same {} documents and {tokens} tokens, same run; ours from \
-         JSON lines to Parquet on the disk",
+        "limit: encode_batch_fast of the tokenizers library, same {} documents and {tokens} tokens, same run; ours \
+         from JSON lines to Parquet on the disk",
         texts.len()
     );
     pairs.report_speed(plan, "data.tokenize", tokens as f64 / 1e6, &note)?;

@@ -1,4 +1,4 @@
-"""numpy.memmap of a raw file: samples at shuffled places, each copied and cast into its row of a new batch. The limit."""
+"""The limit: numpy.memmap of a raw file, samples at shuffled places, each copied and cast into its row of a batch."""
 
 import numpy
 import torch

@@ -1,7 +1,7 @@
 //! The bench: what it needs below `target/test-data` and `target/bench-data`, then the program that measures.
 //!
-//! Must never judge a figure: the program knows the rows and their targets, and its exit code is the verdict. Must never
-//! install a peer of the bench where the tests would find it.
+//! Must never judge a figure: the program knows the rows and their targets, and its exit code is the verdict. Must
+//! never install a peer of the bench where the tests would find it.
 
 use std::ffi::OsString;
 use std::fs;
