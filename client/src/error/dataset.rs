@@ -94,7 +94,9 @@ impl Coded for PushError {
             | Self::KeptVocabulary { .. }
             | Self::KeptTokenizer { .. }
             | Self::Manifest(_) => FaultCode::Invalid,
-            Self::Run { .. } | Self::Taken { .. } => FaultCode::Conflict,
+            Self::Run { .. } | Self::Taken { .. } | Self::TakenDown { .. } | Self::Meanwhile { .. } => {
+                FaultCode::Conflict
+            }
             Self::Rewrite { source, .. } => source.code(),
             Self::Source(source) => source.code(),
             Self::Write(source) => source.code(),
@@ -108,6 +110,8 @@ impl Coded for PushError {
             Self::NoFiles
             | Self::SamePath { .. }
             | Self::Taken { .. }
+            | Self::TakenDown { .. }
+            | Self::Meanwhile { .. }
             | Self::Run { .. }
             | Self::Name(_)
             | Self::Parquet { .. }

@@ -41,6 +41,20 @@ pub enum PushError {
         /// The path.
         path: String,
     },
+    /// Documents were taken down of a file while it was pushed.
+    #[error("documents of {path:?} were taken down while it was pushed, and yours may have them: push again")]
+    TakenDown {
+        /// The path.
+        path: String,
+    },
+    /// A file of another schema was pushed meanwhile, and stays beside those of this push.
+    #[error("{first} was pushed meanwhile and has another schema than {second}: push again, to compare their columns")]
+    Meanwhile {
+        /// The file that was pushed meanwhile.
+        first: String,
+        /// A file of this push.
+        second: String,
+    },
     /// The dataset's name is that of a run.
     #[error("{target} is a run: push under another name")]
     Run {
