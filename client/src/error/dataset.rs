@@ -19,7 +19,6 @@ impl Coded for DatasetError {
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
             | Self::Rows { .. }
-            | Self::Ids { .. }
             | Self::RowGroups { .. } => FaultCode::Invalid,
             Self::Index(source) => source.code(),
             Self::Manifest { .. } => FaultCode::NewerFormat,
@@ -37,7 +36,6 @@ impl Coded for DatasetError {
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
             | Self::Rows { .. }
-            | Self::Ids { .. }
             | Self::RowGroups { .. }
             | Self::Manifest { .. }
             | Self::Unknown { .. }
@@ -97,7 +95,7 @@ impl Coded for PushError {
             Self::Run { .. } | Self::Taken { .. } | Self::TakenDown { .. } | Self::Meanwhile { .. } => {
                 FaultCode::Conflict
             }
-            Self::Rewrite { source, .. } => source.code(),
+            Self::Rewrite { source, .. } | Self::Ids { source, .. } => source.code(),
             Self::Source(source) => source.code(),
             Self::Write(source) => source.code(),
             Self::Newest(source) => source.code(),
@@ -122,7 +120,7 @@ impl Coded for PushError {
             | Self::KeptVocabulary { .. }
             | Self::KeptTokenizer { .. }
             | Self::Manifest(_) => None,
-            Self::Rewrite { source, .. } => Some(source),
+            Self::Rewrite { source, .. } | Self::Ids { source, .. } => Some(source),
             Self::Source(source) => Some(source),
             Self::Write(source) => Some(source),
             Self::Newest(source) => Some(source),

@@ -80,6 +80,14 @@ pub enum PushError {
         /// What is wrong.
         source: Arc<TokenError>,
     },
+    /// The ids of a file can't be read.
+    #[error("{path}: its ids can't be read: {source}")]
+    Ids {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: RewriteError,
+    },
     /// A token is not in the vocabulary.
     #[error("{path}, row {row}: token {token} is not in a vocabulary of {vocab_size} tokens")]
     Vocabulary {
