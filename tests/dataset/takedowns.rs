@@ -12,7 +12,7 @@ use gigastore_client::dataset::versions::compare;
 use gigastore_client::dataset::{Dataset, PushSpec, TokenChoice};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::manifest::dataset::Removed;
-use gigastore_formats::name::Target;
+use gigastore_formats::name::{Name, Target};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::desk::{Desk, on_both, rich};
@@ -22,7 +22,16 @@ fn target(version: u64) -> Target {
 }
 
 async fn take_down(desk: &Desk, documents: &[&str], ignore_missing: bool) -> Result<TakenDown, TakedownError> {
-    let spec = TakedownSpec {
+    let spec = spec(desk, documents, ignore_missing);
+    desk.store.take_down(&spec, &Progress::default()).await
+}
+
+fn tagged(desk: &Desk, document: &str) -> TakedownSpec {
+    TakedownSpec { tag: Some(Name::new_tag("clean").unwrap()), ..spec(desk, &[document], false) }
+}
+
+fn spec(desk: &Desk, documents: &[&str], ignore_missing: bool) -> TakedownSpec {
+    TakedownSpec {
         from: "p/data".parse().unwrap(),
         documents: documents.iter().map(|document| (*document).to_owned()).collect::<BTreeSet<_>>(),
         id_column: None,
@@ -30,8 +39,7 @@ async fn take_down(desk: &Desk, documents: &[&str], ignore_missing: bool) -> Res
         tag: None,
         staging: desk.path("staging"),
         command: "test".into(),
-    };
-    desk.store.take_down(&spec, &Progress::default()).await
+    }
 }
 
 async fn fetched(desk: &Desk, dataset: &Dataset, path: &str) -> (Vec<u8>, RecordBatch) {
@@ -95,7 +103,9 @@ async fn only_the_content_of_the_documents_goes(desk: Desk) {
     let rows: Vec<u64> =
         desk.store.dataset(&target(3)).await.unwrap().files()[0].removed.iter().map(|r| r.row).collect();
     assert_eq!(rows, [2, 5, 11, 12, 13]);
-    let nothing = take_down(&desk, &["doc-11"], false).await.unwrap();
+    let nothing = desk.store.take_down(&tagged(&desk, "doc-11"), &Progress::default()).await.unwrap();
+    let clean = desk.store.resolve(&"p/data@clean".parse().unwrap()).await.unwrap();
+    assert_eq!(clean.commit.number, 3, "the tag is set though nothing was left to do");
     assert_eq!((nothing.documents, nothing.already, nothing.committed.info.commit.number), (0, 1, 3));
     assert_eq!(std::fs::read_dir(desk.path("staging")).unwrap().count(), 0, "nothing is left behind");
 }

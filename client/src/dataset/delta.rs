@@ -92,7 +92,7 @@ impl Dataset {
     }
 
     async fn delta_schema(&self, row: &FileRow) -> Result<Value, DeltaError> {
-        let metadata = rows::metadata(self, &row.path).await?;
+        let metadata = rows::metadata(self, row).await?;
         let file = metadata.file_metadata();
         let schema = rows::guarded(|| parquet_to_arrow_schema(file.schema_descr(), None));
         let schema = schema.map_err(|source| DatasetError::Rows { path: row.path.clone(), source })?;

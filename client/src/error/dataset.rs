@@ -19,7 +19,6 @@ impl Coded for DatasetError {
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
             | Self::Rows { .. }
-            | Self::Ids { .. }
             | Self::RowGroups { .. } => FaultCode::Invalid,
             Self::Index(source) => source.code(),
             Self::Manifest { .. } => FaultCode::NewerFormat,
@@ -37,7 +36,6 @@ impl Coded for DatasetError {
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
             | Self::Rows { .. }
-            | Self::Ids { .. }
             | Self::RowGroups { .. }
             | Self::Manifest { .. }
             | Self::Unknown { .. }
@@ -94,8 +92,10 @@ impl Coded for PushError {
             | Self::KeptVocabulary { .. }
             | Self::KeptTokenizer { .. }
             | Self::Manifest(_) => FaultCode::Invalid,
-            Self::Run { .. } | Self::Taken { .. } => FaultCode::Conflict,
-            Self::Rewrite { source, .. } => source.code(),
+            Self::Run { .. } | Self::Taken { .. } | Self::TakenDown { .. } | Self::Meanwhile { .. } => {
+                FaultCode::Conflict
+            }
+            Self::Rewrite { source, .. } | Self::Ids { source, .. } => source.code(),
             Self::Source(source) => source.code(),
             Self::Write(source) => source.code(),
             Self::Newest(source) => source.code(),
@@ -108,6 +108,8 @@ impl Coded for PushError {
             Self::NoFiles
             | Self::SamePath { .. }
             | Self::Taken { .. }
+            | Self::TakenDown { .. }
+            | Self::Meanwhile { .. }
             | Self::Run { .. }
             | Self::Name(_)
             | Self::Parquet { .. }
@@ -118,7 +120,7 @@ impl Coded for PushError {
             | Self::KeptVocabulary { .. }
             | Self::KeptTokenizer { .. }
             | Self::Manifest(_) => None,
-            Self::Rewrite { source, .. } => Some(source),
+            Self::Rewrite { source, .. } | Self::Ids { source, .. } => Some(source),
             Self::Source(source) => Some(source),
             Self::Write(source) => Some(source),
             Self::Newest(source) => Some(source),

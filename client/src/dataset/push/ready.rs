@@ -60,9 +60,7 @@ impl Store {
             rewritten = rewrite_all(writer, &mut given, column, vocab_size, room.as_ref()).await?;
         }
         let column_ref = column.as_ref();
-        if column_ref.is_some() {
-            alike::check_columns(&given, newest, &kept.iter().collect::<Vec<_>>()).await?;
-        }
+        alike::check_columns(&given, newest, &kept.iter().collect::<Vec<_>>()).await?;
         let (mut known, mut new) = (Vec::new(), Vec::new());
         for file in given {
             match file {

@@ -23,7 +23,8 @@ use crate::output::{say, say_json, size, with_progress, would};
 /// DIR gets the files, every byte verified, and the table's log. With --links it gets the log
 /// alone, which names the objects of the store (file://, s3://, gs://, az://) by absolute URLs:
 /// nothing is copied, and nothing verified when they are read. Spark and DuckDB follow such URLs,
-/// the deltalake library and Polars do not. Documents that were taken down are empty rows.
+/// the deltalake library and Polars do not. Documents that were taken down are empty rows. An
+/// export that was cut short is repeated by the same command.
 ///
 /// Example:
 ///
@@ -69,7 +70,7 @@ impl Export {
             would(globals.format, &format!("write a Delta table of {files} files into {}", self.delta.display()));
             return Ok(());
         }
-        let bytes = if self.links { 0 } else { self.fetch(&dataset, globals).await? };
+        let bytes = if self.links { 0 } else { self.fetch(&dataset, &log, globals).await? };
         store.cache_settled().await;
         write(&log, &text).map_err(|error| Failure::local(&format!("{} can't be written", log.display()), &error))?;
         if globals.json() {
@@ -84,11 +85,16 @@ impl Export {
         Ok(())
     }
 
-    async fn fetch(&self, dataset: &Dataset, globals: &Globals) -> Result<u64, Failure> {
+    async fn fetch(&self, dataset: &Dataset, log: &Path, globals: &Globals) -> Result<u64, Failure> {
         let (progress, mut bytes) = (Progress::default(), 0);
+        // A folder for a log, and no log in it: an export that was cut short, whose files are its own.
+        let folder = log.parent().unwrap_or(Path::new("."));
+        let again = folder.is_dir();
+        std::fs::create_dir_all(folder)
+            .map_err(|error| Failure::local(&format!("{} can't be made", folder.display()), &error))?;
         for row in dataset.files() {
             let to = self.delta.join(&row.path);
-            let fetch = dataset.fetch(&row.path, &to, false, &progress);
+            let fetch = dataset.fetch(&row.path, &to, again, &progress);
             bytes += with_progress(globals.quiet, "fetching", &progress, fetch).await?;
         }
         Ok(bytes)
