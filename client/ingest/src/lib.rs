@@ -25,6 +25,7 @@
 
 pub mod encode;
 mod error;
+mod guard;
 pub mod input;
 mod part;
 mod read;
