@@ -121,6 +121,9 @@ fn a_version_is_exported_as_a_delta_table() {
     assert_eq!(lines[3]["add"]["path"], "b%20c.parquet");
     assert_eq!(lines[2]["add"]["stats"], "{\"numRecords\":2}");
     desk.fails(1, &["data", "export", "--delta", "table", "demo/corpus"], &["a Delta table already"]);
+    // Without its log it is an export that was cut short.
+    fs::remove_file(desk.path("table/_delta_log/00000000000000000000.json")).unwrap();
+    desk.ok(&["data", "export", "--delta", "table", "demo/corpus"]);
     desk.ok(&["data", "export", "--delta", "links", "--links", "demo/corpus"]);
     let path = log("links")[2]["add"]["path"].as_str().unwrap().to_owned();
     let bytes = fs::read(path.strip_prefix("file://").unwrap()).unwrap();

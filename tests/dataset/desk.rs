@@ -17,6 +17,7 @@ use gigastore_server::Limits;
 use gigastore_tests::opened::serve;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 /// A folder with a store.
@@ -85,6 +86,7 @@ impl Desk {
         let properties = WriterProperties::builder()
             .set_compression(Compression::UNCOMPRESSED)
             .set_max_row_group_row_count(Some(group_rows))
+            .set_key_value_metadata(Some(vec![KeyValue::new("examples".to_owned(), "secret-2. secret-11.".to_owned())]))
             .build();
         let file = File::create(self.path(name)).unwrap();
         let mut writer = ArrowWriter::try_new(file, batches[0].schema(), Some(properties)).unwrap();

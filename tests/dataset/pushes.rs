@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int32Array, RecordBatch, StringArray};
+use arrow_array::{
+    ArrayRef, BinaryArray, Float64Array, Int32Array, Int64Array, LargeStringArray, RecordBatch, StringArray,
+    StringViewArray,
+};
 use gigastore_client::dataset::PushSpec;
 use gigastore_client::dataset::TokenChoice;
 use gigastore_client::dataset::push::PushWarning;
@@ -105,7 +108,7 @@ async fn files_of_one_version_have_the_same_columns(desk: Desk) {
     desk.refused(&spec, &["a.parquet", "b.parquet"], &["a.parquet", "b.parquet", "column id is string"]).await;
     desk.push(&spec, &["a.parquet"]).await.unwrap();
     let append = PushSpec { append: true, ..spec };
-    desk.refused(&append, &["c.parquet"], &["a.parquet", "c.parquet", "column id"]).await;
+    desk.refused(&append, &["c.parquet"], &["a.parquet", "c.parquet", "column name"]).await;
     // So have the files of a table without tokens.
     let plain = PushSpec { tokens: TokenChoice::None, ..desk.spec() };
     desk.refused(&plain, &["a.parquet", "c.parquet"], &["a.parquet", "c.parquet", "column id"]).await;
@@ -115,6 +118,38 @@ async fn files_of_one_version_have_the_same_columns(desk: Desk) {
     // What is known of the same files is a version of its own.
     assert!(!desk.push(&desk.spec(), &["a.parquet"]).await.unwrap().committed.existed);
     assert!(desk.store.dataset(&target()).await.unwrap().meta().tokens.is_some());
+}
+
+async fn ids_are_read_whatever_their_type(desk: Desk) {
+    let two = |ids: ArrayRef| table(vec![("doc_id", ids), ("tokens", lists(&[some(&[1]), some(&[2, 3])]))]);
+    let ids: [(ArrayRef, [Option<&str>; 2]); 5] = [
+        (Arc::new(LargeStringArray::from(vec!["x", "y"])), [Some("x"), Some("y")]),
+        (Arc::new(StringViewArray::from(vec![Some("x"), None])), [Some("x"), None]),
+        (Arc::new(BinaryArray::from_vec(vec![b"x", b"y"])), [Some("x"), Some("y")]),
+        (Arc::new(Int64Array::from(vec![-1, 7])), [Some("-1"), Some("7")]),
+        (Arc::new(Float64Array::from(vec![0.5, 7.0])), [None, None]),
+    ];
+    for (ids, expected) in ids {
+        let kind = ids.data_type().to_string();
+        desk.foreign(
+            "a.parquet",
+            &[RecordBatch::try_from_iter_with_nullable(
+                two(ids).columns().iter().zip(["doc_id", "tokens"]).map(|(column, name)| (name, column.clone(), true)),
+            )
+            .unwrap()],
+            1,
+        );
+        desk.push(&desk.spec(), &["a.parquet"]).await.unwrap();
+        let head = desk.store.dataset_index(&target()).await.unwrap().head(0, 9).await.unwrap();
+        assert_eq!(head.iter().map(|document| document.id.as_deref()).collect::<Vec<_>>(), expected, "{kind}");
+    }
+    // No text of the dictionary page is UTF-8 any more; tokens and footer are as they were.
+    desk.foreign("hurt.parquet", &[two(Arc::new(StringArray::from(vec!["an-id-of-x", "an-id-of-y"])))], 4);
+    let mut bytes = std::fs::read(desk.path("hurt.parquet")).unwrap();
+    let at = bytes.windows(10).position(|window| window == b"an-id-of-x").unwrap();
+    bytes[at..at + 10].fill(0xff);
+    std::fs::write(desk.path("hurt.parquet"), bytes).unwrap();
+    desk.refused(&desk.spec(), &["hurt.parquet"], &["hurt.parquet: its ids can't be read"]).await;
 }
 
 async fn a_path_is_replaced_only_when_told(desk: Desk) {
@@ -188,6 +223,7 @@ on_both! {
     tokens_are_counted_and_known_files_stay
     bad_files_commit_nothing
     files_of_one_version_have_the_same_columns
+    ids_are_read_whatever_their_type
     a_path_is_replaced_only_when_told
     tokenizers_do_not_mix
     large_row_groups_are_warned_of_and_rewritten

@@ -11,6 +11,7 @@ mod files;
 pub(in crate::dataset) mod look;
 mod ready;
 pub(in crate::dataset) mod rewrite;
+pub(in crate::dataset) mod room;
 pub(in crate::dataset) mod send;
 pub(in crate::dataset) mod validate;
 

@@ -20,7 +20,7 @@ use self::blank::Blanking;
 use super::commit::{Draft, Place};
 use super::push::RewriteError;
 use super::push::look::Looked;
-use super::push::rewrite::Room;
+use super::push::room::Room;
 use super::push::send::{Sending, send};
 use super::push::validate::validate;
 use super::read::Dataset;

@@ -11,7 +11,8 @@ use gigastore_formats::manifest::dataset::{FileRow, TokenColumn};
 
 use super::error::{PushError, PushWarning};
 use super::look::{Given, Looked};
-use super::rewrite::{RewriteError, Room, rewrite};
+use super::rewrite::{RewriteError, rewrite};
+use super::room::Room;
 use super::send::Sending;
 use super::validate::{FileTokens, LARGE_GROUP_BYTES, large_groups, validate};
 use super::{FILES_IN_FLIGHT, PushSpec, alike};

@@ -6,13 +6,11 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, ArrowNativeTypeOp, ArrowPrimitiveType, RecordBatch};
-use gigastore_formats::ambient::Ambient;
-use gigastore_formats::digest::hex;
 use gigastore_formats::table::tokens::{TokenFile, TokenFileSpec, TokenFileWriter, TokenWidth, TokenWriteError};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -72,33 +70,6 @@ pub enum RewriteError {
     /// A document is refused by the layout.
     #[error(transparent)]
     Write(#[from] TokenWriteError),
-}
-
-/// A folder for files on their way, which goes away with them.
-#[derive(Debug)]
-pub(in crate::dataset) struct Room {
-    folder: PathBuf,
-}
-
-impl Room {
-    /// Makes a folder of its own below `below`.
-    pub(in crate::dataset) fn new(below: &Path, ambient: &dyn Ambient) -> Result<Self, RewriteError> {
-        let folder = below.join(format!("gigastore-push-{}", hex(&ambient.random_bytes()[..8])));
-        std::fs::create_dir_all(&folder).map_err(|source| io(&folder, source))?;
-        Ok(Self { folder })
-    }
-
-    /// Returns the place of one file.
-    pub(in crate::dataset) fn file(&self, number: usize) -> PathBuf {
-        self.folder.join(format!("{number}.parquet"))
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        // What can't be removed is in a folder for such things, and nothing points to it.
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
 }
 
 /// Writes the documents of `from`, whose path in the dataset is `name`, to `to`.
@@ -255,6 +226,6 @@ pub(in crate::dataset) fn text(ids: &ArrayRef, i: usize, column: &str) -> Result
     }
 }
 
-fn io(path: &Path, source: std::io::Error) -> RewriteError {
+pub(super) fn io(path: &Path, source: std::io::Error) -> RewriteError {
     RewriteError::Io { path: path.display().to_string(), source }
 }

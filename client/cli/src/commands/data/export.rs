@@ -22,9 +22,9 @@ use crate::output::{say, say_json, size, with_progress, would};
 ///
 /// DIR gets the files, every byte verified, and the table's log. With --links it gets the log
 /// alone, which names the objects of the store (file://, s3://, gs://, az://) by absolute URLs:
-/// nothing is copied, and nothing verified when they are read. Spark and DuckDB follow such URLs,
-/// the deltalake library and Polars do not. Documents that were taken down are empty rows. An
-/// export that was cut short is repeated by the same command.
+/// nothing is copied, and nothing verified when they are read. Delta's protocol allows such URLs;
+/// the deltalake library and Polars do not follow them. Documents that were taken down are empty
+/// rows. An export that was cut short is repeated by the same command.
 ///
 /// Example:
 ///

@@ -25,6 +25,9 @@ use crate::output::{note, say, say_json, with_progress, would};
 /// footers (all but ARROW:schema and gigastore.*). Earlier versions keep them until they are
 /// dropped.
 ///
+/// Copies lie in --staging while they are worked on. What a killed command left there goes with
+/// the next data rm, or data push --rewrite, of the same folder.
+///
 /// The file has one document a line: an id as in the column id or doc_id (or --id-column), or
 /// FILE:ROW, with rows from 0.
 ///
