@@ -1,7 +1,7 @@
 //! Rows of a Parquet file become documents: two columns are read, page after page, in step.
 //!
-//! Must never copy a value before it is a document's: a dictionary that a thousand rows repeat stays in memory once. Nor
-//! let a panic of the library out, which asserts in places that files are well-formed.
+//! Must never copy a value before it is a document's: a dictionary that a thousand rows repeat stays in memory once.
+//! Nor let a panic of the library out, which asserts in places that files are well-formed.
 
 use std::fs::File;
 

@@ -46,8 +46,8 @@ pub struct ExplainedSample {
 }
 
 impl StreamOptions {
-    /// Returns the options of a stream that goes on where a cursor is, with the datasets and versions that it names, each
-    /// read `epochs` times, or for ever.
+    /// Returns the options of a stream that goes on where a cursor is, with the datasets and versions that it names,
+    /// each read `epochs` times, or for ever.
     pub fn of_cursor(cursor: Cursor, share: Share, epochs: Option<u64>) -> Result<Self, StreamError> {
         let first = cursor.sources.first().ok_or(StreamError::NoSource)?;
         let mut options = Self::new(Self::target(&first.dataset)?, 0, first.spec.packing, share.batch_size);
@@ -71,8 +71,8 @@ impl StreamOptions {
 
 impl Store {
     /// Tells which documents the samples of the global batch number `step` after `cursor` consist of, where
-    /// `world_size` ranks take `batch_size` samples each and read each dataset `epochs` times, or for ever. How much the
-    /// stream may count before it ends is not known to a cursor: steps past that are told too.
+    /// `world_size` ranks take `batch_size` samples each and read each dataset `epochs` times, or for ever. How much
+    /// the stream may count before it ends is not known to a cursor: steps past that are told too.
     pub async fn explain(
         &self,
         cursor: Cursor,

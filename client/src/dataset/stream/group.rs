@@ -1,6 +1,7 @@
 //! One row group of a window: what is read of it, and how long its documents are planned to be.
 //!
-//! Must never take what a file says for what the manifest planned, nor let two ranks plan different samples of one file.
+//! Must never take what a file says for what the manifest planned, nor let two ranks plan different samples of one
+//! file.
 
 use std::sync::Arc;
 use std::time::Duration;

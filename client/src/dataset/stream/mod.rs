@@ -244,7 +244,8 @@ impl Stream {
     }
 
     /// Returns the most bytes that windows take in this process: of each dataset, the windows of as many lanes as its
-    /// rank has (all lanes where there are several datasets), at their largest, and twice what is read ahead, as it was stored and decoded.
+    /// rank has (all lanes where there are several datasets), at their largest, and twice what is read ahead, as it was
+    /// stored and decoded.
     pub fn memory_bound(&self) -> u64 {
         let order = &self.options.order;
         let share = &self.options.share;
