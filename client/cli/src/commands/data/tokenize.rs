@@ -154,12 +154,13 @@ impl Tokenize {
         let mut work = Work::open(&folder, &spec.plan(), self.restart)?;
         // A run with finished parts may have been killed after its commit, and the files are its own: the push knows
         // them, and refuses others of the same names.
-        if self.append && work.finished().is_empty() {
-            if let Err(failure) = self.check_prefix(&store).await {
-                // A plan with this prefix would be in the way of the next.
-                work.remove()?;
-                return Err(failure);
-            }
+        if self.append
+            && work.finished().is_empty()
+            && let Err(failure) = self.check_prefix(&store).await
+        {
+            // A plan with this prefix would be in the way of the next.
+            work.remove()?;
+            return Err(failure);
         }
         if !globals.quiet && !work.finished().is_empty() {
             let n = work.finished().len();
