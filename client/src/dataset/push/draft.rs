@@ -127,7 +127,10 @@ mod tests {
         let (whole, blank) = (row("a", b"whole", "s", &[]), row("a", b"blank", "s", &[3]));
         let more = row("a", b"blanker", "s", &[3, 4]);
         let rows = pushed(std::slice::from_ref(&whole));
-        let undone = |seen: &[FileRow], there: &[FileRow]| matches!(not_taken_down(seen, there, &rows), Err(PushError::TakenDown { path }) if path == "a");
+        let undone = |seen: &[FileRow], there: &[FileRow]| {
+            let found = not_taken_down(seen, there, &rows);
+            matches!(found, Err(PushError::TakenDown { path }) if path == "a")
+        };
         let (whole, blank, more) = ([whole], [blank], [more]);
         assert!(undone(&whole, &blank) && undone(&blank, &more) && undone(&[], &blank));
         assert!(!undone(&whole, &whole) && !undone(&blank, &whole), "nothing was taken down meanwhile");

@@ -1,5 +1,5 @@
-//! A folder for files on their way, which goes away with them: at the end, or where its process was killed with the next
-//! one that is made beside it.
+//! A folder for files on their way, which goes away with them: at the end, or, where its process was killed, with the
+//! next one that is made beside it.
 //!
 //! Must never remove a folder whose process lives, nor one that it did not make.
 

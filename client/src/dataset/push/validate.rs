@@ -1,5 +1,6 @@
 //! Reads the tokens of files whole before anything is committed: no nulls, no token past the vocabulary, counts that
-//! are right; and their ids, which must be readable. Other columns are not decoded. Sums up what the manifest says of them.
+//! are right; and their ids, which must be readable. Other columns are not decoded.
+//! Sums up what the manifest says of them.
 //!
 //! Row groups are read in parallel, as many as the budget of bytes in flight holds. Must never pass over a row.
 

@@ -2,7 +2,8 @@
 //!
 //! A row group without such rows is copied as it is, and so are the columns that hold no content. Of an empty row the
 //! id stays, and what is neither text, bytes nor a list; lists are empty, texts and bytes too (those of fixed length
-//! are zeros). Of the file's own metadata only the schema and what we write stays. Must never keep a byte of a blanked value: pages and statistics of changed columns are made anew.
+//! are zeros). Of the file's own metadata only the schema and what we write stays.
+//! Must never keep a byte of a blanked value: pages and statistics of changed columns are made anew.
 
 use std::collections::BTreeSet;
 use std::fs::File;
