@@ -198,12 +198,21 @@ fn stays(pair: &&KeyValue) -> bool {
     pair.key == "ARROW:schema" || pair.key.starts_with("gigastore.")
 }
 
+/// Tells whether every column of every row group has an offset index.
+fn has_offset_index(metadata: &ParquetMetaData) -> bool {
+    let Some(index) = metadata.offset_index() else { return false };
+    let mut groups = metadata.row_groups().iter().enumerate();
+    groups.all(|(number, group)| index.get(number).is_some_and(|columns| columns.len() == group.num_columns()))
+}
+
 /// Returns settings under which changed columns are written as the others are.
 fn properties(metadata: &ParquetMetaData) -> WriterProperties {
     let file = metadata.file_metadata();
     let mut builder = WriterProperties::builder()
         .set_created_by(file.created_by().unwrap_or("gigastore").to_owned())
         .set_key_value_metadata(file.key_value_metadata().map(|pairs| pairs.iter().filter(stays).cloned().collect()))
+        // Of all columns or of none: columns that are copied bring only what the file has, as many programs write none.
+        .set_offset_index_disabled(!has_offset_index(metadata))
         .set_statistics_enabled(EnabledStatistics::None);
     for chunk in
         metadata.row_groups().first().map(parquet::file::metadata::RowGroupMetaData::columns).unwrap_or_default()
