@@ -23,3 +23,4 @@ pub mod opened;
 pub mod prepared;
 pub mod raw;
 pub mod rows;
+pub mod tables;
