@@ -1,24 +1,25 @@
 //! `gigastore data`: push, list, show, fetch.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
 use gigastore_tests::model::XorShift;
 use gigastore_tests::prepared::run_script;
+use gigastore_tests::tables::table;
 use parquet::arrow::ArrowWriter;
 use serde_json::json;
 
 use crate::run::{Desk, Said, flip};
 
 const FIRST: &[u8] = include_bytes!("../../formats/fixtures/packs-1.parquet");
-const SECOND: &[u8] = include_bytes!("../../formats/fixtures/timeline-1.parquet");
+static SECOND: LazyLock<Vec<u8>> = LazyLock::new(|| table(50).unwrap());
 
 fn desk() -> Desk {
     let desk = Desk::new();
     fs::create_dir(desk.path("corpus")).unwrap();
     fs::write(desk.path("corpus/a.parquet"), FIRST).unwrap();
-    fs::write(desk.path("corpus/b.parquet"), SECOND).unwrap();
+    fs::write(desk.path("corpus/b.parquet"), &*SECOND).unwrap();
     desk
 }
 
@@ -40,7 +41,7 @@ fn versions_are_pushed_listed_and_fetched() {
     assert!(shown.contains("demo/corpus@2") && shown.contains("a.parquet") && shown.contains("b.parquet"), "{shown}");
     desk.ok(&["data", "get", "demo/corpus@2", "--out", "out"]);
     assert_eq!(fs::read(desk.path("out/a.parquet")).unwrap(), FIRST);
-    assert_eq!(fs::read(desk.path("out/b.parquet")).unwrap(), SECOND);
+    assert_eq!(fs::read(desk.path("out/b.parquet")).unwrap(), *SECOND);
     desk.ok(&["data", "get", "demo/corpus@first", "--out", "old"]);
     assert_eq!(desk.files("old").len(), 1);
     let output = desk.command(&["data", "get", "demo/corpus", "b.parquet", "--range", "10..200"]).output().unwrap();

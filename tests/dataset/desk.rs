@@ -18,7 +18,7 @@ use gigastore_tests::opened::serve;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 /// A folder with a store.
 pub(crate) struct Desk {
@@ -81,10 +81,17 @@ impl Desk {
         writer.finish().unwrap();
     }
 
-    /// Writes batches as another program would.
+    /// Writes batches as another program would; those with names that begin with `bare` as pyarrow does, without a page
+    /// index.
     pub(crate) fn foreign(&self, name: &str, batches: &[RecordBatch], group_rows: usize) {
         let properties = WriterProperties::builder()
             .set_compression(Compression::UNCOMPRESSED)
+            .set_offset_index_disabled(name.starts_with("bare"))
+            .set_statistics_enabled(if name.starts_with("bare") {
+                EnabledStatistics::Chunk
+            } else {
+                EnabledStatistics::Page
+            })
             .set_max_row_group_row_count(Some(group_rows))
             .set_key_value_metadata(Some(vec![KeyValue::new("examples".to_owned(), "secret-2. secret-11.".to_owned())]))
             .build();

@@ -170,6 +170,20 @@ fn arrow_cast(column: &ArrayRef) -> Vec<i64> {
     }
 }
 
+async fn files_without_a_page_index_stay_so(desk: Desk) {
+    desk.foreign("bare.parquet", &[rich(0, 30)], 8);
+    let named = PushSpec { tokens: TokenChoice::Column("tokens".into()), ..desk.spec() };
+    desk.push(&named, &["bare.parquet"]).await.unwrap();
+    let done = take_down(&desk, &["doc-9"], false).await.unwrap();
+    assert_eq!((done.documents, done.tokens), (1, 27));
+    let (before, after) =
+        (desk.store.dataset(&target(1)).await.unwrap(), desk.store.dataset(&target(2)).await.unwrap());
+    let (_, old) = fetched(&desk, &before, "bare.parquet").await;
+    let (bytes, new) = fetched(&desk, &after, "bare.parquet").await;
+    check_rows(&old, &new, &[9]);
+    assert!(!holds(&bytes, "secret-9.") && holds(&bytes, "secret-10."));
+}
+
 async fn what_is_not_there_is_named(desk: Desk) {
     desk.ours("a.parquet", &[vec![1], vec![2]], 100);
     desk.push(&desk.spec(), &["a.parquet"]).await.unwrap();
@@ -207,6 +221,7 @@ async fn files_are_removed(desk: Desk) {
 on_both! {
     only_the_content_of_the_documents_goes
     files_of_our_layout_stay_so
+    files_without_a_page_index_stay_so
     what_is_not_there_is_named
     files_are_removed
 }
