@@ -26,10 +26,15 @@ impl Pairs {
 
     /// Reports the speed with which `bytes` were moved.
     pub(crate) fn report(&self, plan: &Plan, name: &str, bytes: u64, note: &str) -> Res<()> {
+        self.report_speed(plan, name, bytes as f64 / 1e9, note)
+    }
+
+    /// Reports the speed with which so much of the row's unit was moved.
+    pub(crate) fn report_speed(&self, plan: &Plan, name: &str, amount: f64, note: &str) -> Res<()> {
         if self.ours.is_empty() {
             return Ok(());
         }
-        let speed = |seconds: &[f64]| bytes as f64 / 1e9 / median(seconds);
+        let speed = |seconds: &[f64]| amount / median(seconds);
         let (value, limit) = (speed(&self.ours), speed(&self.limits));
         plan.report(name, note, |row, note| row.beside(value, limit, self.ratio(), note))
     }

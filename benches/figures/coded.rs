@@ -2,8 +2,6 @@
 //!
 //! Must never take generated numbers for weights: how they compress is what is measured.
 
-use std::path::PathBuf;
-
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::checkpoint::Compression;
 use gigastore_client::checkpoint::model::LocalModel;
@@ -14,7 +12,7 @@ use std::sync::Arc;
 use crate::clock::Pairs;
 use crate::state::State;
 use crate::stores::{Limited, Pace};
-use crate::{Plan, Res};
+use crate::{Plan, Res, setting};
 
 /// What the slow store takes, in bytes a second.
 const STORE_SPEED: f64 = 200e6;
@@ -68,8 +66,7 @@ async fn to_files(plan: &Plan, state: &State, compress: Compression) -> Res<f64>
 
 /// Returns a real model's weights as bf16 (the upper half of each f32), repeated until there are about `bytes`.
 fn weights(bytes: u64) -> Res<State> {
-    let folder = std::env::var_os("GIGASTORE_BENCH_MODEL").map(PathBuf::from);
-    let folder = folder.ok_or("GIGASTORE_BENCH_MODEL names no model: `cargo xtask bench` sets it")?;
+    let folder = setting("GIGASTORE_BENCH_MODEL")?;
     let model = LocalModel::open(&folder.join("model.safetensors"))?;
     let (mut shapes, mut once) = (Vec::new(), Vec::new());
     for tensor in model.tensors().iter().filter(|tensor| tensor.dtype == Dtype::F32) {

@@ -6,6 +6,8 @@
 
 mod clock;
 mod coded;
+mod corpus;
+mod data;
 mod local;
 mod peer;
 mod python;
@@ -18,6 +20,7 @@ mod stall;
 mod state;
 mod stores;
 mod table;
+mod tokenize;
 mod weed;
 
 use std::error::Error;
@@ -45,6 +48,11 @@ impl Plan {
         if self.quick { 256 << 20 } else { 2 << 30 }
     }
 
+    /// Tokens of the corpus, in millions.
+    pub(crate) fn million_tokens(&self) -> u64 {
+        if self.quick { 20 } else { 200 }
+    }
+
     /// Runs whose median counts.
     pub(crate) fn runs(&self) -> usize {
         if self.quick { 2 } else { 5 }
@@ -54,6 +62,13 @@ impl Plan {
     pub(crate) fn folder(&self) -> Res<tempfile::TempDir> {
         std::fs::create_dir_all(&self.folder)?;
         Ok(tempfile::tempdir_in(&self.folder)?)
+    }
+
+    /// Returns a folder that stays for the next bench.
+    pub(crate) fn kept(&self, name: &str) -> Res<PathBuf> {
+        let folder = self.folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder)
     }
 
     /// Tells whether a row is asked for.
@@ -73,8 +88,12 @@ impl Plan {
             return Ok(());
         }
         let row = row::named(name).ok_or_else(|| format!("there is no row {name}"))?;
-        let (mib, runs) = (self.bytes() >> 20, self.runs());
-        let how = if self.quick { format!("quick: {mib} MiB, {runs} runs") } else { format!("median of {runs} runs") };
+        let runs = self.runs();
+        let size = match row.group {
+            "data" => format!("{} M tokens", self.million_tokens()),
+            _ => format!("{} MiB", self.bytes() >> 20),
+        };
+        let how = if self.quick { format!("quick: {size}, {runs} runs") } else { format!("median of {runs} runs") };
         let note = if note.is_empty() { how } else { format!("{how}; {note}") };
         println!("{}", serde_json::to_string(&figure(row, note))?);
         Ok(())
@@ -90,6 +109,12 @@ impl Plan {
         let folder = std::env::var_os("GIGASTORE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         Ok(Self { quick: arguments.iter().any(|argument| argument == "--quick"), names, folder })
     }
+}
+
+/// Returns the path that a variable names.
+pub(crate) fn setting(variable: &str) -> Res<PathBuf> {
+    let value = std::env::var_os(variable).map(PathBuf::from);
+    value.ok_or_else(|| format!("{variable} is not set: `cargo xtask bench` sets it").into())
 }
 
 fn main() -> ExitCode {
@@ -167,6 +192,7 @@ fn measure(group: &str, plan: &Plan) -> Res<()> {
         "coded" => runtime.block_on(coded::coded(plan)),
         "python" => runtime.block_on(python::python(plan)),
         "peers" => runtime.block_on(peer::peers(plan)),
+        "data" => runtime.block_on(data::data(plan)),
         _ => Err(format!("there is no group {group}").into()),
     }
 }

@@ -1,10 +1,12 @@
-//! Other programs that save and load the same state, each a Python process that waits for a verb.
+//! Other programs that save and load the same state, or read the same corpus, each a Python process that waits for a
+//! verb.
 //!
-//! Must never time a process that starts, nor a state that is read: only the verb, by the peer's own clock.
+//! Must never time a process that starts, nor what it reads before: only the verb, by the peer's own clock.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use gigastore_client::checkpoint::Compression;
@@ -13,7 +15,7 @@ use serde::Deserialize;
 
 use crate::clock::Pairs;
 use crate::state::State;
-use crate::{Plan, Res};
+use crate::{Plan, Res, setting};
 
 /// The peers that save to files: program, the name in our rows, and its verbs that load.
 const PEERS: [(&str, &str, &[&str]); 3] = [
@@ -36,21 +38,25 @@ struct Answer {
     seconds: f64,
     #[serde(default)]
     bytes: u64,
+    #[serde(default)]
+    tokens: u64,
+    /// Seconds of all its threads together.
+    #[serde(default)]
+    cpu: f64,
+}
+
+/// What it took a peer to give tokens to a loop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    pub(crate) seconds: f64,
+    pub(crate) core_seconds: f64,
+    pub(crate) tokens: u64,
 }
 
 impl Peer {
     /// Starts a program of `benches/peers` on a state that [`write_state`] wrote, and waits until it has read it.
     pub(crate) fn start(program: &str, state: &Path, work: &str, settings: &[(String, String)]) -> Res<Self> {
-        let python = std::env::var_os("GIGASTORE_BENCH_PYTHON").map(PathBuf::from);
-        let python = python.ok_or("GIGASTORE_BENCH_PYTHON names no Python: `cargo xtask bench` sets it")?;
-        let mut command = Command::new(python);
-        // Warnings that there is one process only, and compiled files beside the sources, are of no use here.
-        command.args(["-B", "-W", "ignore", concat!(env!("CARGO_MANIFEST_DIR"), "/peers/drive.py"), program]);
-        command.arg(state).arg(work).envs(settings.iter().cloned());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let requests = child.stdin.take().ok_or("a pipe was asked for")?;
-        let answers = BufReader::new(child.stdout.take().ok_or("a pipe was asked for")?).lines();
-        let mut peer = Self { child, requests, answers };
+        let mut peer = Self::spawn("drive.py", &[program.as_ref(), state.as_ref(), work.as_ref()], settings)?;
         let expected = std::fs::metadata(state.join("state.bin"))?.len();
         match peer.ask("ready")?.bytes {
             actual if actual == expected => Ok(peer),
@@ -58,16 +64,47 @@ impl Peer {
         }
     }
 
+    /// Starts a program of `benches/peers/data` on a corpus of so many tokens, and waits until its copy is made.
+    pub(crate) fn read_corpus(
+        program: &str,
+        (corpus, tokens): (&Path, u64),
+        work: &str,
+        settings: &[(String, String)],
+    ) -> Res<Self> {
+        let mut peer = Self::spawn("data/drive.py", &[program.as_ref(), corpus.as_ref(), work.as_ref()], settings)?;
+        match peer.ask("ready")?.tokens {
+            actual if actual == tokens => Ok(peer),
+            actual => Err(format!("{program} has a corpus of {actual} tokens, expected {tokens}").into()),
+        }
+    }
+
+    fn spawn(driver: &str, arguments: &[&OsStr], settings: &[(String, String)]) -> Res<Self> {
+        let mut command = Command::new(setting("GIGASTORE_BENCH_PYTHON")?);
+        let driver = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/{}"), driver);
+        // Warnings that there is one process only, and compiled files beside the sources, are of no use here.
+        command.args(["-B", "-W", "ignore", &driver]).args(arguments).envs(settings.iter().cloned());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let requests = child.stdin.take().ok_or("a pipe was asked for")?;
+        let answers = BufReader::new(child.stdout.take().ok_or("a pipe was asked for")?).lines();
+        Ok(Self { child, requests, answers })
+    }
+
     /// Lets it do something; returns the seconds.
     pub(crate) fn seconds(&mut self, verb: &str) -> Res<f64> {
         Ok(self.ask(verb)?.seconds)
+    }
+
+    /// Lets it read tokens, as a verb of the data peers says.
+    pub(crate) fn reading(&mut self, verb: &str) -> Res<Reading> {
+        let Answer { seconds, cpu: core_seconds, tokens, .. } = self.ask(verb)?;
+        Ok(Reading { seconds, core_seconds, tokens })
     }
 
     fn ask(&mut self, verb: &str) -> Res<Answer> {
         writeln!(self.requests, "{verb}")?;
         let line =
             self.answers.next().ok_or_else(|| format!("a peer ended at {verb}; what it said stands above"))??;
-        Ok(serde_json::from_str(&line)?)
+        serde_json::from_str(&line).map_err(|error| format!("a peer said {line:?} to {verb}: {error}").into())
     }
 }
 

@@ -40,6 +40,8 @@ use Target::{AtLeast, AtMost, None as Free};
 
 const GBS: &str = "GB/s";
 
+const TOKENS: &str = "M tokens/s";
+
 const fn row(name: &'static str, group: &'static str, unit: &'static str, target: Target) -> Row {
     Row { name, group, unit, target }
 }
@@ -86,6 +88,16 @@ pub(crate) const ROWS: &[Row] = &[
     row("peers.object_store.put", "seaweed", GBS, Free),
     row("peers.object_store.get", "seaweed", GBS, Free),
     row("peers.http.get", "seaweed", GBS, Free),
+    row("data.open", "data", "ms", AtMost(100.0)),
+    row("data.tokenize", "data", TOKENS, AtLeast(0.90)),
+    row("data.zstd", "data", TOKENS, AtLeast(0.35)),
+    row("data.uncompressed", "data", TOKENS, AtLeast(0.60)),
+    row("data.beside_litdata", "data", TOKENS, AtLeast(3.0)),
+    row("data.beside_pyarrow", "data", TOKENS, AtLeast(1.8)),
+    row("data.peers.numpy_viewed", "data", TOKENS, Free),
+    row("data.peers.hf_arrow", "data", TOKENS, Free),
+    row("data.peers.hf_parquet", "data", TOKENS, Free),
+    row("data.peers.mosaic", "data", TOKENS, Free),
 ];
 
 impl Row {
@@ -103,7 +115,7 @@ impl Row {
         let (target, lower_is_better) = match self.target {
             AtLeast(target) => (Some(target), false),
             AtMost(target) => (Some(target), true),
-            Free => (None, self.unit != GBS),
+            Free => (None, ![GBS, TOKENS].contains(&self.unit)),
         };
         let (name, unit) = (self.name.to_owned(), self.unit.to_owned());
         Figure { name, value, unit, limit, ratio, target, lower_is_better, note }

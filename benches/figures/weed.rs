@@ -5,7 +5,6 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use gigastore_benches::puts;
 
 use crate::served::program;
-use crate::{Plan, Res};
+use crate::{Plan, Res, setting};
 
 /// The bucket that is there from the start.
 pub(crate) const BUCKET: &str = "bench";
@@ -57,8 +56,7 @@ impl Ports {
 impl Weed {
     /// Starts a server in a new folder, and waits until it has made the bucket.
     pub(crate) async fn start(plan: &Plan, Ports(ports): &Ports) -> Res<Self> {
-        let server = std::env::var_os("GIGASTORE_BENCH_WEED").map(PathBuf::from);
-        let server = server.ok_or("GIGASTORE_BENCH_WEED names no server: `cargo xtask bench` sets it")?;
+        let server = setting("GIGASTORE_BENCH_WEED")?;
         let folder = plan.folder()?;
         let (data, identities, log) =
             (folder.path().join("data"), folder.path().join("s3.json"), folder.path().join("log"));

@@ -6,6 +6,7 @@
 //! | `commit.rs` | drafts into the log, each on the newest version |
 //! | `versions.rs` | versions beside each other, and without some files |
 //! | `takedown.rs` | documents become empty rows; all else stays where it was |
+//! | `delta.rs` | a version as a Delta Lake table |
 //! | `head.rs` | the first documents |
 //! | `rows.rs` | rows of single columns of stored files |
 //! | `bound.rs` | a version bound to its commit: verified reads of its manifest and files |
@@ -17,6 +18,7 @@
 
 mod bound;
 mod commit;
+pub mod delta;
 pub mod head;
 mod ids;
 pub mod index;

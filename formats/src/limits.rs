@@ -101,6 +101,6 @@ pub const MAX_USER_METADATA_BYTES: usize = 1 << 20;
 /// Data streams whose cursors one checkpoint keeps: 64. A trainer reads one, and a few more to evaluate with.
 pub const MAX_CURSORS: usize = 64;
 
-/// Bytes of the cursors of one checkpoint, with their names, as JSON: 4 MiB. A lane takes 24 bytes at most, so that these
-/// are two sources of 65,536 lanes each, the most that an order may have, or a hundred and seventy of 1,024.
+/// Bytes of the cursors of one checkpoint, with their names, as JSON: 4 MiB. A lane takes 24 bytes at most, so that
+/// these are two sources of 65,536 lanes each, the most that an order may have, or a hundred and seventy of 1,024.
 pub const MAX_CURSORS_BYTES: usize = 4 << 20;

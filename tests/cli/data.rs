@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::run::{Desk, Said, flip};
 
 const FIRST: &[u8] = include_bytes!("../../formats/fixtures/packs-1.parquet");
-const SECOND: &[u8] = include_bytes!("../../formats/fixtures/part-1.parquet");
+const SECOND: &[u8] = include_bytes!("../../formats/fixtures/timeline-1.parquet");
 
 fn desk() -> Desk {
     let desk = Desk::new();

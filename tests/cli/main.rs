@@ -12,3 +12,4 @@ mod real;
 mod run;
 mod tokenize;
 mod verify;
+mod versions;

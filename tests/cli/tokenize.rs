@@ -189,9 +189,50 @@ fn more_documents_are_appended_under_names_of_their_own() {
     let said = run(command("b.jsonl", &["--append", "--prefix", "more", "--skip-bad", "--restart"]));
     assert!(said.contains("demo/more@2 pushed") && said.contains("1 (1 skipped)"), "{said}");
     fails(2, command("a.txt", &["--append", "--prefix", "more"]), &["more-00000.parquet already"]);
+    assert!(!desk.path("work").exists(), "another prefix is not in conflict with this one");
     let shown = desk.ok(&["data", "show", "demo/more"]);
     assert!(shown.contains("more-00000.parquet") && shown.contains("part-00000.parquet"), "{shown}");
     fails(2, command("a.txt", &["--prefix", "../x"]), &["--prefix"]);
     fails(4, command("absent.txt", &[]), &["absent.txt"]);
     assert!(Path::new(&desk.path("a.txt")).exists());
+}
+
+#[test]
+fn a_run_that_was_killed_after_its_commit_ends() {
+    let desk = Desk::new();
+    let tokenizer = tokenizer();
+    fs::write(desk.path("a.txt"), "one two").unwrap();
+    fs::write(desk.path("b.txt"), "three").unwrap();
+    let common = ["--tokenizer", &tokenizer, "--to", "demo/more", "--eos", "none", "--work", "work"];
+    desk.ok(&[&["data", "tokenize", "a.txt"], &common[..]].concat());
+    let command = [&["data", "tokenize", "b.txt", "--append", "--prefix", "more"], &common[..]].concat();
+    // A push that fails leaves the finished parts, as they are until the clean-up.
+    fs::create_dir_all(desk.path("work/parts/others")).unwrap();
+    fs::write(desk.path("work/parts/others/x.parquet"), "no").unwrap();
+    desk.fails(1, &command, &["x.parquet is not a sound Parquet file"]);
+    fs::remove_dir_all(desk.path("work/parts/others")).unwrap();
+    let kept = desk.path("kept");
+    fs::create_dir_all(kept.join("parts")).unwrap();
+    for name in ["plan.json", "parts.jsonl", "parts/more-00000.parquet"] {
+        fs::copy(desk.path("work").join(name), kept.join(name)).unwrap();
+    }
+    let made = desk.json(&command);
+    assert_eq!((&made["version"], &made["files_before"], &made["existed"]), (&json!(2), &json!(1), &json!(false)));
+    assert!(!desk.path("work").exists());
+    fs::rename(&kept, desk.path("work")).unwrap();
+    let again = desk.json(&command);
+    assert_eq!((&again["version"], &again["existed"], &again["bytes_sent"]), (&json!(2), &json!(true), &json!(0)));
+    assert!(!desk.path("work").exists());
+    // Files of others with these names are refused.
+    fs::write(desk.path("b.txt"), "four").unwrap();
+    desk.fails(2, &command, &["more-00000.parquet already", "--prefix"]);
+}
+
+#[test]
+fn one_file_under_two_names_is_refused() {
+    let desk = Desk::new();
+    fs::create_dir_all(desk.path("books")).unwrap();
+    fs::write(desk.path("books/a.txt"), "one").unwrap();
+    let command = ["data", "tokenize", "books/a.txt", "./books", "--tokenizer", &tokenizer(), "--to", "demo/x"];
+    desk.fails(1, &command, &["./books/a.txt is named twice (before as books/a.txt)"]);
 }

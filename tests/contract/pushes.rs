@@ -1,6 +1,5 @@
 //! Many pushes that append to one dataset: each stands on all that were committed before it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! Saves, datasets, tags and listings: every step may be repeated, and says what is wrong with what can't be.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -111,7 +110,7 @@ async fn datasets_get_numbers_and_the_same_files_get_none(place: &dyn Place) {
         path
     };
     let first = file("a.parquet", include_bytes!("../../formats/fixtures/packs-1.parquet"));
-    let second = file("b.parquet", include_bytes!("../../formats/fixtures/part-1.parquet"));
+    let second = file("b.parquet", include_bytes!("../../formats/fixtures/timeline-1.parquet"));
     let push = async |append: bool, files: &[PathBuf]| {
         let (project, name) = ("p".parse().unwrap(), "data".parse().unwrap());
         let spec = PushSpec { append, ..PushSpec::new(project, name) };

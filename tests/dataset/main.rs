@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
+mod desk;
 mod index;
+mod pushes;
 mod stream;
+mod takedowns;

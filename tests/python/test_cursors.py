@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+import torch_jobs as jobs
 from conftest import Service
 from gigastore import ConflictError, InvalidError, NotFoundError, Store
 from gigastore.jax import save_pytree
 from gigastore.torch import StorageReader, StorageWriter
+from torch_ranks import Ranks, ranks
+
+__all__ = ["ranks"]
 
 W = np.arange(16, dtype=np.float32)
 
@@ -219,7 +223,12 @@ def test_dcp_with_another_stager_is_refused(store: Store) -> None:
     future = dcp.async_save(
         {"w": torch.arange(16.0)}, storage_writer=writer, checkpoint_id="demo/dcp@1", async_stager=stager
     )
-    with pytest.raises(Exception, match="nothing tells where the data was"):
+    with pytest.raises(BaseException, match="nothing tells where the data was"):
         future.result()
     with pytest.raises(NotFoundError):
         store.resolve("demo/dcp@1")
+
+
+def test_ranks_of_dcp_that_have_no_tensor_to_send_count_too(ranks: Ranks, url: str, store: Store) -> None:
+    ranks(3, jobs.save_with_data, url, "demo/dcp@1", [cursor(12, 3), cursor(12, 4), cursor(12, 5)])
+    assert samples_of(store, "demo/dcp@1") == (12, 12)

@@ -14,7 +14,7 @@ fn desk() -> Desk {
     desk.model("n", 2);
     fs::create_dir(desk.path("corpus")).unwrap();
     fs::write(desk.path("corpus/a.parquet"), include_bytes!("../../formats/fixtures/packs-1.parquet")).unwrap();
-    fs::write(desk.path("corpus/b.parquet"), include_bytes!("../../formats/fixtures/part-1.parquet")).unwrap();
+    fs::write(desk.path("corpus/b.parquet"), include_bytes!("../../formats/fixtures/timeline-1.parquet")).unwrap();
     desk
 }
 

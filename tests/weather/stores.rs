@@ -1,7 +1,7 @@
 //! Stores that are full, read-only, closed or away, from any operation on: the error says which, nothing is half
 //! visible, and the same call succeeds once the weather is better.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
 //! Parquet files that are broken or change: refused before anything of them is visible, without memory for what they
 //! claim.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -43,11 +43,15 @@ def read(batches, wanted):
     raise ValueError(f"the epoch ended after {tokens} tokens, expected {wanted}")
 
 
-def check(batches, corpus):
-    """Counts how often each token was given; returns how many came."""
+def check(batches, corpus, pad):
+    """Counts how often each token was given, but for the one that fills samples; returns how many came."""
     left = torch.bincount(torch.from_numpy(corpus.tokens.astype("int64")), minlength=corpus.vocab_size)
+    if pad is not None and left[pad] > 0:
+        raise ValueError(f"token {pad} fills samples, and is also a token of the corpus")
     for batch in batches:
         left -= torch.bincount(batch.flatten(), minlength=corpus.vocab_size)
+    if pad is not None:
+        left[pad] = 0
     missing = int(left.sum())
     if int(left.min()) < 0 or missing > DROPPED * len(corpus.tokens):
         often = max(0, -int(left.min()))
@@ -61,7 +65,7 @@ def answer(request, epoch, peer, corpus, work):
     started, used = time.perf_counter(), time.process_time()
     batches = peer.batches(corpus, work, epoch)
     if verb == "check":
-        tokens = check(batches, corpus)
+        tokens = check(batches, corpus, getattr(peer, "PAD", None))
     elif verb == "read":
         tokens = read(batches, int(wanted[0]) if wanted else int((1 - DROPPED) * len(corpus.tokens)))
     else:

@@ -188,6 +188,7 @@ pub(crate) async fn shown<T>(
 }
 
 /// Runs `work` while a line about it is told: again and again in place on a terminal, else every ten seconds.
+#[cfg(feature = "tokenize")]
 pub(crate) async fn told<T>(quiet: bool, line: impl Fn() -> String, work: impl Future<Output = T>) -> T {
     if quiet {
         return work.await;

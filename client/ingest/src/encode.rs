@@ -5,12 +5,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use gigastore_formats::digest::Digest;
 use gigastore_formats::table::tokens::TokenWidth;
 use tokenizers::Tokenizer;
+
+use crate::guard::guarded;
 
 /// Most bytes of a `tokenizer.json`: 256 MiB, seven times the largest in use (36 MB, a quarter of a million tokens).
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
@@ -186,7 +187,7 @@ impl Encoder {
     /// Appends the tokens of a document, and those that stand around it.
     pub fn encode(&self, text: &str, into: &mut Vec<u32>) -> Result<(), EncodeError> {
         // The library asserts here and there what a text should be like.
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.tokenizer.encode_fast(text, self.special_tokens)));
+        let encoded = guarded(|| self.tokenizer.encode_fast(text, self.special_tokens));
         let encoded = encoded.map_err(|_| EncodeError::Failed)?;
         let encoded = encoded.map_err(|error| EncodeError::Refused(error.to_string()))?;
         into.extend(self.bos.iter().map(|(_, id)| *id));
@@ -197,7 +198,7 @@ impl Encoder {
 
     /// Returns the text of tokens, special ones included.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, EncodeError> {
-        let decoded = catch_unwind(AssertUnwindSafe(|| self.tokenizer.decode(tokens, false)));
+        let decoded = guarded(|| self.tokenizer.decode(tokens, false));
         decoded.map_err(|_| EncodeError::Failed)?.map_err(|error| EncodeError::Refused(error.to_string()))
     }
 }

@@ -19,12 +19,13 @@
 //! | [`input`] | files, folders, globs, stdin; text, JSONL, Parquet; gzip, zstd |
 //! | [`encode`] | the tokenizer, and which tokens stand around a document |
 //! | [`work`] | the folder of an unfinished run, and its journal |
-//! | [`run`] | reader, cores and writer at work |
+//! | [`mod@run`] | reader, cores and writer at work |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
 pub mod encode;
 mod error;
+mod guard;
 pub mod input;
 mod part;
 mod read;

@@ -209,10 +209,12 @@ impl Work {
 
     /// Removes all that this run wrote, and the folder where nothing else is in it.
     pub fn remove(self) -> Result<(), WorkError> {
+        // Without a plan there is no run: after a kill from here on, the next one begins anew and misses no part.
+        remove(&self.folder.join(PLAN))?;
         for part in &self.finished {
             remove(&self.parts().join(&part.name))?;
         }
-        for name in [UNFINISHED, UNPACKED, JOURNAL, PLAN, LOCK] {
+        for name in [UNFINISHED, UNPACKED, JOURNAL, LOCK] {
             remove(&self.folder.join(name))?;
         }
         for folder in [self.parts(), self.folder.clone()] {

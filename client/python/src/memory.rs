@@ -167,8 +167,8 @@ impl Memory {
         Self { start, len, readonly: true, dtype: Dtype::U8, shape, _held: Box::new(bytes) }
     }
 
-    /// Returns numbers that were made for whoever gets them. A process that is forked off does not give them back to where
-    /// they came from: a thread that is not there may have been taking others.
+    /// Returns numbers that were made for whoever gets them. A process that is forked off does not give them back to
+    /// where they came from: a thread that is not there may have been taking others.
     pub(crate) fn of_numbers<T: Clone + Send + Sync + 'static>(
         mut numbers: Reused<T>,
         dtype: Dtype,

@@ -253,7 +253,7 @@ impl Stream {
             }
             (options.share.worker, options.share.workers) = shared.worker.unwrap_or((0, 1));
             let stream = wait_quietly(py, client.stream(options))?;
-            let versions = stream.datasets().map(|dataset| dataset.info());
+            let versions = stream.datasets().map(gigastore_client::dataset::IndexedDataset::info);
             for (source, info) in self.options().sources.iter_mut().zip(versions) {
                 source.target = bound(&source.target, info);
             }

@@ -229,8 +229,8 @@ impl Checkpoint {
         &self.planner.checkpoint().meta
     }
 
-    /// Returns where the data streams were when it was saved, by their names, with what all ranks together had seen: what
-    /// a stream goes on from, at any world size.
+    /// Returns where the data streams were when it was saved, by their names, with what all ranks together had seen:
+    /// what a stream goes on from, at any world size.
     pub fn cursors(&self) -> &Cursors {
         &self.meta().cursors
     }

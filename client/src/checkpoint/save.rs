@@ -69,8 +69,8 @@ pub struct SaveSpec {
     pub metadata: BTreeMap<String, String>,
     /// Where this process's data streams are, by the streams' names (such as `data`, each of the form of a [`Name`]),
     /// committed in the same record. Each rank gives what it saw itself, and these add up; ranks must be at the same
-    /// place. Of ranks that read the same data, as those of one tensor-parallel group, only one gives cursors. Where one
-    /// process saves several ranks, the part of the rank that it saves first has them, for all.
+    /// place. Of ranks that read the same data, as those of one tensor-parallel group, only one gives cursors. Where
+    /// one process saves several ranks, the part of the rank that it saves first has them, for all.
     pub cursors: Cursors,
     /// A tag to set in the same record.
     pub tag: Option<Name>,

@@ -4,14 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::Array;
-use gigastore_formats::name::{Selector, Target};
 use gigastore_formats::table::tokens::Documents;
 
 use super::index::IndexedDataset;
-use super::push::rewrite::{ID_COLUMNS, text};
-use super::read::{Dataset, DatasetError};
-use super::rows;
+use super::read::DatasetError;
 
 /// A document of a version.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,28 +31,24 @@ pub struct Document {
 impl IndexedDataset {
     /// Reads the first `count` documents of the version, file after file, from file number `first_file` on.
     pub async fn head(&self, first_file: usize, count: usize) -> Result<Vec<Document>, DatasetError> {
-        // The same version, whatever a tag points to meanwhile.
-        let (indexed, store) = (self, &self.bound.store);
-        let version = Some(Selector::Number(indexed.info().commit.number));
-        let dataset = store.dataset(&Target { selector: version, ..self.bound.target.clone() }).await?;
         let mut found: Vec<Document> = Vec::new();
-        for file in first_file..indexed.index().files.len() {
-            let (tokens, row) = (indexed.token_file(file).await?, indexed.file(file).await?);
+        for file in first_file..self.index().files.len() {
+            let (tokens, row) = (self.token_file(file).await?, self.file(file).await?);
             let removed: BTreeMap<u64, u64> = row.removed.iter().map(|removed| (removed.row, removed.tokens)).collect();
             let (first, mut number) = (found.len(), 0);
             for group in 0..tokens.groups() {
                 if found.len() >= count {
                     break;
                 }
-                let bytes = indexed.read_ranges(&row, &[tokens.tokens_range(group)]).await?;
-                let file = tokens.clone();
+                let bytes = self.read_ranges(&row, &[tokens.tokens_range(group)]).await?;
+                let column = tokens.clone();
                 let decode = move || {
-                    let mut documents = Documents::new(file.width());
-                    bytes.iter().try_for_each(|chunk| file.read_tokens(group, chunk, &mut documents))?;
+                    let mut documents = Documents::new(column.width());
+                    bytes.iter().try_for_each(|chunk| column.read_tokens(group, chunk, &mut documents))?;
                     Ok(documents)
                 };
                 let unsound = |source| DatasetError::Tokens { path: row.path.clone(), source };
-                let documents = store.ambient.computed(decode).await.map_err(unsound)?;
+                let documents = self.bound.store.ambient.computed(decode).await.map_err(unsound)?;
                 for i in 0..documents.len().min(count - found.len()) {
                     let tokens: Vec<u32> =
                         documents.document(i).map(|slice| slice.iter().collect()).unwrap_or_default();
@@ -73,32 +65,15 @@ impl IndexedDataset {
                     number += 1;
                 }
             }
-            name(&dataset, &row.path, &mut found[first..]).await?;
+            let rows: Vec<u64> = (0..number).collect();
+            let mut ids = self.ids(file, &rows).await?;
+            for document in &mut found[first..] {
+                document.id = ids.remove(&document.row);
+            }
             if found.len() >= count {
                 break;
             }
         }
         Ok(found)
     }
-}
-
-/// Gives the first documents of a file their ids.
-async fn name(dataset: &Dataset, path: &str, documents: &mut [Document]) -> Result<(), DatasetError> {
-    if documents.is_empty() {
-        return Ok(());
-    }
-    let metadata = rows::metadata(dataset, path).await?;
-    let columns = metadata.file_metadata().schema_descr().columns();
-    let there = |name: &&str| columns.iter().any(|leaf| leaf.path().parts() == [(*name).to_owned()]);
-    let Some(column) = ID_COLUMNS.into_iter().find(there) else { return Ok(()) };
-    rows::column(dataset, path, metadata.clone(), column, |first, ids| {
-        for i in 0..ids.len() {
-            match documents.get_mut(first as usize + i) {
-                Some(document) => document.id = text(ids, i, column)?,
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
-    })
-    .await
 }

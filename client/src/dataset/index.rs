@@ -138,7 +138,7 @@ impl IndexedDataset {
 
     /// Reads ranges of a file, each checked against the file's group tree. What is returned no longer counts as bytes
     /// in flight.
-    pub async fn read_ranges(&self, row: &Arc<FileRow>, ranges: &[ByteRange]) -> Result<Vec<Bytes>, DatasetError> {
+    pub async fn read_ranges(&self, row: &FileRow, ranges: &[ByteRange]) -> Result<Vec<Bytes>, DatasetError> {
         if let Some(range) = ranges.iter().find(|range| range.end() > row.bytes) {
             return Err(DatasetError::Range { path: row.path.clone(), len: row.bytes, range: *range });
         }

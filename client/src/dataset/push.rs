@@ -5,11 +5,13 @@
 //! a file is not in the store, or was not validated.
 
 mod alike;
+mod draft;
 mod error;
 mod files;
 pub(in crate::dataset) mod look;
 mod ready;
 pub(in crate::dataset) mod rewrite;
+pub(in crate::dataset) mod room;
 pub(in crate::dataset) mod send;
 pub(in crate::dataset) mod validate;
 
@@ -21,11 +23,12 @@ use gigastore_formats::manifest::dataset::{FileRow, Lineage, TokenColumn};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::wire::Committed;
 
+use self::draft::draft;
 use self::files::name_files;
 use self::look::facts;
 use self::ready::Ready;
 use self::send::{Checked, send};
-use super::commit::{Draft, Place};
+use super::commit::Place;
 use super::read::Dataset;
 use crate::store::Store;
 use crate::transfer::buffer::BufferPool;
@@ -177,10 +180,11 @@ impl Store {
             .chain(checked.into_iter().map(|file| file.row))
             .map(|row| (row.path.clone(), row))
             .collect();
+        let seen = newest.as_ref().map(Dataset::files).unwrap_or_default();
         let sum = |of: fn(&FileRow) -> u64| rows.values().map(of).sum();
         let mut pushed = Pushed {
             committed: self
-                .commit_draft(&spec.place(), writer.epoch, |newest| draft(spec, newest, &rows, &column))
+                .commit_draft(&spec.place(), writer.epoch, |newest| draft(spec, seen, newest, &rows, &column))
                 .await?,
             files: rows.len(),
             files_known,
@@ -214,53 +218,4 @@ impl Store {
             progress: progress.clone(),
         })
     }
-}
-
-/// Makes the version that files give on top of the newest one.
-fn draft(
-    spec: &PushSpec,
-    newest: Option<&Dataset>,
-    rows: &BTreeMap<String, FileRow>,
-    column: &Option<TokenColumn>,
-) -> Result<Draft, PushError> {
-    let mut all: BTreeMap<String, FileRow> = match (newest, spec.keeps()) {
-        (Some(dataset), true) => dataset.files().iter().map(|row| (row.path.clone(), row.clone())).collect(),
-        _ => BTreeMap::new(),
-    };
-    let taken = |row: &&FileRow| all.get(&row.path).is_some_and(|there| there.blob.digest != row.blob.digest);
-    if !spec.replace
-        && let Some(row) = rows.values().find(taken)
-    {
-        return Err(PushError::Taken { path: row.path.clone() });
-    }
-    let kept = all.keys().any(|path| !rows.contains_key(path));
-    let before = newest.map(Dataset::meta).filter(|_| kept);
-    let (mut tokens, mut lineage) = (column.clone(), spec.lineage.clone());
-    if let Some(before) = before {
-        tokens = alike::joined(before, tokens, (&first(all.keys()), &first(rows.keys())))?;
-        lineage = inherited(lineage, before.lineage.as_ref())?;
-    }
-    all.extend(rows.clone());
-    Ok(Draft { metadata: spec.metadata.clone(), tokens, lineage, rows: all.into_values().collect() })
-}
-
-fn first<'a>(mut paths: impl Iterator<Item = &'a String>) -> String {
-    paths.next().cloned().unwrap_or_default()
-}
-
-/// Files that are appended have the tokenizer of those before them, or none that is known.
-fn inherited(lineage: Option<Lineage>, before: Option<&Lineage>) -> Result<Option<Lineage>, PushError> {
-    let Some(before) = before else { return Ok(lineage) };
-    let mut lineage = lineage.unwrap_or_default();
-    match (before.tokenizer, lineage.tokenizer) {
-        (Some(expected), Some(actual)) if expected != actual => {
-            return Err(PushError::KeptTokenizer { expected, actual });
-        }
-        (Some(_), None) => {
-            lineage.tokenizer = before.tokenizer;
-            lineage.tokenizer_file.clone_from(&before.tokenizer_file);
-        }
-        _ => {}
-    }
-    Ok(Some(lineage))
 }

@@ -13,7 +13,6 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::table::tokens::TokenError;
 use gigastore_formats::verified::GroupMismatch;
 use gigastore_formats::wire::{CommitInfo, Fault};
-use parquet::errors::ParquetError;
 
 use super::bound::Bound;
 use super::push::RewriteError;
@@ -94,14 +93,6 @@ pub enum DatasetError {
     RowGroups {
         /// The file.
         path: String,
-    },
-    /// The ids of a file can't be read, though its bytes are those that were committed.
-    #[error("{path}: its ids can't be read: {source}")]
-    Ids {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        source: ParquetError,
     },
     /// The file ends before the range does.
     #[error("{path} has {len} bytes: {range} does not lie inside")]

@@ -13,17 +13,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use gigastore_formats::manifest::dataset::{FileRow, Removed};
-use gigastore_formats::name::{Name, Target};
-use gigastore_formats::wire::Committed;
+use gigastore_formats::name::{Name, Selector, Target};
+use gigastore_formats::wire::{CommitInfo, Committed, Fault};
 
 use self::blank::Blanking;
 use super::commit::{Draft, Place};
 use super::push::RewriteError;
 use super::push::look::Looked;
-use super::push::rewrite::{ID_COLUMNS, Room};
+use super::push::room::Room;
 use super::push::send::{Sending, send};
 use super::push::validate::validate;
 use super::read::Dataset;
+use super::rows::ID_COLUMNS;
 use super::versions::descended;
 use crate::store::Store;
 use crate::transfer::progress::Progress;
@@ -102,10 +103,17 @@ impl Store {
         let base = newest.info().commit.number;
         let draft = |newest: Option<&Dataset>| drafted(spec, newest, base, &changed);
         let committed = match changed.is_empty() {
-            true => Committed { info: newest.info().clone(), existed: true },
+            true => Committed { info: self.tagged(spec, &newest).await?, existed: true },
             false => self.commit_draft(&place, writer.epoch, draft).await?,
         };
         Ok(TakenDown { committed, files: changed.len(), documents, tokens, already, missing })
+    }
+
+    /// Sets the tag, if one was asked for, on a version that is there.
+    async fn tagged(&self, spec: &TakedownSpec, version: &Dataset) -> Result<CommitInfo, Fault> {
+        let Some(tag) = &spec.tag else { return Ok(version.info().clone()) };
+        let number = Selector::Number(version.info().commit.number);
+        self.set_tag(&Target { selector: Some(number), ..spec.from.clone() }, tag).await
     }
 }
 

@@ -5,6 +5,7 @@
 use gigastore_formats::wire::FaultCode;
 
 use super::{Coded, Details, io_code};
+use crate::dataset::delta::DeltaError;
 use crate::dataset::push::{PushError, RewriteError};
 use crate::dataset::read::DatasetError;
 use crate::dataset::takedown::TakedownError;
@@ -18,7 +19,6 @@ impl Coded for DatasetError {
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
             | Self::Rows { .. }
-            | Self::Ids { .. }
             | Self::RowGroups { .. } => FaultCode::Invalid,
             Self::Index(source) => source.code(),
             Self::Manifest { .. } => FaultCode::NewerFormat,
@@ -36,7 +36,6 @@ impl Coded for DatasetError {
             | Self::NoTokens { .. }
             | Self::Tokens { .. }
             | Self::Rows { .. }
-            | Self::Ids { .. }
             | Self::RowGroups { .. }
             | Self::Manifest { .. }
             | Self::Unknown { .. }
@@ -93,8 +92,10 @@ impl Coded for PushError {
             | Self::KeptVocabulary { .. }
             | Self::KeptTokenizer { .. }
             | Self::Manifest(_) => FaultCode::Invalid,
-            Self::Run { .. } | Self::Taken { .. } => FaultCode::Conflict,
-            Self::Rewrite { source, .. } => source.code(),
+            Self::Run { .. } | Self::Taken { .. } | Self::TakenDown { .. } | Self::Meanwhile { .. } => {
+                FaultCode::Conflict
+            }
+            Self::Rewrite { source, .. } | Self::Ids { source, .. } => source.code(),
             Self::Source(source) => source.code(),
             Self::Write(source) => source.code(),
             Self::Newest(source) => source.code(),
@@ -107,6 +108,8 @@ impl Coded for PushError {
             Self::NoFiles
             | Self::SamePath { .. }
             | Self::Taken { .. }
+            | Self::TakenDown { .. }
+            | Self::Meanwhile { .. }
             | Self::Run { .. }
             | Self::Name(_)
             | Self::Parquet { .. }
@@ -117,7 +120,7 @@ impl Coded for PushError {
             | Self::KeptVocabulary { .. }
             | Self::KeptTokenizer { .. }
             | Self::Manifest(_) => None,
-            Self::Rewrite { source, .. } => Some(source),
+            Self::Rewrite { source, .. } | Self::Ids { source, .. } => Some(source),
             Self::Source(source) => Some(source),
             Self::Write(source) => Some(source),
             Self::Newest(source) => Some(source),
@@ -180,6 +183,22 @@ impl Coded for TakedownError {
             Self::Newest(source) => Some(source),
             Self::Send(source) => Some(&**source),
             Self::Store(fault) => Some(fault),
+        }
+    }
+}
+
+impl Coded for DeltaError {
+    fn code(&self) -> FaultCode {
+        match self {
+            Self::Type { .. } | Self::Mixed { .. } | Self::Empty { .. } => FaultCode::Invalid,
+            Self::Read(source) => source.code(),
+        }
+    }
+
+    fn behind(&self) -> Option<&dyn Coded> {
+        match self {
+            Self::Type { .. } | Self::Mixed { .. } | Self::Empty { .. } => None,
+            Self::Read(source) => Some(source),
         }
     }
 }

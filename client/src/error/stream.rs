@@ -11,9 +11,12 @@ use crate::dataset::stream::StreamError;
 impl Coded for StreamError {
     fn code(&self) -> FaultCode {
         match self {
-            Self::NoSource | Self::Share { .. } | Self::Batch { .. } | Self::Spec { .. } | Self::Weight(_) => {
-                FaultCode::Invalid
-            }
+            Self::NoSource
+            | Self::Share { .. }
+            | Self::Batch { .. }
+            | Self::Spec { .. }
+            | Self::Weight(_)
+            | Self::Broken => FaultCode::Invalid,
             Self::Cursor(
                 CursorError::Json(_)
                 | CursorError::Format { .. }
@@ -46,7 +49,8 @@ impl Coded for StreamError {
             | Self::Cursor(_)
             | Self::Tokens { .. }
             | Self::Planned { .. }
-            | Self::Counts { .. } => None,
+            | Self::Counts { .. }
+            | Self::Broken => None,
             Self::Dataset(error) | Self::Read { source: error, .. } => Some(error),
             Self::Store(fault) => Some(fault),
         }

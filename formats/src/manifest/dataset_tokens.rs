@@ -14,8 +14,8 @@ use crate::table::tokens::TokenWidth;
 pub const LENGTH_BUCKETS: usize = 65;
 
 /// Documents of one file that can be taken down: 2^20. The row group of a manifest in which one file stands alone holds
-/// as many records ([`ROW_GROUP_WEIGHT`](super::writer::ROW_GROUP_WEIGHT) of
-/// [`RECORD_WEIGHT`](super::bounds::RECORD_WEIGHT) bytes each); a file that loses more is pushed anew.
+/// as many records (`ROW_GROUP_WEIGHT` of
+/// `RECORD_WEIGHT` bytes each); a file that loses more is pushed anew.
 pub const MAX_REMOVED_ROWS: usize = 1 << 20;
 
 /// Bytes of all texts of a lineage: 1 MiB, as much as of user metadata; a longer list of sources belongs in a file.

@@ -242,8 +242,8 @@ impl Cursor {
         Ok(Some(joined))
     }
 
-    /// Returns the first thing in which the places of two cursors differ, as each has it; none where both are at the same
-    /// place of the same stream, whatever was seen until there.
+    /// Returns the first thing in which the places of two cursors differ, as each has it; none where both are at the
+    /// same place of the same stream, whatever was seen until there.
     pub fn difference(&self, other: &Self) -> Option<(String, String)> {
         // All fields by name, so that no later one is forgotten.
         let Self { format, algorithm, samples, unit, counted, sources, seen: _ } = self;

@@ -42,7 +42,10 @@ fn seen(positions: impl IntoIterator<Item = u64>) -> Seen {
 
 proptest! {
     #[test]
-    fn what_ranks_saw_adds_up_however_samples_were_dealt(ranks in 1usize..9, dealt in prop::collection::vec(0usize..9, 100)) {
+    fn what_ranks_saw_adds_up_however_samples_were_dealt(
+        ranks in 1usize..9,
+        dealt in prop::collection::vec(0usize..9, 100),
+    ) {
         let of = |rank| (0..100u64).filter(move |position| dealt[*position as usize] % ranks == rank);
         let all: Vec<Cursor> = (0..ranks).map(|rank| Cursor { seen: seen(of.clone()(rank)), ..cursor() }).collect();
         let joined = Cursor::join(&all).unwrap().unwrap();

@@ -100,7 +100,8 @@ pub(crate) struct JoinedCursors(BTreeMap<String, (u32, Cursor)>);
 /// A row and the rank that said it.
 type Said = (u32, SliceRow<Option<Place<Digest>>>);
 
-/// Merges the parts of a save of `world_size` ranks, one of each; `cursors` are those that were taken out of parts before.
+/// Merges the parts of a save of `world_size` ranks, one of each; `cursors` are those that were taken out of parts
+/// before.
 pub(crate) fn merge(parts: Vec<Part>, world_size: u32, mut cursors: JoinedCursors) -> Result<Merged, JoinError> {
     let mut bases = BTreeSet::new();
     let mut metadata: BTreeMap<String, (u32, String)> = BTreeMap::new();
@@ -154,8 +155,8 @@ fn join_metadata(
 }
 
 impl JoinedCursors {
-    /// Adds what a rank saw of each stream. A rank without a cursor reads no data, or another rank that has the same data
-    /// says it for both.
+    /// Adds what a rank saw of each stream. A rank without a cursor reads no data, or another rank that has the same
+    /// data says it for both.
     pub(crate) fn add(&mut self, rank: u32, cursors: Cursors) -> Result<(), JoinError> {
         for (name, cursor) in cursors {
             let Some((other, before)) = self.0.get_mut(&name) else {

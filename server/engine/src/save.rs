@@ -222,8 +222,8 @@ impl Engine {
 
     /// Reads one part of each rank. A rank that was run again may have found other places for the same content, as
     /// another step was committed meanwhile: then it delivered two parts that say the same, and the one with the
-    /// smaller digest is taken, by every joiner. Two that say different things are a conflict. Cursors are joined as they
-    /// come: each rank has one of all lanes, and all of them at once would be the square of the number of ranks.
+    /// smaller digest is taken, by every joiner. Two that say different things are a conflict. Cursors are joined as
+    /// they come: each rank has one of all lanes, and all of them at once would be the square of the number of ranks.
     async fn read_parts(
         &self,
         project: &ProjectName,

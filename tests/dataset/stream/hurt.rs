@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gigastore_client::dataset::stream::{OnDamage, StreamError};
-use gigastore_formats::order::{Long, Packing};
+use gigastore_formats::order::{Long, Packing, Unit};
 use gigastore_tests::faulty::plan::pass;
 use gigastore_tests::faulty::{Failure, Op, Operation, Verdict};
 use gigastore_tests::model::XorShift;
@@ -91,6 +91,21 @@ async fn a_damaged_row_group_is_an_error_that_names_it_and_is_gone_once_it_is_me
     let (skipped, seen) = read(&made.reopen().await, &skipping, 1, 1).await;
     assert!(seen.missing > 0 && seen.missing + seen.tokens == expected.1.tokens, "{seen:?}");
     assert_eq!(skipped.len(), expected.0.len());
+
+    // Whoever plans, from the counts or from the tokens, on whichever rank: the same samples.
+    for packing in [Packing::FirstFit { seq_len: 32, long: Long::Split }, Packing::Documents] {
+        let mut skipping = super::made::options("d", packing, 2);
+        (skipping.damage, skipping.unit) = (OnDamage::Skip, Unit::Tokens);
+        let alone = read(&made.reopen().await, &skipping, 1, 1).await;
+        assert!(alone.1.missing > 0);
+        for (ranks, workers) in [(3, 1), (4, 1), (2, 2)] {
+            assert_eq!(
+                read(&made.reopen().await, &skipping, ranks, workers).await,
+                alone,
+                "{packing:?}, {ranks} ranks"
+            );
+        }
+    }
 
     made.faults.put(&key, sound.into()).await.unwrap();
     take(&mut stream, u64::MAX, &mut samples).await;

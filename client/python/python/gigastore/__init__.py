@@ -6,7 +6,8 @@
     store.save("demo/run", 100, {"w": w}, tag="best")          # torch or numpy; Slice(...) for one rank's box
     state = store.checkpoint("demo/run@best").load()           # numpy, or torch with device="cpu"
 
-Training data: `gigastore.data.Stream`. Adapters: `gigastore.torch` (DCP, FSDP2), `gigastore.safetensors`, `gigastore.jax`, and `gigastore://` paths for fsspec.
+Training data: `gigastore.data.Stream`. Adapters: `gigastore.torch` (DCP, FSDP2), `gigastore.safetensors`,
+`gigastore.jax`, and `gigastore://` paths for fsspec.
 """
 
 from . import data

@@ -41,6 +41,20 @@ pub enum PushError {
         /// The path.
         path: String,
     },
+    /// Documents were taken down of a file while it was pushed.
+    #[error("documents of {path:?} were taken down while it was pushed, and yours may have them: push again")]
+    TakenDown {
+        /// The path.
+        path: String,
+    },
+    /// A file of another schema was pushed meanwhile, and stays beside those of this push.
+    #[error("{first} was pushed meanwhile and has another schema than {second}: push again, to compare their columns")]
+    Meanwhile {
+        /// The file that was pushed meanwhile.
+        first: String,
+        /// A file of this push.
+        second: String,
+    },
     /// The dataset's name is that of a run.
     #[error("{target} is a run: push under another name")]
     Run {
@@ -65,6 +79,14 @@ pub enum PushError {
         path: String,
         /// What is wrong.
         source: Arc<TokenError>,
+    },
+    /// The ids of a file can't be read.
+    #[error("{path}: its ids can't be read: {source}")]
+    Ids {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: RewriteError,
     },
     /// A token is not in the vocabulary.
     #[error("{path}, row {row}: token {token} is not in a vocabulary of {vocab_size} tokens")]

@@ -57,7 +57,8 @@ impl Looked {
 
     /// Tells whether it has nothing that could hold tokens.
     pub(in crate::dataset) fn is_plain(&self) -> bool {
-        matches!(self.tokens.as_ref().map_err(|error| &**error), Err(TokenError::Missing { lists, .. }) if lists.is_empty())
+        let missing = self.tokens.as_ref().map_err(|error| &**error);
+        matches!(missing, Err(TokenError::Missing { lists, .. }) if lists.is_empty())
     }
 }
 

@@ -11,7 +11,8 @@ use gigastore_formats::manifest::dataset::{FileRow, TokenColumn};
 
 use super::error::{PushError, PushWarning};
 use super::look::{Given, Looked};
-use super::rewrite::{RewriteError, Room, rewrite};
+use super::rewrite::{RewriteError, rewrite};
+use super::room::Room;
 use super::send::Sending;
 use super::validate::{FileTokens, LARGE_GROUP_BYTES, large_groups, validate};
 use super::{FILES_IN_FLIGHT, PushSpec, alike};
@@ -60,9 +61,7 @@ impl Store {
             rewritten = rewrite_all(writer, &mut given, column, vocab_size, room.as_ref()).await?;
         }
         let column_ref = column.as_ref();
-        if column_ref.is_some() {
-            alike::check_columns(&given, newest, &kept.iter().collect::<Vec<_>>()).await?;
-        }
+        alike::check_columns(&given, newest, &kept.iter().collect::<Vec<_>>()).await?;
         let (mut known, mut new) = (Vec::new(), Vec::new());
         for file in given {
             match file {

@@ -6,23 +6,20 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, ArrowNativeTypeOp, ArrowPrimitiveType, RecordBatch};
-use gigastore_formats::ambient::Ambient;
-use gigastore_formats::digest::hex;
 use gigastore_formats::table::tokens::{TokenFile, TokenFileSpec, TokenFileWriter, TokenWidth, TokenWriteError};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 
+use crate::dataset::rows;
+
 /// Rows that are read at once: 64, so that even documents of a million tokens take a few hundred MiB.
 const BATCH_ROWS: usize = 64;
-
-/// Columns that hold the ids of documents, the first that a file has.
-pub(in crate::dataset) const ID_COLUMNS: [&str; 2] = ["id", "doc_id"];
 
 /// Why a file can't be written anew.
 #[derive(Debug, thiserror::Error)]
@@ -75,33 +72,6 @@ pub enum RewriteError {
     Write(#[from] TokenWriteError),
 }
 
-/// A folder for files on their way, which goes away with them.
-#[derive(Debug)]
-pub(in crate::dataset) struct Room {
-    folder: PathBuf,
-}
-
-impl Room {
-    /// Makes a folder of its own below `below`.
-    pub(in crate::dataset) fn new(below: &Path, ambient: &dyn Ambient) -> Result<Self, RewriteError> {
-        let folder = below.join(format!("gigastore-push-{}", hex(&ambient.random_bytes()[..8])));
-        std::fs::create_dir_all(&folder).map_err(|source| io(&folder, source))?;
-        Ok(Self { folder })
-    }
-
-    /// Returns the place of one file.
-    pub(in crate::dataset) fn file(&self, number: usize) -> PathBuf {
-        self.folder.join(format!("{number}.parquet"))
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        // What can't be removed is in a folder for such things, and nothing points to it.
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 /// Writes the documents of `from`, whose path in the dataset is `name`, to `to`.
 pub(super) fn rewrite(
     from: &Path,
@@ -111,14 +81,7 @@ pub(super) fn rewrite(
     to: &Path,
 ) -> Result<(), RewriteError> {
     let job = || rewrite_file(from, name, tokens, (width, vocab_size), to);
-    match catch_unwind(AssertUnwindSafe(job)) {
-        Ok(done) => done,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(RewriteError::Damaged(text.chars().take(200).collect()))
-        }
-    }
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(rows::panicked(&*panic)))
 }
 
 fn rewrite_file(
@@ -132,8 +95,7 @@ fn rewrite_file(
     let builder = ParquetRecordBatchReaderBuilder::try_new(source)?;
     let schema = builder.parquet_schema();
     let column = tokens.column().split('.').next().unwrap_or_default().to_owned();
-    let has = |name: &&str| schema.columns().iter().any(|leaf| leaf.path().parts() == [(*name).to_owned()]);
-    let id = ID_COLUMNS.into_iter().find(|name| has(name));
+    let id = rows::first_column(schema, &rows::ID_COLUMNS);
     let wanted = id.into_iter().chain([column.as_str()]);
     let mask = ProjectionMask::columns(schema, wanted);
     let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build()?;
@@ -244,6 +206,14 @@ pub(in crate::dataset) fn text(ids: &ArrayRef, i: usize, column: &str) -> Result
         DataType::Utf8 => of(ids.as_string::<i32>().value(i)),
         DataType::LargeUtf8 => of(ids.as_string::<i64>().value(i)),
         DataType::Utf8View => of(ids.as_string_view().value(i)),
+        // Older writers do not say that their bytes are text.
+        DataType::Binary if std::str::from_utf8(ids.as_binary::<i32>().value(i)).is_ok() => {
+            of(&String::from_utf8_lossy(ids.as_binary::<i32>().value(i)))
+        }
+        DataType::Int8 => number(ids.as_primitive::<Int8Type>().value(i).into()),
+        DataType::Int16 => number(ids.as_primitive::<Int16Type>().value(i).into()),
+        DataType::UInt8 => number(ids.as_primitive::<UInt8Type>().value(i).into()),
+        DataType::UInt16 => number(ids.as_primitive::<UInt16Type>().value(i).into()),
         DataType::Int32 => number(ids.as_primitive::<Int32Type>().value(i).into()),
         DataType::Int64 => number(ids.as_primitive::<Int64Type>().value(i).into()),
         DataType::UInt32 => number(ids.as_primitive::<UInt32Type>().value(i).into()),
@@ -256,6 +226,6 @@ pub(in crate::dataset) fn text(ids: &ArrayRef, i: usize, column: &str) -> Result
     }
 }
 
-fn io(path: &Path, source: std::io::Error) -> RewriteError {
+pub(super) fn io(path: &Path, source: std::io::Error) -> RewriteError {
     RewriteError::Io { path: path.display().to_string(), source }
 }

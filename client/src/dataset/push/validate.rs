@@ -1,16 +1,23 @@
 //! Reads the tokens of files whole before anything is committed: no nulls, no token past the vocabulary, counts that
-//! are right; and sums up what the manifest says of them.
+//! are right; and their ids, which must be readable. Other columns are not decoded. Sums up what the manifest says of
+//! them.
 //!
 //! Row groups are read in parallel, as many as the budget of bytes in flight holds. Must never pass over a row.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::manifest::dataset::{add_lengths, count_length};
 use gigastore_formats::table::tokens::{Documents, TokenError, TokenFile};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::error::{PushError, PushWarning};
 use super::look::{Looked, read};
+use super::rewrite::RewriteError;
+use crate::dataset::rows;
 use crate::transfer::source::SourceFile;
 use crate::transfer::write::Writer;
 
@@ -60,9 +67,25 @@ pub(in crate::dataset) async fn validate(
         writer.progress.done(bytes);
         (number, done) = (number + 1, done + bytes);
     }
+    let path = file.look.path().to_owned();
+    let ids = writer.store.ambient.computed(move || read_ids(&path)).await;
+    ids.map_err(|source| PushError::Ids { path: file.look.path().display().to_string(), source })?;
     writer.progress.done(file.look.len() - done);
     source.check_unchanged()?;
     Ok(found)
+}
+
+/// Reads the ids of a file, where it has some, as those who ask for them will: a page and some thousand ids at a time.
+fn read_ids(path: &Path) -> Result<(), RewriteError> {
+    let io = |source| RewriteError::Io { path: path.display().to_string(), source };
+    let source = File::open(path).map_err(io)?;
+    rows::guarded(|| {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(source)?;
+        let Some(id) = rows::first_column(builder.parquet_schema(), &rows::ID_COLUMNS) else { return Ok(()) };
+        let mask = ProjectionMask::columns(builder.parquet_schema(), [id]);
+        let mut batches = builder.with_projection(mask).with_batch_size(rows::BATCH_ROWS).build()?;
+        Ok(batches.try_for_each(|batch| batch.map(drop))?)
+    })
 }
 
 /// Warns of row groups that are too large.

@@ -21,13 +21,15 @@ pub const FILLER: i64 = -1;
 /// One rank's batch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Batch {
-    /// The batch's number, counted on from that of the first one: see [`StreamOptions::first_step`](super::StreamOptions).
+    /// The batch's number, counted on from that of the first one: see
+    /// [`StreamOptions::first_step`](super::StreamOptions).
     pub step: u64,
     /// Tokens of a sample; none where samples are documents, which follow on each other and are as long as they are.
     pub seq_len: Option<u32>,
     /// The tokens of all samples, one after the other.
     pub tokens: Reused<i64>,
-    /// Where pieces of documents begin and end among the tokens: 0, then the end of each. Padding is a piece of its own.
+    /// Where pieces of documents begin and end among the tokens: 0, then the end of each. Padding is a piece of its
+    /// own.
     pub cu_seqlens: Vec<i32>,
     /// The position of each token in its piece. Empty where that is not wanted.
     pub position_ids: Reused<i64>,

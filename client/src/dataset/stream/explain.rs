@@ -46,8 +46,9 @@ pub struct ExplainedSample {
 }
 
 impl StreamOptions {
-    /// Returns the options of a stream that goes on where a cursor is, with the datasets and versions that it names.
-    pub fn of_cursor(cursor: Cursor, share: Share) -> Result<Self, StreamError> {
+    /// Returns the options of a stream that goes on where a cursor is, with the datasets and versions that it names,
+    /// each read `epochs` times, or for ever.
+    pub fn of_cursor(cursor: Cursor, share: Share, epochs: Option<u64>) -> Result<Self, StreamError> {
         let first = cursor.sources.first().ok_or(StreamError::NoSource)?;
         let mut options = Self::new(Self::target(&first.dataset)?, 0, first.spec.packing, share.batch_size);
         options.order = first.spec.clone();
@@ -55,9 +56,8 @@ impl StreamOptions {
         options.share = share;
         options.sources.clear();
         for source in &cursor.sources {
-            // For ever, so that what comes after the cursor can be looked at however often the stream is read.
             let (target, weight) = (Self::target(&source.dataset)?, source.weight.part());
-            options.sources.push(StreamSource { target, weight, epochs: None });
+            options.sources.push(StreamSource { target, weight, epochs });
         }
         options.cursor = Some(cursor);
         Ok(options)
@@ -71,16 +71,17 @@ impl StreamOptions {
 
 impl Store {
     /// Tells which documents the samples of the global batch number `step` after `cursor` consist of, where
-    /// `world_size` ranks take `batch_size` samples each.
+    /// `world_size` ranks take `batch_size` samples each and read each dataset `epochs` times, or for ever. How much
+    /// the stream may count before it ends is not known to a cursor: steps past that are told too.
     pub async fn explain(
         &self,
         cursor: Cursor,
         step: u64,
-        world_size: u32,
-        batch_size: u32,
+        (world_size, batch_size): (u32, u32),
+        epochs: Option<u64>,
     ) -> Result<Vec<ExplainedSample>, StreamError> {
         let share = Share { rank: 0, world_size, batch_size, worker: 0, workers: 1 };
-        let stream = self.stream(StreamOptions::of_cursor(cursor, share)?).await?;
+        let stream = self.stream(StreamOptions::of_cursor(cursor, share, epochs)?).await?;
         let mut sampler = stream.place.sampler.clone();
         let global = u64::from(world_size) * u64::from(batch_size);
         for _ in 0..step.saturating_mul(global) {

@@ -28,6 +28,7 @@
 //! |---|---|
 //! | `options.rs` | what a stream reads, and why it does not |
 //! | `window.rs` | a window: read, checked, decoded, packed |
+//! | `group.rs` | a row group of it |
 //! | `windows.rs` | which windows are held, and read ahead |
 //! | `producer.rs` | makes batches in the background |
 //! | `batch.rs` | samples to a batch |
@@ -38,6 +39,7 @@
 
 mod batch;
 mod explain;
+mod group;
 mod options;
 mod producer;
 mod shelf;
@@ -61,7 +63,7 @@ pub use producer::Place;
 pub use shelf::Reused;
 
 use batch::Filler;
-use producer::{Made, Producer};
+use producer::{Made, Message, Producer};
 use window::Source;
 use windows::Loader;
 
@@ -83,7 +85,7 @@ pub struct Stream {
     sources: Arc<[Source]>,
     /// Where it is, after the last batch that was taken.
     place: Arc<Place>,
-    made: Option<mpsc::Receiver<Result<Made, StreamError>>>,
+    made: Option<mpsc::Receiver<Message>>,
     /// Told when a batch is asked for again that could not be made.
     again: Arc<Notify>,
     failed: bool,
@@ -151,7 +153,8 @@ impl Stream {
         self.taken(made)
     }
 
-    /// Takes the next batch, or what there is instead, if [`next`](Self::next) would not have to wait for it; else none.
+    /// Takes the next batch, or what there is instead, if [`next`](Self::next) would not have to wait for it; else
+    /// none.
     pub fn try_next(&mut self) -> Option<Result<Option<Batch>, StreamError>> {
         let made = self.made.as_mut().filter(|_| !self.ended && !self.failed)?.try_recv();
         match made {
@@ -160,9 +163,9 @@ impl Stream {
         }
     }
 
-    fn taken(&mut self, made: Option<Result<Made, StreamError>>) -> Result<Option<Batch>, StreamError> {
+    fn taken(&mut self, made: Option<Message>) -> Result<Option<Batch>, StreamError> {
         match made {
-            Some(Ok(Made { batch, place })) => {
+            Some(Ok(Some(Made { batch, place }))) => {
                 self.place = place;
                 Ok(Some(batch))
             }
@@ -170,9 +173,13 @@ impl Stream {
                 self.failed = true;
                 Err(error)
             }
-            None => {
+            Some(Ok(None)) => {
                 self.ended = true;
                 Ok(None)
+            }
+            None => {
+                self.made = None;
+                Err(StreamError::Broken)
             }
         }
     }
@@ -224,8 +231,8 @@ impl Stream {
         order.epoch(epoch).samples()
     }
 
-    /// Returns the samples of the whole stream, from its very beginning, where the manifest tells: of one dataset that is
-    /// read at most 1,024 times, without a budget, or with one of samples.
+    /// Returns the samples of the whole stream, from its very beginning, where the manifest tells: of one dataset that
+    /// is read at most 1,024 times, without a budget, or with one of samples.
     pub fn samples(&self) -> Option<u64> {
         let spec = self.place.sampler.spec();
         let [SourceSpec { order, epochs: Some(epochs), .. }] = spec.sources.as_slice() else { return None };
@@ -237,11 +244,14 @@ impl Stream {
     }
 
     /// Returns the most bytes that windows take in this process: of each dataset, the windows of as many lanes as its
-    /// rank has, at their largest, and twice what is read ahead, as it was stored and decoded.
+    /// rank has (all lanes where there are several datasets), at their largest, and twice what is read ahead, as it was
+    /// stored and decoded.
     pub fn memory_bound(&self) -> u64 {
         let order = &self.options.order;
         let share = &self.options.share;
-        let lanes = match order.lanes.is_multiple_of(share.world_size) {
+        // Of several sources some samples go to ranks that are not their lane's home.
+        let homes = order.lanes.is_multiple_of(share.world_size) && self.sources.len() == 1;
+        let lanes = match homes {
             true => order.lanes / share.world_size,
             false => order.lanes,
         };
@@ -267,7 +277,7 @@ impl Stream {
         ambient.computed(placed).await.map(Arc::new)
     }
 
-    fn begin(&mut self) -> mpsc::Receiver<Result<Made, StreamError>> {
+    fn begin(&mut self) -> mpsc::Receiver<Message> {
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         let (ambient, sources) = (Arc::clone(&self.ambient), Arc::clone(&self.sources));
         let StreamOptions { damage, prefetch_bytes, share, last, columns, .. } = self.options;

@@ -191,6 +191,11 @@ pub enum StreamError {
         /// The first file of the window.
         path: String,
     },
+    /// The threads that make batches ended without a word.
+    #[error(
+        "what makes the batches of the stream ended in the middle: that is a defect; what it said stands on stderr"
+    )]
+    Broken,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] Fault),

@@ -22,6 +22,9 @@ pub(super) struct Made {
     pub(super) place: Arc<Place>,
 }
 
+/// What comes of making a batch: none at the end.
+pub(super) type Message = Result<Option<Made>, StreamError>;
+
 /// Where a stream is. It is mere memory: of use also where the stream itself is not, as in a process that was forked
 /// off.
 #[derive(Clone, Debug)]
@@ -73,18 +76,15 @@ impl Producer {
 
     /// Makes batches until there are no more, or nobody takes them. After one that can't be made it waits until `again`
     /// is notified, and keeps what it holds.
-    pub(super) async fn run(mut self, sender: mpsc::Sender<Result<Made, StreamError>>, again: Arc<Notify>) {
+    pub(super) async fn run(mut self, sender: mpsc::Sender<Message>, again: Arc<Notify>) {
         loop {
             let made = tokio::select! {
                 made = self.make() => made,
                 () = sender.closed() => return,
             };
-            let (message, failed) = match made {
-                Ok(Some(batch)) => (Ok(Made { batch, place: Arc::new(self.place.clone()) }), false),
-                Ok(None) => return,
-                Err(error) => (Err(error), true),
-            };
-            if sender.send(message).await.is_err() {
+            let (ended, failed) = (matches!(made, Ok(None)), made.is_err());
+            let message = made.map(|batch| batch.map(|batch| Made { batch, place: Arc::new(self.place.clone()) }));
+            if sender.send(message).await.is_err() || ended {
                 return;
             }
             if failed {

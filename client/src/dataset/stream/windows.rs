@@ -83,8 +83,7 @@ impl<T: Clone> Slot<T> {
         if let State::Loading(receiver) = &mut self.state {
             match receiver.await {
                 Ok(loaded) => self.state = State::Ready(loaded?),
-                // The runtime is ending, and with it whoever waits here.
-                Err(_) => std::future::pending().await,
+                Err(_) => return Err(StreamError::Broken),
             }
         }
         match &self.state {

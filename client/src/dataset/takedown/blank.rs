@@ -2,7 +2,8 @@
 //!
 //! A row group without such rows is copied as it is, and so are the columns that hold no content. Of an empty row the
 //! id stays, and what is neither text, bytes nor a list; lists are empty, texts and bytes too (those of fixed length
-//! are zeros). Must never keep a byte of a blanked value: pages and statistics of changed columns are made anew.
+//! are zeros). Of the file's own metadata only the schema and what we write stays. Must never keep a byte of a blanked
+//! value: pages and statistics of changed columns are made anew.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,7 +15,7 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::table::tokens::{Documents, TokenCompression, TokenFile, TokenWidth, encode_documents};
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use parquet::column::writer::ColumnCloseResult;
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, ParquetMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::serialized_reader::ReadOptionsBuilder;
@@ -200,15 +201,23 @@ fn compression(codec: Compression) -> TokenCompression {
     }
 }
 
+/// Tells whether a pair of the file's own metadata stays. Other programs keep there what they like, texts of rows among
+/// it (examples, ranges of an index): only the schema, and what we write, is known to hold none.
+fn stays(pair: &&KeyValue) -> bool {
+    pair.key == "ARROW:schema" || pair.key.starts_with("gigastore.")
+}
+
 /// Returns settings under which changed columns are written as the others are.
 fn properties(metadata: &ParquetMetaData) -> WriterProperties {
     let file = metadata.file_metadata();
     let mut builder = WriterProperties::builder()
         .set_created_by(file.created_by().unwrap_or("gigastore").to_owned())
-        .set_key_value_metadata(file.key_value_metadata().cloned())
+        .set_key_value_metadata(file.key_value_metadata().map(|pairs| pairs.iter().filter(stays).cloned().collect()))
         .set_offset_index_disabled(!is_indexed(metadata))
         .set_statistics_enabled(EnabledStatistics::None);
-    for chunk in metadata.row_groups().first().map(|group| group.columns()).unwrap_or_default() {
+    for chunk in
+        metadata.row_groups().first().map(parquet::file::metadata::RowGroupMetaData::columns).unwrap_or_default()
+    {
         let path = chunk.column_path().clone();
         let codec = match chunk.compression() {
             // Codecs that are read, and not written, here.

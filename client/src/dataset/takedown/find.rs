@@ -8,9 +8,9 @@ use arrow_array::Array;
 use gigastore_formats::manifest::dataset::{FileRow, MAX_REMOVED_ROWS};
 
 use super::{TakedownError, TakedownSpec};
-use crate::dataset::push::rewrite::{ID_COLUMNS, text};
+use crate::dataset::push::rewrite::text;
 use crate::dataset::read::Dataset;
-use crate::dataset::rows;
+use crate::dataset::rows::{self, ID_COLUMNS};
 
 /// Rows by the path of their file.
 pub(super) type Hits = BTreeMap<String, BTreeSet<u64>>;
@@ -64,15 +64,13 @@ async fn by_id(
     ids: &BTreeSet<&str>,
     found: &mut BTreeSet<String>,
 ) -> Result<BTreeSet<u64>, TakedownError> {
-    let metadata = rows::metadata(dataset, &row.path).await?;
-    let columns = metadata.file_metadata().schema_descr().columns();
-    let there = |name: &&str| columns.iter().any(|leaf| leaf.path().parts() == [(*name).to_owned()]);
+    let metadata = rows::metadata(dataset, row).await?;
     let named: Vec<&str> = spec.id_column.as_deref().map_or(ID_COLUMNS.to_vec(), |name| vec![name]);
-    let column = named.iter().copied().find(there);
+    let column = rows::first_column(metadata.file_metadata().schema_descr(), &named);
     let column =
         column.ok_or_else(|| TakedownError::NoIdColumn { path: row.path.clone(), expected: named.join(", ") })?;
     let mut rows = BTreeSet::new();
-    rows::column(dataset, &row.path, metadata.clone(), column, |first, values| {
+    rows::column(dataset, row, metadata, (column, None), |first, values| {
         for i in 0..values.len() {
             if let Some(id) = text(values, i, column)?.filter(|id| ids.contains(id.as_str())) {
                 rows.insert(first + i as u64);

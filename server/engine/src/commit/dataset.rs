@@ -24,7 +24,8 @@ const FILES_IN_FLIGHT: usize = 64;
 
 impl Engine {
     /// Commits a dataset version of which `manifest` is the manifest, or finds that the newest version has the same
-    /// files, of which the same is known. The commit goes on where its caller goes away; the same call again waits for it.
+    /// files, of which the same is known. The commit goes on where its caller goes away; the same call again waits for
+    /// it.
     pub async fn commit_dataset(
         &self,
         request: &DatasetRequest,

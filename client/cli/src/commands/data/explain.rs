@@ -17,7 +17,9 @@ use crate::output::{say, say_json, table};
 /// Show which documents a step of a training run consists of
 ///
 /// From the cursor of a data stream, as `stream.cursor()` returns it and checkpoints keep it. Step 0
-/// is the next global batch after the cursor; its size is that of all ranks together.
+/// is the next global batch after the cursor; its size is that of all ranks together. A cursor does
+/// not know how often datasets are read: --epochs, as the stream has it, matters where several are
+/// mixed and one ends before the others.
 ///
 /// Examples:
 ///
@@ -38,6 +40,9 @@ pub(crate) struct Explain {
     /// Data-parallel ranks
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     world_size: u32,
+    /// How often the stream reads each dataset, if not for ever
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
 }
 
 impl Explain {
@@ -47,7 +52,7 @@ impl Explain {
             Failure::usage(text).with_hint("stream.cursor() returns one, and `ckpt show --format json` has those kept")
         })?;
         let store = globals.open().await?;
-        let samples = store.explain(cursor, self.step, self.world_size, self.batch_size).await?;
+        let samples = store.explain(cursor, self.step, (self.world_size, self.batch_size), self.epochs).await?;
         if globals.json() {
             let samples: Vec<_> = samples.iter().map(document).collect();
             say_json(&json!({ "step": self.step, "samples": samples }));
@@ -65,10 +70,10 @@ impl Explain {
     fn read(&self) -> Result<Vec<u8>, Failure> {
         let unreadable = |error| Failure::local(&format!("{} can't be read", self.cursor.display()), &error);
         if self.cursor.as_os_str() != "-" {
-            return std::fs::read(&self.cursor).map_err(|error| unreadable(error));
+            return std::fs::read(&self.cursor).map_err(unreadable);
         }
         let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).map_err(|error| unreadable(error))?;
+        std::io::stdin().read_to_end(&mut bytes).map_err(unreadable)?;
         Ok(bytes)
     }
 }

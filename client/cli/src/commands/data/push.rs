@@ -26,9 +26,11 @@ const MOST_SOURCES: usize = 1000;
 /// folder stands for the .parquet files below it. Files that the newest version has are neither
 /// read again nor sent; where nothing changed no version is made.
 ///
-/// The token column is the only list of integers, or the only one named tokens or input_ids. Every
-/// new file is read whole before anything is committed: no nulls, no token past the vocabulary,
-/// the same columns in all files. Files without any list of integers make a plain table.
+/// The token column is the only list of integers, or the only one named tokens or input_ids. Of
+/// every new file all tokens, counts (n_tokens) and ids (id or doc_id) are read before anything is
+/// committed: no nulls, no token past the vocabulary. Other columns are hashed and not decoded; all
+/// files must have the same ones. Files without any list of integers make a plain table, of which
+/// footers alone are read.
 ///
 /// --rewrite writes files of another layout, or with row groups over 64 MiB, anew (columns id,
 /// n_tokens, tokens; ids are those of a column id or doc_id, else FILE:ROW) into --staging, a

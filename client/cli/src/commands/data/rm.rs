@@ -21,7 +21,12 @@ use crate::output::{note, say, say_json, with_progress, would};
 ///
 /// Row numbers, planned lengths, the order and every cursor stay valid. Of an empty row the id and
 /// plain numbers stay; texts, bytes and lists, the tokens among them, are gone. Only the files that
-/// hold such documents are written anew. Earlier versions keep them until they are dropped.
+/// hold such documents are written anew, without the metadata that other programs put into their
+/// footers (all but ARROW:schema and gigastore.*). Earlier versions keep them until they are
+/// dropped.
+///
+/// Copies lie in --staging while they are worked on. What a killed command left there goes with
+/// the next data rm, or data push --rewrite, of the same folder.
 ///
 /// The file has one document a line: an id as in the column id or doc_id (or --id-column), or
 /// FILE:ROW, with rows from 0.

@@ -142,9 +142,6 @@ impl Tokenize {
             return Ok(());
         }
         let store = globals.create().await?;
-        if self.append {
-            self.check_prefix(&store).await?;
-        }
         let spec = RunSpec {
             inputs: found.inputs.clone(),
             reading,
@@ -155,6 +152,15 @@ impl Tokenize {
         };
         let folder = self.work_folder(globals.url()?)?;
         let mut work = Work::open(&folder, &spec.plan(), self.restart)?;
+        // A run with finished parts may have been killed after its commit, and the files are its own: the push knows
+        // them, and refuses others of the same names.
+        if self.append && work.finished().is_empty() {
+            if let Err(failure) = self.check_prefix(&store).await {
+                // A plan with this prefix would be in the way of the next.
+                work.remove()?;
+                return Err(failure);
+            }
+        }
         if !globals.quiet && !work.finished().is_empty() {
             let n = work.finished().len();
             note(&format_args!("going on after {n} finished parts in {}", folder.display()));
