@@ -75,7 +75,7 @@ def test_ranks_that_are_apart_make_no_checkpoint(url: str, tmp_path: Path) -> No
     ranks = [Stream(url, "demo/corpus", seq_len=8, batch_size=1, rank=rank, world_size=2) for rank in range(2)]
     next(ranks[1])
     store = Store(url)
-    with pytest.raises(ConflictError, match="same place"):
+    with pytest.raises(ConflictError, match="disagree on the position"):
         save(store, 1, ranks)
     with pytest.raises(gigastore.NotFoundError):
         store.checkpoint("demo/run")

@@ -12,14 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 import streams
+from conftest import command
 from gigastore import IntegrityError
 from gigastore.data import Stream
 from streams import COLUMNS, Model, drawn, same
 
 CONCAT = {"mode": "concat", "seq_len": 16}
+FIRST_FIT = {"mode": "first_fit", "seq_len": 24, "long": "split"}
 
 
 @pytest.fixture
@@ -102,7 +105,39 @@ def test_a_lost_file_is_told_by_name(tmp_path: Path, corpus: streams.Documents) 
     same(stream, list(expected.batches(1))[step:])
 
 
-def test_a_service_that_goes_away_delays_nothing_else(
+@pytest.mark.parametrize("packing", [CONCAT, FIRST_FIT, {"mode": "documents"}], ids=lambda one: one["mode"])
+def test_documents_that_are_taken_down_leave_holes_and_all_else_in_place(
+    tmp_path: Path, corpus: streams.Documents, packing: dict[str, Any]
+) -> None:
+    url, expected = f"file://{tmp_path}/store", Model(tmp_path / "corpus", corpus, 5, 2, packing, pad=9)
+    before, cursors = [], []
+    stream = streamed(tmp_path, expected)
+    for batch in stream:
+        before.append(batch)
+        cursors.append(stream.cursor())
+    names = [f"part-{file}.parquet-0-0" for file in (1, 2, 4)]
+    (tmp_path / "ids.txt").write_text("".join(f"{name}\n" for name in names))
+    gone = sum(len(corpus[f"part-{file}.parquet"][0][0]) for file in (1, 2, 4))
+    assert gone > 0
+    command("--store", url, "data", "rm", "--documents", str(tmp_path / "ids.txt"), "--from", "demo/corpus")
+    after = streamed(tmp_path, expected)
+    assert after.info[0].target == "demo/corpus@2"
+    batches = list(after)
+    assert after.seen.missing == gone and after.seen.tokens + gone == stream.seen.tokens
+    assert after.seen.digest != stream.seen.digest
+    for one, other in zip(before, batches, strict=True):
+        for name in ("cu_seqlens", "position_ids", "positions"):
+            np.testing.assert_array_equal(one[name], other[name])
+        there = other["loss_mask"]
+        np.testing.assert_array_equal(one["tokens"][there], other["tokens"][there])
+        assert (other["tokens"][~there] == 9).all()
+    # Cursors of the version before go on in this one.
+    for step in range(0, len(cursors), 7):
+        rest = streamed(tmp_path, expected, cursor=cursors[step])
+        same([{**batch, "step": batch["step"] + step + 1} for batch in rest], batches[step + 1 :])
+
+
+def test_a_stream_through_a_service(
     tmp_path: Path, corpus: streams.Documents, serve: Callable[..., Any]
 ) -> None:
     expected = Model(tmp_path / "corpus", corpus, 5, 2, {"mode": "first_fit", "seq_len": 40, "long": "split"})

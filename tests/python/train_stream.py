@@ -52,7 +52,7 @@ class Training:
         self.store, self.run, self.args = gigastore.Store(args.store), args.run, args
         torch.manual_seed(0)  # the same weights on every rank
         self.model = Transformer(args.vocabulary)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.5, momentum=0.9)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
         for parameter in self.model.parameters():
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.saving: Any = None

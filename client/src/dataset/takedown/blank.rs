@@ -112,7 +112,8 @@ impl Blanking<'_> {
                     let emptied = documents.emptied(hits);
                     let (pages, facts) =
                         encode_documents(chunk.column_descr_ptr(), compression(chunk.compression()), &emptied)?;
-                    group.append_column(&pages, facts)?;
+                    let offset_index = facts.offset_index.filter(|_| is_indexed(metadata));
+                    group.append_column(&pages, ColumnCloseResult { offset_index, ..facts })?;
                 }
                 (Some(blank), _) => {
                     let from = columns.get_column_reader(i)?;
@@ -172,7 +173,8 @@ fn append(
     group: &mut SerializedRowGroupWriter<'_, BufWriter<File>>,
 ) -> Result<(), RewriteError> {
     let chunk: &ColumnChunkMetaData = metadata.row_group(number).column(column);
-    let offset_index = metadata.offset_index().and_then(|index| index.get(number)?.get(column).cloned());
+    let offset_index = metadata.offset_index().filter(|_| is_indexed(metadata));
+    let offset_index = offset_index.and_then(|index| index.get(number)?.get(column).cloned());
     let facts = ColumnCloseResult {
         bytes_written: u64::try_from(chunk.compressed_size()).unwrap_or_default(),
         rows_written: u64::try_from(metadata.row_group(number).num_rows()).unwrap_or_default(),
@@ -182,6 +184,13 @@ fn append(
         offset_index,
     };
     Ok(group.append_column(file, facts)?)
+}
+
+/// Tells whether the file says of every column of every row group where its pages begin: the writer says it of all or of
+/// none, and panics where some were copied that do not.
+fn is_indexed(metadata: &ParquetMetaData) -> bool {
+    let columns = metadata.row_groups().iter().map(|group| group.num_columns());
+    metadata.offset_index().is_some_and(|index| columns.eq(index.iter().map(Vec::len)))
 }
 
 fn compression(codec: Compression) -> TokenCompression {
@@ -204,6 +213,7 @@ fn properties(metadata: &ParquetMetaData) -> WriterProperties {
     let mut builder = WriterProperties::builder()
         .set_created_by(file.created_by().unwrap_or("gigastore").to_owned())
         .set_key_value_metadata(file.key_value_metadata().map(|pairs| pairs.iter().filter(stays).cloned().collect()))
+        .set_offset_index_disabled(!is_indexed(metadata))
         .set_statistics_enabled(EnabledStatistics::None);
     for chunk in
         metadata.row_groups().first().map(parquet::file::metadata::RowGroupMetaData::columns).unwrap_or_default()
