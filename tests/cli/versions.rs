@@ -32,7 +32,7 @@ fn a_push_counts_tokens_and_show_says_where_they_came_from() {
         "documents   5\n",
         "tokens      25 in tokens.list.element, 2 bytes each, of a vocabulary of 200",
         "sources     corpus",
-        "command     gigastore data push corpus --to demo/corpus --vocab-size 200",
+        "command     gigastore --format json data push corpus --to demo/corpus --vocab-size 200",
         "  8..16 tokens  2  ########################################",
         "      0 tokens  1  ####################\n",
     ] {
