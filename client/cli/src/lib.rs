@@ -12,6 +12,7 @@ mod output;
 mod service;
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -42,6 +43,9 @@ struct Arguments {
     command: commands::Command,
 }
 
+/// How long a command that failed waits for its unfinished files to go away: a second, in which a disk removes many.
+const CLEANING_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Runs the command line `arguments`, the name of the program first, and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let Arguments { globals, command } = match Arguments::try_parse_from(arguments) {
@@ -66,8 +70,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             _ = tokio::signal::ctrl_c(), if !handles_signals => Err(Failure::interrupted()),
         }
     });
-    // A blocking write that is under way must not hold up the exit.
-    runtime.shutdown_background();
+    match ended {
+        // A blocking write that is under way must not hold up the exit.
+        Ok(()) => runtime.shutdown_background(),
+        // What was given up is removed by such threads.
+        Err(_) => runtime.shutdown_timeout(CLEANING_PATIENCE),
+    }
     match ended {
         // What was lost was said when it was.
         Ok(()) if output::lost_data() => 1,
