@@ -186,8 +186,8 @@ fn append(
     Ok(group.append_column(file, facts)?)
 }
 
-/// Tells whether the file says of every column of every row group where its pages begin: the writer says it of all or of
-/// none, and panics where some were copied that do not.
+/// Tells whether the file says of every column of every row group where its pages begin: the writer says it of all or
+/// of none, and panics where some were copied that do not.
 fn is_indexed(metadata: &ParquetMetaData) -> bool {
     let columns = metadata.row_groups().iter().map(parquet::file::metadata::RowGroupMetaData::num_columns);
     metadata.offset_index().is_some_and(|index| columns.eq(index.iter().map(Vec::len)))
