@@ -98,7 +98,8 @@ pub struct StreamOptions {
     pub columns: Columns,
     /// Bytes that are read ahead.
     pub prefetch_bytes: u64,
-    /// Where to go on.
+    /// Where to go on. What it says was seen is counted on by this rank: a joined one is for one rank to count on, and
+    /// the others take it with `seen` at nothing.
     pub cursor: Option<Cursor>,
     /// The number of the first batch. Which worker makes a batch depends on its number.
     pub first_step: u64,
