@@ -18,12 +18,14 @@
 //! | [`plan`] | wanted boxes to ranges of packs, ranges of files to parts of slices |
 //! | [`timeline`] | what the phases of a save took |
 //! | [`wire`] | what a client and a store say to each other |
+//! | [`guard`] | libraries whose panics are errors |
 //! | [`limits`] | every bound |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
 pub mod ambient;
 pub mod digest;
+pub mod guard;
 pub mod limits;
 pub mod manifest;
 pub mod moment;

@@ -162,57 +162,47 @@ pub(crate) async fn shown<T>(
     snapshot: impl Fn() -> (u64, u64),
     work: impl Future<Output = T>,
 ) -> T {
-    if quiet {
-        return work.await;
-    }
-    let mut work = std::pin::pin!(work);
-    let terminal = io::stderr().is_terminal();
-    let bar = if terminal { bar(what) } else { ProgressBar::hidden() };
-    loop {
-        let every = if terminal { BAR_EVERY } else { LINE_EVERY };
-        tokio::select! {
-            done = &mut work => {
-                bar.finish_and_clear();
-                return done;
-            }
-            () = tokio::time::sleep(every) => {
-                let (done, total) = snapshot();
-                bar.set_length(total);
-                bar.set_position(done);
-                if !terminal {
-                    note(&format_args!("{what}: {} of {}", size(done), size(total)));
-                }
-            }
+    let show = |bar: &ProgressBar, terminal: bool| {
+        let (done, total) = snapshot();
+        bar.set_length(total);
+        bar.set_position(done);
+        if !terminal {
+            note(&format_args!("{what}: {} of {}", size(done), size(total)));
         }
-    }
+    };
+    watched(quiet, || bar(what), show, work).await
 }
 
 /// Runs `work` while a line about it is told: again and again in place on a terminal, else every ten seconds.
 #[cfg(feature = "tokenize")]
 pub(crate) async fn told<T>(quiet: bool, line: impl Fn() -> String, work: impl Future<Output = T>) -> T {
+    let style = || ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let show = |bar: &ProgressBar, terminal: bool| if terminal { bar.set_message(line()) } else { note(&line()) };
+    // A rate is that since the first call.
+    line();
+    watched(quiet, || ProgressBar::no_length().with_style(style()), show, work).await
+}
+
+/// Runs `work` and has it shown from time to time: with a bar on a terminal, and without one elsewhere.
+async fn watched<T>(
+    quiet: bool,
+    bar: impl FnOnce() -> ProgressBar,
+    show: impl Fn(&ProgressBar, bool),
+    work: impl Future<Output = T>,
+) -> T {
     if quiet {
         return work.await;
     }
     let mut work = std::pin::pin!(work);
     let terminal = io::stderr().is_terminal();
-    let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = if terminal { ProgressBar::no_length().with_style(style) } else { ProgressBar::hidden() };
-    // A rate is that since the first call.
-    line();
+    let (bar, every) = if terminal { (bar(), BAR_EVERY) } else { (ProgressBar::hidden(), LINE_EVERY) };
     loop {
-        let every = if terminal { BAR_EVERY } else { LINE_EVERY };
         tokio::select! {
             done = &mut work => {
                 bar.finish_and_clear();
                 return done;
             }
-            () = tokio::time::sleep(every) => {
-                if terminal {
-                    bar.set_message(line());
-                } else {
-                    note(&line());
-                }
-            }
+            () = tokio::time::sleep(every) => show(&bar, terminal),
         }
     }
 }

@@ -1,13 +1,10 @@
-//! Calls of libraries that assert what their input should be like: a panic of theirs is an error here.
+//! Calls of libraries that assert what their input should be like: a panic of theirs is an error, and not told.
 //!
 //! Must never keep quiet about a panic outside of such a call.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
+use std::panic::{PanicHookInfo, set_hook, take_hook};
 use std::sync::Once;
-
-/// Most characters of a panic's message that are kept: a line or two; some libraries print the whole value.
-const MESSAGE_CHARS: usize = 200;
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -26,13 +23,9 @@ pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
         set_hook(but_guarded(take_hook()));
     });
     let around = GUARDED.replace(true);
-    let done = catch_unwind(AssertUnwindSafe(call));
+    let done = gigastore_formats::guard::guarded(call);
     GUARDED.set(around);
-    done.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        text.chars().take(MESSAGE_CHARS).collect()
-    })
+    done
 }
 
 /// Returns a hook that passes panics on to `before`, except those of guarded calls.
@@ -47,6 +40,7 @@ fn but_guarded(before: Hook) -> Hook {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::catch_unwind;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -54,7 +48,6 @@ mod tests {
     #[test]
     fn panics_are_messages_and_others_go_on() {
         assert_eq!(guarded(|| 7), Ok(7));
-        assert_eq!(guarded(|| -> u8 { panic!("{}", "x".repeat(MESSAGE_CHARS + 1)) }), Err("x".repeat(MESSAGE_CHARS)));
         let inner = guarded(|| (guarded(|| -> u8 { panic!("inner") }), GUARDED.get()));
         assert_eq!(inner, Ok((Err("inner".to_owned()), true)));
         assert!(!GUARDED.get());

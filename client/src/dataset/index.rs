@@ -11,12 +11,13 @@ use gigastore_formats::manifest::Step;
 use gigastore_formats::manifest::dataset::{DatasetIndex, DatasetReader, FileRow, IndexReader};
 use gigastore_formats::name::Target;
 use gigastore_formats::range::{ByteRange, coalesce};
-use gigastore_formats::table::tokens::{TokenFile, TokenFooterReader};
+use gigastore_formats::table::tokens::{TokenError, TokenFile};
 use gigastore_formats::wire::CommitInfo;
 
 use super::bound::Bound;
 use super::kept::Kept;
 use super::read::DatasetError;
+use super::rows;
 use crate::store::Store;
 use crate::transfer::progress::Progress;
 
@@ -115,17 +116,8 @@ impl IndexedDataset {
         }
         let row = self.read_file(file).await?;
         let unsound = |source| DatasetError::Tokens { path: row.path.clone(), source };
-        let mut reader = TokenFooterReader::new(row.bytes, Some(&tokens.column));
-        let found = loop {
-            match reader.step().map_err(unsound)? {
-                Step::Done(found) => break found,
-                Step::Need(ranges) => {
-                    for (range, bytes) in ranges.iter().zip(self.read_ranges(&row, &ranges).await?) {
-                        reader.give(*range, bytes).map_err(unsound)?;
-                    }
-                }
-            }
-        };
+        let footer = rows::footer(self, &row).await?.map_err(TokenError::from);
+        let found = footer.and_then(|footer| footer.tokens(Some(&tokens.column))).map_err(unsound)?;
         // What the manifest says was taken from this footer; the two differ only where one of them is wrong.
         let planned = self.index.rows.get(self.index.groups(file)).unwrap_or_default();
         let there: Vec<u64> = (0..found.groups()).map(|group| found.rows(group)).collect();

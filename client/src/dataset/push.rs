@@ -25,7 +25,7 @@ use gigastore_formats::wire::Committed;
 
 use self::draft::draft;
 use self::files::name_files;
-use self::look::facts;
+use self::look::{footer, unsound};
 use self::ready::Ready;
 use self::send::{Checked, send};
 use super::commit::Place;
@@ -128,7 +128,7 @@ pub fn preview(files: &[PathBuf]) -> Result<Preview, PushError> {
         let file = SourceFile::open(local)?;
         preview.files += 1;
         preview.bytes += file.len();
-        preview.rows += facts(&file)?.rows;
+        preview.rows += footer(&file)?.facts().map_err(|source| unsound(&file, source))?.rows;
     }
     Ok(preview)
 }

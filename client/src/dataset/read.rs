@@ -206,10 +206,15 @@ impl Dataset {
         Ok(row.bytes)
     }
 
+    /// Returns what the manifest says of a file, if it is there.
+    pub(super) fn find(&self, path: &str) -> Option<&FileRow> {
+        let found = self.files.binary_search_by(|row| row.path.as_str().cmp(path));
+        found.ok().map(|i| &self.files[i])
+    }
+
     /// Returns what the manifest says of a file.
     pub(super) fn row(&self, path: &str) -> Result<&FileRow, DatasetError> {
-        let found = self.files.binary_search_by(|row| row.path.as_str().cmp(path));
-        found.map(|i| &self.files[i]).map_err(|_| DatasetError::Unknown {
+        self.find(path).ok_or_else(|| DatasetError::Unknown {
             target: self.bound.target.to_string(),
             path: path.to_owned(),
             known: self.files.iter().map(|row| row.path.clone()).collect(),

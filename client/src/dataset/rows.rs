@@ -3,18 +3,17 @@
 //! Must never read a column that was not asked for, and never let a panic of the library out.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use bytes::Bytes;
 use gigastore_formats::manifest::dataset::FileRow;
 use gigastore_formats::range::ByteRange;
+use gigastore_formats::table::{Footer, FooterError, FooterReader, Step};
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::push_decoder::ParquetPushDecoderBuilder;
-use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder};
 use parquet::schema::types::SchemaDescriptor;
 
@@ -62,6 +61,24 @@ pub(super) fn first_column<'n>(schema: &SchemaDescriptor, names: &[&'n str]) -> 
         schema.columns().iter().any(|leaf| leaf.max_rep_level() == 0 && is(leaf.path().parts()))
     };
     names.iter().copied().find(there)
+}
+
+/// Finds the footer of a file.
+pub(super) async fn footer(from: &impl Ranges, row: &FileRow) -> Result<Result<Footer, FooterError>, DatasetError> {
+    let mut reader = FooterReader::new(row.bytes);
+    loop {
+        match reader.step() {
+            Err(error) => return Ok(Err(error)),
+            Ok(Step::Done(footer)) => return Ok(Ok(footer)),
+            Ok(Step::Need(ranges)) => {
+                for (range, bytes) in ranges.iter().zip(from.ranges(row, &ranges).await?) {
+                    if let Err(error) = reader.give(*range, bytes) {
+                        return Ok(Err(error));
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Reads the columns of a file as the library sees them, not its data.
@@ -123,7 +140,8 @@ pub(super) async fn column(
     Ok(())
 }
 
-fn one<'b>(batch: &'b RecordBatch, column: &str) -> Result<&'b ArrayRef, RewriteError> {
+/// Returns a column of a batch.
+pub(super) fn one<'b>(batch: &'b RecordBatch, column: &str) -> Result<&'b ArrayRef, RewriteError> {
     let missing = || RewriteError::Column {
         column: column.to_owned(),
         actual: "not there".to_owned(),
@@ -144,16 +162,6 @@ async fn read(from: &impl Ranges, row: &FileRow, ranges: &[std::ops::Range<u64>]
 }
 
 /// Runs the library, which asserts in places that files are well-formed: its panics are errors.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, RewriteError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(done) => Ok(done?),
-        Err(panic) => Err(panicked(&*panic)),
-    }
-}
-
-/// Makes an error of a panic of the library.
-pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> RewriteError {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    RewriteError::Damaged(text.chars().take(200).collect())
+pub(super) fn guarded<T, E: Into<RewriteError>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, RewriteError> {
+    gigastore_formats::guard::guarded(work).map_err(RewriteError::Damaged)?.map_err(Into::into)
 }

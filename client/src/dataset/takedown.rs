@@ -24,7 +24,7 @@ use super::push::room::Room;
 use super::push::send::{Sending, send};
 use super::push::validate::validate;
 use super::read::Dataset;
-use super::rows::ID_COLUMNS;
+use super::rows::{self, ID_COLUMNS};
 use super::versions::descended;
 use crate::store::Store;
 use crate::transfer::progress::Progress;
@@ -154,7 +154,7 @@ async fn rewrite(
     let job = move || {
         let source = SourceFile::open(&local).map_err(|error| RewriteError::Damaged(error.to_string()))?;
         let blanking = Blanking { source: &source, tokens: tokens.as_ref(), id: id.as_deref(), rows: &wanted };
-        blanking.guarded(&target)
+        rows::guarded(|| blanking.write(&target))
     };
     let lengths = store.ambient.computed(job).await;
     let lengths = lengths.map_err(|source| TakedownError::Rewrite { path: row.path.clone(), source })?;
@@ -197,14 +197,6 @@ async fn check(writer: &Writer, before: &FileRow, after: &Looked, removed: &[Rem
         first += group.rows;
     }
     Ok(())
-}
-
-impl Blanking<'_> {
-    /// Writes the file; a panic of the Parquet library is an error.
-    fn guarded(&self, to: &Path) -> Result<Vec<u64>, RewriteError> {
-        let work = std::panic::AssertUnwindSafe(|| self.write(to));
-        std::panic::catch_unwind(work).unwrap_or_else(|panic| Err(super::rows::panicked(&*panic)))
-    }
 }
 
 fn io(path: &Path, source: std::io::Error) -> RewriteError {

@@ -5,7 +5,6 @@
 //! read. Must never decode a column that differs from ours in type or nesting.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -24,6 +23,7 @@ use super::ManifestError;
 use super::bounds::ColumnBounds;
 use super::pages::{PageLimits, check_pages};
 use super::row::{ROW_GROUP_ROWS, Row};
+use crate::guard::guarded;
 use crate::range::ByteRange;
 use crate::table::{Chunk, FooterError, Group, Leaf, Schema};
 
@@ -186,14 +186,7 @@ fn has_column(file: &Schema, name: &str) -> bool {
 /// The decoder asserts in places that pages are well-formed (the bit width of dictionary indices, for one), so that its
 /// panics are errors here. It is dropped after one, and shares nothing with the rest of the process.
 fn next_batch(decoder: &mut ParquetPushDecoder, group: usize) -> Result<DecodeResult<RecordBatch>, ManifestError> {
-    match catch_unwind(AssertUnwindSafe(|| decoder.try_decode())) {
-        Ok(decoded) => Ok(decoded?),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(ManifestError::Damaged { group, message: text.chars().take(200).collect() })
-        }
-    }
+    Ok(guarded(|| decoder.try_decode()).map_err(|message| ManifestError::Damaged { group, message })??)
 }
 
 fn signed(number: u64) -> Result<i64, ParquetError> {

@@ -14,7 +14,7 @@ pub mod tokens;
 
 pub use footer::FooterError;
 pub use given::{GivenError, Step};
-pub use row_group::{FooterReader, ParquetFacts, RowGroup};
+pub use row_group::{Footer, FooterReader, ParquetFacts, RowGroup};
 pub use thrift::ThriftError;
 
 pub(crate) use footer::{Chunk, Group, find_footer, read_footer};

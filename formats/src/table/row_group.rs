@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::footer::{FooterError, Group, find_footer, read_footer};
 use super::given::{Given, Step};
+use super::tokens::{TokenError, TokenFile};
 use crate::digest::Digest;
 use crate::limits::{MAX_FILE_ROW_GROUPS, MAX_PARQUET_FOOTER_BYTES};
 use crate::range::ByteRange;
@@ -35,18 +36,25 @@ pub struct ParquetFacts {
     pub columns: Vec<(String, String)>,
 }
 
-/// Reads the facts of a Parquet file, asking for byte ranges.
+/// The footer of a Parquet file, as it was found.
+#[derive(Clone, Debug)]
+pub struct Footer {
+    bytes: Bytes,
+    start: u64,
+}
+
+/// Finds the footer of a Parquet file, asking for byte ranges.
 ///
 /// ```
 /// # use bytes::Bytes;
 /// # use gigastore_formats::range::ByteRange;
-/// use gigastore_formats::table::{FooterReader, ParquetFacts, Step};
+/// use gigastore_formats::table::{Footer, FooterReader, Step};
 ///
-/// fn facts(file_len: u64, fetch: impl Fn(ByteRange) -> Bytes) -> Result<ParquetFacts, Box<dyn std::error::Error>> {
+/// fn footer(file_len: u64, fetch: impl Fn(ByteRange) -> Bytes) -> Result<Footer, Box<dyn std::error::Error>> {
 ///     let mut reader = FooterReader::new(file_len);
 ///     loop {
 ///         match reader.step()? {
-///             Step::Done(facts) => return Ok(facts),
+///             Step::Done(footer) => return Ok(footer),
 ///             Step::Need(ranges) => {
 ///                 for range in ranges {
 ///                     reader.give(range, fetch(range))?;
@@ -68,11 +76,11 @@ impl FooterReader {
     }
 
     /// Goes on with what was given so far.
-    pub fn step(&mut self) -> Result<Step<ParquetFacts>, FooterError> {
-        match find_footer(&self.given, MAX_PARQUET_FOOTER_BYTES)? {
-            Step::Need(ranges) => Ok(Step::Need(ranges)),
-            Step::Done((footer, start)) => facts(&footer, start).map(Step::Done),
-        }
+    pub fn step(&mut self) -> Result<Step<Footer>, FooterError> {
+        Ok(match find_footer(&self.given, MAX_PARQUET_FOOTER_BYTES)? {
+            Step::Need(ranges) => Step::Need(ranges),
+            Step::Done((bytes, start)) => Step::Done(Footer { bytes, start }),
+        })
     }
 
     /// Takes the bytes of one range of the file.
@@ -81,16 +89,49 @@ impl FooterReader {
     }
 }
 
+impl Footer {
+    /// Finds the footer of a file of `file_len` bytes, of which `fetch` reads ranges; `refused` says of which file an
+    /// error is.
+    pub fn read<E>(
+        file_len: u64,
+        refused: impl Fn(FooterError) -> E,
+        mut fetch: impl FnMut(ByteRange) -> Result<Bytes, E>,
+    ) -> Result<Self, E> {
+        let mut reader = FooterReader::new(file_len);
+        loop {
+            match reader.step().map_err(&refused)? {
+                Step::Done(footer) => return Ok(footer),
+                Step::Need(ranges) => {
+                    for range in ranges {
+                        reader.give(range, fetch(range)?).map_err(&refused)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds the footer of a whole file in memory.
+    pub fn of(file: &Bytes) -> Result<Self, FooterError> {
+        let within = |range: ByteRange| Ok(file.slice(range.start() as usize..range.end() as usize));
+        Self::read(file.len() as u64, std::convert::identity, within)
+    }
+
+    /// Returns the facts of the file.
+    pub fn facts(&self) -> Result<ParquetFacts, FooterError> {
+        facts(&self.bytes, self.start)
+    }
+
+    /// Returns where the file has its tokens. Their column is `column`, a dotted path or the name of the outermost
+    /// element, or else the only list of integers, or the only one named `tokens` or `input_ids`.
+    pub fn tokens(&self, column: Option<&str>) -> Result<TokenFile, TokenError> {
+        TokenFile::parse(&self.bytes, self.start, column)
+    }
+}
+
 impl ParquetFacts {
     /// Reads the facts of a whole file in memory.
     pub fn of(file: &Bytes) -> Result<Self, FooterError> {
-        let mut given = Given::new(file.len() as u64);
-        let whole = ByteRange::new(0, file.len() as u64).expect("starts at 0");
-        given.give(whole, file.clone())?;
-        match find_footer(&given, MAX_PARQUET_FOOTER_BYTES)? {
-            Step::Done((footer, start)) => facts(&footer, start),
-            Step::Need(_) => unreachable!("the whole file was given"),
-        }
+        Footer::of(file)?.facts()
     }
 }
 

@@ -50,7 +50,7 @@ fn serve(file: &Bytes) -> (Result<ParquetFacts, FooterError>, u64) {
     let mut asked = 0;
     loop {
         match reader.step() {
-            Ok(Step::Done(facts)) => return (Ok(facts), asked),
+            Ok(Step::Done(footer)) => return (footer.facts(), asked),
             Err(error) => return (Err(error), asked),
             Ok(Step::Need(ranges)) => {
                 assert!(!ranges.is_empty());

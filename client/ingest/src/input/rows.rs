@@ -5,8 +5,8 @@
 
 use std::fs::File;
 
-use bytes::Bytes;
-use gigastore_formats::table::{FooterReader, Step};
+use gigastore_formats::range::ByteRange;
+use gigastore_formats::table::Footer;
 use parquet::basic::Type;
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
@@ -247,19 +247,13 @@ fn check_footer(input: &Input, file: &File) -> Result<(), ReadError> {
     use std::os::unix::fs::FileExt;
     let unsound = |source| ReadError::Footer { input: input.to_string(), source };
     let failed = ReadError::io(input);
-    let mut reader = FooterReader::new(file.metadata().map_err(&failed)?.len());
-    loop {
-        match reader.step().map_err(unsound)? {
-            Step::Done(_) => return Ok(()),
-            Step::Need(ranges) => {
-                for range in ranges {
-                    let mut bytes = vec![0; range.len() as usize];
-                    file.read_exact_at(&mut bytes, range.start()).map_err(&failed)?;
-                    reader.give(range, Bytes::from(bytes)).map_err(unsound)?;
-                }
-            }
-        }
-    }
+    let fetch = |range: ByteRange| {
+        let mut bytes = vec![0; range.len() as usize];
+        file.read_exact_at(&mut bytes, range.start()).map_err(&failed)?;
+        Ok(bytes.into())
+    };
+    let footer = Footer::read(file.metadata().map_err(&failed)?.len(), unsound, fetch)?;
+    footer.facts().map(drop).map_err(unsound)
 }
 
 fn unsound(input: &Input) -> impl Fn(ParquetError) -> ReadError + '_ {

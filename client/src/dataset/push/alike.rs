@@ -5,18 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, TokenColumn};
-use gigastore_formats::range::ByteRange;
 use gigastore_formats::table::tokens::{TokenError, TokenFile, TokenWidth};
-use gigastore_formats::table::{FooterError, FooterReader, Step};
 
 use super::error::PushError;
 use super::look::{Given, Looked};
 use super::{PushSpec, TokenChoice};
 use crate::dataset::read::Dataset;
-use crate::transfer::progress::Progress;
+use crate::dataset::rows;
 
 type Columns = Vec<(String, String)>;
 
@@ -192,20 +189,9 @@ pub(super) async fn check_columns(
 
 /// Reads the columns of a file of the newest version from its footer.
 async fn stored_columns(dataset: &Dataset, row: &FileRow) -> Result<Columns, PushError> {
-    let unsound = |source: FooterError| PushError::Parquet { path: row.path.clone(), source };
-    let mut reader = FooterReader::new(row.bytes);
-    loop {
-        match reader.step().map_err(unsound)? {
-            Step::Done(facts) => return Ok(facts.columns),
-            Step::Need(ranges) => {
-                for range in ranges {
-                    let range: ByteRange = range;
-                    let bytes: Bytes = dataset.read(&row.path, Some(range), &Progress::default()).await?;
-                    reader.give(range, bytes).map_err(unsound)?;
-                }
-            }
-        }
-    }
+    let footer = rows::footer(dataset, row).await?;
+    let facts = footer.and_then(|footer| footer.facts());
+    Ok(facts.map_err(|source| PushError::Parquet { path: row.path.clone(), source })?.columns)
 }
 
 /// Returns the first difference between two lists of columns, whatever their order.

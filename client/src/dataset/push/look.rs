@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gigastore_formats::manifest::dataset::{FileRow, TokenColumn};
 use gigastore_formats::range::ByteRange;
-use gigastore_formats::table::tokens::{TokenError, TokenFile, TokenFooterReader};
-use gigastore_formats::table::{FooterReader, ParquetFacts, Step};
+use gigastore_formats::table::tokens::{TokenError, TokenFile};
+use gigastore_formats::table::{Footer, FooterError, ParquetFacts};
 use gigastore_formats::verified::GroupSize;
 
 use super::error::PushError;
@@ -48,8 +48,9 @@ impl Looked {
     ) -> Result<Self, PushError> {
         let job = move || {
             let file = look.open()?;
-            let facts = facts(&file)?;
-            let tokens = token_file(&file, column.as_deref())?.map_err(Arc::new);
+            let footer = footer(&file)?;
+            let facts = footer.facts().map_err(|source| unsound(&file, source))?;
+            let tokens = footer.tokens(column.as_deref()).map_err(Arc::new);
             Ok(Self { path, look, facts, tokens })
         };
         writer.store.ambient.waited(job).await
@@ -73,7 +74,7 @@ impl Given {
         look: SourceLook,
     ) -> Result<Self, PushError> {
         let there = newest.filter(|dataset| holds(spec, dataset.meta().tokens.as_ref()));
-        let there = there.and_then(|dataset| dataset.files().iter().find(|row| row.path == path));
+        let there = there.and_then(|dataset| dataset.find(&path));
         if let Some(row) = there.filter(|row| row.bytes == look.len()) {
             let file = look.open()?;
             let data = SliceData::File(file.region(0, file.len()));
@@ -104,38 +105,14 @@ fn holds(spec: &PushSpec, known: Option<&TokenColumn>) -> bool {
     column && spec.vocab_size.is_none_or(|wanted| known.vocab_size.is_some_and(|known| known <= wanted))
 }
 
-/// Reads what a file's footer says.
-pub(super) fn facts(file: &SourceFile) -> Result<ParquetFacts, PushError> {
-    let unsound = |source| PushError::Parquet { path: file.path().display().to_string(), source };
-    let mut reader = FooterReader::new(file.len());
-    loop {
-        match reader.step().map_err(unsound)? {
-            Step::Done(facts) => return Ok(facts),
-            Step::Need(ranges) => {
-                for range in ranges {
-                    reader.give(range, read(file, range)?).map_err(unsound)?;
-                }
-            }
-        }
-    }
+/// Finds a file's footer.
+pub(super) fn footer(file: &SourceFile) -> Result<Footer, PushError> {
+    Footer::read(file.len(), |source| unsound(file, source), |range| Ok(read(file, range)?))
 }
 
-/// Finds the token column of a file whose footer was found to be sound.
-fn token_file(file: &SourceFile, column: Option<&str>) -> Result<Result<TokenFile, TokenError>, PushError> {
-    let mut reader = TokenFooterReader::new(file.len(), column);
-    loop {
-        match reader.step() {
-            Err(error) => return Ok(Err(error)),
-            Ok(Step::Done(found)) => return Ok(Ok(found)),
-            Ok(Step::Need(ranges)) => {
-                for range in ranges {
-                    if let Err(error) = reader.give(range, read(file, range)?) {
-                        return Ok(Err(error));
-                    }
-                }
-            }
-        }
-    }
+/// Says which file's footer is not sound.
+pub(super) fn unsound(file: &SourceFile, source: FooterError) -> PushError {
+    PushError::Parquet { path: file.path().display().to_string(), source }
 }
 
 /// Reads a range of a local file.

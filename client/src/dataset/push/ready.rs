@@ -17,6 +17,7 @@ use super::send::Sending;
 use super::validate::{FileTokens, LARGE_GROUP_BYTES, large_groups, validate};
 use super::{FILES_IN_FLIGHT, PushSpec, alike};
 use crate::dataset::read::Dataset;
+use crate::dataset::rows;
 use crate::store::Store;
 use crate::transfer::source::SourceLook;
 use crate::transfer::write::Writer;
@@ -52,7 +53,7 @@ impl Store {
         let mut given: Vec<Given> = given.buffered(FILES_IN_FLIGHT).try_collect().await?;
         let mut warnings = brought_back(&given, newest);
         let kept = kept(spec, &given, newest);
-        let mut column = alike::token_column(spec, &given, newest, &kept.iter().collect::<Vec<_>>())?;
+        let mut column = alike::token_column(spec, &given, newest, &kept)?;
         let vocab_size = spec.vocab_size.or(column.as_ref().and_then(|column| column.vocab_size));
         let mut room = None;
         let mut rewritten = 0;
@@ -61,7 +62,7 @@ impl Store {
             rewritten = rewrite_all(writer, &mut given, column, vocab_size, room.as_ref()).await?;
         }
         let column_ref = column.as_ref();
-        alike::check_columns(&given, newest, &kept.iter().collect::<Vec<_>>()).await?;
+        alike::check_columns(&given, newest, &kept).await?;
         let (mut known, mut new) = (Vec::new(), Vec::new());
         for file in given {
             match file {
@@ -85,7 +86,7 @@ impl Store {
         let mut sending = Vec::new();
         while let Some((file, tokens, warning)) = checks.try_next().await? {
             warnings.extend(warning);
-            let there = newest.and_then(|dataset| dataset.files().iter().find(|row| row.path == file.path));
+            let there = newest.and_then(|dataset| dataset.find(&file.path));
             let Looked { path, look, facts, .. } = file;
             sending.push(Sending { path, look, facts, tokens, known: there.map(|row| row.blob) });
         }
@@ -95,11 +96,16 @@ impl Store {
 }
 
 /// Returns the files of the newest version that stay, or are given again.
-fn kept(spec: &PushSpec, given: &[Given], newest: Option<&Dataset>) -> Vec<FileRow> {
-    let is_new = |path: &str| given.iter().any(|file| matches!(file, Given::New(file) if file.path == path));
-    let is_known = |path: &str| given.iter().any(|file| matches!(file, Given::Known(row) if row.path == path));
+fn kept<'d>(spec: &PushSpec, given: &[Given], newest: Option<&'d Dataset>) -> Vec<&'d FileRow> {
+    let is_known: BTreeMap<&str, bool> = given
+        .iter()
+        .map(|file| match file {
+            Given::Known(row) => (row.path.as_str(), true),
+            Given::New(file) => (file.path.as_str(), false),
+        })
+        .collect();
     let rows = newest.map(Dataset::files).unwrap_or_default().iter();
-    rows.filter(|row| !is_new(&row.path) && (spec.keeps() || is_known(&row.path))).cloned().collect()
+    rows.filter(|row| is_known.get(row.path.as_str()).copied().unwrap_or(spec.keeps())).collect()
 }
 
 /// Warns of files that replace ones of which documents were taken down.
@@ -108,7 +114,7 @@ fn brought_back(given: &[Given], newest: Option<&Dataset>) -> Vec<PushWarning> {
         Given::New(file) => Some(file.path.as_str()),
         Given::Known(_) => None,
     });
-    let row = |path: &str| newest?.files().iter().find(|row| row.path == path && !row.removed.is_empty());
+    let row = |path: &str| newest?.find(path).filter(|row| !row.removed.is_empty());
     new.filter_map(|path| row(path).map(|row| (path.to_owned(), row.removed.len())))
         .map(|(path, documents)| PushWarning::BroughtBack { path, documents })
         .collect()
@@ -137,7 +143,7 @@ async fn rewrite_all(
         let (from, to) = (file.look.path().to_owned(), room.file(number));
         let (name, local, opened) = (file.path.clone(), from.clone(), file.look.open()?);
         let written = to.clone();
-        let job = move || rewrite(&from, &name, &tokens, (width, vocab_size), &written);
+        let job = move || rows::guarded(|| rewrite(&from, &name, &tokens, (width, vocab_size), &written));
         let done = writer.store.ambient.computed(job).await;
         done.map_err(|source| PushError::Rewrite { path: local.display().to_string(), source })?;
         opened.check_unchanged()?;

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::BufWriter;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use arrow_array::cast::AsArray;
@@ -72,19 +71,8 @@ pub enum RewriteError {
     Write(#[from] TokenWriteError),
 }
 
-/// Writes the documents of `from`, whose path in the dataset is `name`, to `to`.
+/// Writes the documents of `from`, whose path in the dataset is `name`, to `to`. May panic: see [`rows::guarded`].
 pub(super) fn rewrite(
-    from: &Path,
-    name: &str,
-    tokens: &TokenFile,
-    (width, vocab_size): (TokenWidth, Option<u32>),
-    to: &Path,
-) -> Result<(), RewriteError> {
-    let job = || rewrite_file(from, name, tokens, (width, vocab_size), to);
-    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(rows::panicked(&*panic)))
-}
-
-fn rewrite_file(
     from: &Path,
     name: &str,
     tokens: &TokenFile,
@@ -117,13 +105,8 @@ fn write_batch(
     (column, id, name): (&str, Option<&str>, &str),
     first: u64,
 ) -> Result<u64, RewriteError> {
-    let missing = |column: &str| RewriteError::Column {
-        column: column.to_owned(),
-        actual: "not there".to_owned(),
-        expected: "a column outside of structures",
-    };
-    let lists = batch.column_by_name(column).ok_or_else(|| missing(column))?;
-    let ids = id.map(|id| batch.column_by_name(id).ok_or_else(|| missing(id))).transpose()?;
+    let lists = rows::one(batch, column)?;
+    let ids = id.map(|id| rows::one(batch, id)).transpose()?;
     let (starts, values) = list_parts(lists, column)?;
     let mut tokens = Vec::new();
     for i in 0..batch.num_rows() {

@@ -79,7 +79,7 @@ pub(in crate::dataset) async fn validate(
 fn read_ids(path: &Path) -> Result<(), RewriteError> {
     let io = |source| RewriteError::Io { path: path.display().to_string(), source };
     let source = File::open(path).map_err(io)?;
-    rows::guarded(|| {
+    rows::guarded(|| -> Result<(), RewriteError> {
         let builder = ParquetRecordBatchReaderBuilder::try_new(source)?;
         let Some(id) = rows::first_column(builder.parquet_schema(), &rows::ID_COLUMNS) else { return Ok(()) };
         let mask = ProjectionMask::columns(builder.parquet_schema(), [id]);
@@ -120,15 +120,15 @@ impl Group {
         if let Some(range) = file.counts_range(*number) {
             let (chunk, mut counts) = (read(source, range)?, Vec::new());
             file.read_counts(*number, &chunk, &mut counts).map_err(unsound)?;
-            let differs = lengths(&documents).zip(&counts).position(|(actual, expected)| actual != *expected);
+            let differs = documents.lengths(0).zip(&counts).position(|(actual, expected)| actual != *expected);
             if let Some(at) = differs {
                 let (path, row) = (self.path(), self.first_row() + at as u64);
-                let actual = lengths(&documents).nth(at).unwrap_or_default();
+                let actual = documents.lengths(at).next().unwrap_or_default();
                 return Err(PushError::Count { path, row, expected: counts[at], actual });
             }
         }
         let mut histogram = Vec::new();
-        lengths(&documents).for_each(|tokens| count_length(&mut histogram, tokens.into()));
+        documents.lengths(0).for_each(|tokens| count_length(&mut histogram, tokens.into()));
         Ok(FileTokens { tokens: vec![documents.tokens.len() as u64], lengths: histogram })
     }
 
@@ -159,10 +159,4 @@ impl Group {
     fn unsound(&self, source: TokenError) -> PushError {
         PushError::Tokens { path: self.path(), source: Arc::new(source) }
     }
-}
-
-/// Returns how many tokens each document has.
-fn lengths(documents: &Documents) -> impl Iterator<Item = u32> {
-    let starts = std::iter::once(0).chain(documents.ends.iter().copied());
-    documents.ends.iter().zip(starts).map(|(end, start)| end - start)
 }

@@ -134,7 +134,7 @@ impl Source {
             Some(Err(error)) if damage == OnDamage::Fail => return Err(error),
             read => matches!(read, Some(Ok(()))),
         };
-        let found: Vec<u32> = if there { lengths_of(documents, before).collect() } else { Vec::new() };
+        let found: Vec<u32> = if there { documents.lengths(before).collect() } else { Vec::new() };
         self.plan_group(group, damage, there.then(|| found.clone()), lengths)?;
         // What is not as long as planned was taken down, or is not what all others plan with.
         let planned = &lengths[planned_before..];
@@ -152,7 +152,7 @@ impl Source {
         if let (Some((file, _)), Some(chunk)) = (&group.file, &group.chunk) {
             let mut documents = Documents::new(file.width());
             match file.read_tokens(group.number, chunk, &mut documents) {
-                Ok(()) => found = Some(lengths_of(&documents, 0).collect()),
+                Ok(()) => found = Some(documents.lengths(0).collect()),
                 Err(source) if damage == OnDamage::Fail => return Err(self.unreadable(group, source)),
                 Err(_) => {}
             }
@@ -233,13 +233,6 @@ impl Source {
         let (target, path) = (self.target.clone(), group.path.clone());
         StreamError::Tokens { target, path, group: group.number, source }
     }
-}
-
-/// Returns the lengths of the documents from number `first` on.
-fn lengths_of(documents: &Documents, first: usize) -> impl Iterator<Item = u32> {
-    let start = first.checked_sub(1).map_or(0, |before| documents.ends[before]);
-    let ends = &documents.ends[first..];
-    std::iter::once(start).chain(ends.iter().copied()).zip(ends.iter().copied()).map(|(start, end)| end - start)
 }
 
 /// Takes the documents of a row group as equally long.

@@ -195,6 +195,13 @@ impl Documents {
         self.tokens.as_slice().slice(start as usize, end as usize)
     }
 
+    /// Returns how many tokens each document has, from number `first` on.
+    pub fn lengths(&self, first: usize) -> impl Iterator<Item = u32> {
+        let start = first.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let ends = self.ends[first..].iter().copied();
+        std::iter::once(start).chain(ends.clone()).zip(ends).map(|(start, end)| end - start)
+    }
+
     /// Keeps the first documents.
     pub fn truncate(&mut self, documents: usize) {
         self.ends.truncate(documents);

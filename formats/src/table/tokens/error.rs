@@ -4,7 +4,7 @@
 
 use super::levels::LevelsError;
 use super::pages::PageFault;
-use crate::table::{FooterError, GivenError};
+use crate::table::FooterError;
 
 /// Why a file's tokens can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -127,12 +127,6 @@ pub enum TokenError {
         /// What is wrong with it.
         source: PageFault,
     },
-}
-
-impl From<GivenError> for TokenError {
-    fn from(error: GivenError) -> Self {
-        Self::Footer(error.into())
-    }
 }
 
 impl From<LevelsError> for PageFault {

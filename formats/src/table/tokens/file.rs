@@ -10,17 +10,9 @@ use super::buffer::{Documents, TokenBuffer, TokenWidth};
 use super::chunk::{ChunkFault, ChunkReader};
 use super::columns::{Integers, find_counts, find_tokens};
 use super::error::TokenError;
-use crate::limits::{MAX_FILE_ROW_GROUPS, MAX_PARQUET_FOOTER_BYTES, MAX_ROW_GROUP_DOCUMENTS, MAX_ROW_GROUP_TOKENS};
+use crate::limits::{MAX_FILE_ROW_GROUPS, MAX_ROW_GROUP_DOCUMENTS, MAX_ROW_GROUP_TOKENS};
 use crate::range::ByteRange;
-use crate::table::{Chunk, FooterError, Given, Group, Schema, Step, find_footer, read_footer};
-
-/// Reads what a footer says of the token column, asking for byte ranges as [`FooterReader`](crate::table::FooterReader)
-/// does.
-#[derive(Debug)]
-pub struct TokenFooterReader {
-    given: Given,
-    column: Option<String>,
-}
+use crate::table::{Chunk, Footer, FooterError, Group, Schema, read_footer};
 
 /// A Parquet file with a column of tokens: where its row groups have them. Clones are cheap.
 #[derive(Clone, Debug)]
@@ -51,40 +43,13 @@ pub(super) struct ChunkFacts {
     pub(super) values: u64,
 }
 
-impl TokenFooterReader {
-    /// Starts on a file of `file_len` bytes. The token column is `column`, a dotted path or the name of the outermost
-    /// element, or else the only list of integers, or the only one named `tokens` or `input_ids`.
-    pub fn new(file_len: u64, column: Option<&str>) -> Self {
-        Self { given: Given::new(file_len), column: column.map(str::to_owned) }
-    }
-
-    /// Goes on with what was given so far.
-    pub fn step(&mut self) -> Result<Step<TokenFile>, TokenError> {
-        Ok(match find_footer(&self.given, MAX_PARQUET_FOOTER_BYTES)? {
-            Step::Need(ranges) => Step::Need(ranges),
-            Step::Done((footer, start)) => Step::Done(TokenFile::parse(&footer, start, self.column.as_deref())?),
-        })
-    }
-
-    /// Takes the bytes of one range of the file.
-    pub fn give(&mut self, range: ByteRange, bytes: Bytes) -> Result<(), TokenError> {
-        Ok(self.given.give(range, bytes)?)
-    }
-}
-
 impl TokenFile {
     /// Reads the footer of a whole file in memory.
     pub fn of(file: &Bytes, column: Option<&str>) -> Result<Self, TokenError> {
-        let mut reader = TokenFooterReader::new(file.len() as u64, column);
-        let whole = ByteRange::new(0, file.len() as u64).expect("starts at 0");
-        reader.give(whole, file.clone())?;
-        match reader.step()? {
-            Step::Done(found) => Ok(found),
-            Step::Need(_) => unreachable!("the whole file was given"),
-        }
+        Footer::of(file)?.tokens(column)
     }
 
-    fn parse(footer: &[u8], start: u64, column: Option<&str>) -> Result<Self, TokenError> {
+    pub(crate) fn parse(footer: &[u8], start: u64, column: Option<&str>) -> Result<Self, TokenError> {
         let mut columns: Option<(Integers, Option<Integers>)> = None;
         // The footer's reader has an error of its own; what is wrong with the columns is kept aside.
         let mut refused = None;

@@ -62,7 +62,7 @@ mod writer;
 pub use buffer::{Documents, TokenBuffer, TokenSlice, TokenWidth};
 pub use encode::encode_documents;
 pub use error::TokenError;
-pub use file::{TokenFile, TokenFooterReader};
+pub use file::TokenFile;
 pub use levels::LevelsError;
 pub use pages::PageFault;
 pub use writer::{TokenCompression, TokenFileFacts, TokenFileSpec, TokenFileWriter, TokenWriteError};
