@@ -10,6 +10,7 @@ pub(crate) mod keys;
 mod objects;
 mod open;
 mod parts;
+mod removal;
 
 pub use error::StoreError;
 pub use objects::{Body, BodyError, Objects};
@@ -17,3 +18,4 @@ pub use open::{OpenError, OpenMode, StoreUrl};
 
 pub(crate) use folder::batch;
 pub(crate) use objects::Created;
+pub(crate) use removal::Listed;

@@ -37,7 +37,7 @@ const CREATE_TRIES: u32 = 5;
 /// The store of one URL.
 #[derive(Clone)]
 pub struct Objects {
-    store: Arc<dyn ObjectStore>,
+    pub(super) store: Arc<dyn ObjectStore>,
     signer: Option<Arc<dyn Signer>>,
     folder: Option<PathBuf>,
     url: String,
@@ -374,6 +374,6 @@ impl Objects {
     }
 }
 
-fn folder_error(error: io::Error) -> Error {
+pub(super) fn folder_error(error: io::Error) -> Error {
     Error::Generic { store: "folder", source: Box::new(error) }
 }
