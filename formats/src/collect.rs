@@ -163,7 +163,9 @@ impl CollectReport {
 
     /// Returns all that was deleted.
     pub fn deleted(&self) -> Tally {
-        [self.packs, self.blobs, self.manifests, self.saves, self.staging].into_iter().fold(Tally::default(), Tally::plus)
+        [self.packs, self.blobs, self.manifests, self.saves, self.staging]
+            .into_iter()
+            .fold(Tally::default(), Tally::plus)
     }
 }
 

@@ -248,7 +248,11 @@ mod tests {
         // A run that went back to step 10, on a machine whose clock is behind.
         let live = [at(30, 1, 5000), at(40, 2, 6000), at(10, 3, 100)];
         assert_eq!(Policy::new(Some(1), None, None).unwrap().drops(&live), [30, 40]);
-        assert_eq!(Policy::new(None, None, Some(1)).unwrap().drops(&live), [0; 0], "none is older by the newest's time");
+        assert_eq!(
+            Policy::new(None, None, Some(1)).unwrap().drops(&live),
+            [0; 0],
+            "none is older by the newest's time"
+        );
         assert_eq!(Policy::new(None, Some(7), None).unwrap().drops(&live), [30, 40]);
     }
 

@@ -9,7 +9,8 @@ const UNITS: [(&str, u64); 5] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)
 
 /// Reads a length of time; an error says what is expected.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let refuse = || format!("{text:?} is not a length of time: expected a number and s, m, h, d or w, such as 90s or 6h");
+    let refuse =
+        || format!("{text:?} is not a length of time: expected a number and s, m, h, d or w, such as 90s or 6h");
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
     let (number, unit) = text.split_at(split);
     let seconds = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds).ok_or_else(refuse)?;

@@ -62,8 +62,8 @@ impl Engine {
         }
         self.sweep_saves(request, saves, &mut report).await?;
         let before_ms = now.saturating_sub(request.save_timeout_ms);
-        let staged = self.objects.delete_staged(&self.ambient, &keys::project(project), before_ms, request.dry_run);
-        report.staging = staged.await?;
+        let folder = keys::project(project);
+        report.staging = self.objects.delete_staged(&self.ambient, &folder, before_ms, request.dry_run).await?;
         Ok(report)
     }
 

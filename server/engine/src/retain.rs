@@ -221,7 +221,7 @@ impl Engine {
         mut numbers: Vec<u64>,
     ) -> Result<Vec<u64>, RetainError> {
         let id = request.txn;
-        let txn = |name: &Name, number: u64| {
+        let txn = move |name: &Name, number: u64| {
             TxnId::derive(&[b"retain", id.0.as_bytes(), name.as_str().as_bytes(), &number.to_le_bytes()])
         };
         let time = self.ambient.wall_ms();
@@ -230,14 +230,14 @@ impl Engine {
             let propose = move |state: &State| {
                 check(state, Verb::Drop, &of, first)?;
                 let dropped = all.iter().filter(|number| check(state, Verb::Drop, &of, **number).is_ok());
-                let entry = |number: &u64| {
-                    Entry { txn: txn(&of, *number), time, action: action(Verb::Drop, &of, *number) }
-                };
+                let entry =
+                    |number: &u64| Entry { txn: txn(&of, *number), time, action: action(Verb::Drop, &of, *number) };
                 Ok(dropped.map(entry).collect())
             };
             match self.log(&request.project).append(txn(name, first), propose).await {
                 Ok(appended) => {
-                    let took = |number: &u64| matches!(appended.state.outcome(txn(name, *number)), Some(Outcome::Took(_)));
+                    let took =
+                        |number: &u64| matches!(appended.state.outcome(txn(name, *number)), Some(Outcome::Took(_)));
                     numbers.retain(took);
                     return Ok(numbers);
                 }

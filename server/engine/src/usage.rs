@@ -44,8 +44,10 @@ impl Engine {
         for live in state.names.values().flat_map(|named| named.live.values()) {
             report.live += 1;
             report.logical += live.commit.bytes;
-            self.need(project, live, &mut needed).await.map_err(|source| {
-                CollectError::Unreadable { name: live.commit.name.clone(), number: live.commit.number, source }
+            self.need(project, live, &mut needed).await.map_err(|source| CollectError::Unreadable {
+                name: live.commit.name.clone(),
+                number: live.commit.number,
+                source,
             })?;
         }
         let now = self.ambient.wall_ms();

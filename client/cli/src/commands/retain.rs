@@ -115,10 +115,8 @@ async fn clear(
 
 fn show(globals: &Globals, project: &ProjectName, policies: &[NamePolicy]) {
     if globals.json() {
-        let list: Vec<Value> = policies
-            .iter()
-            .map(|one| json!({ "project": project, "name": one.name, "policy": one.policy }))
-            .collect();
+        let list: Vec<Value> =
+            policies.iter().map(|one| json!({ "project": project, "name": one.name, "policy": one.policy })).collect();
         say_json(&json!(list));
         return;
     }
@@ -128,8 +126,7 @@ fn show(globals: &Globals, project: &ProjectName, policies: &[NamePolicy]) {
 
 fn print(globals: &Globals, project: &ProjectName, report: &RetainReport) {
     if globals.json() {
-        let list: Vec<Value> =
-            report.names.iter().map(|one| json!({ "project": project, "retained": one })).collect();
+        let list: Vec<Value> = report.names.iter().map(|one| json!({ "project": project, "retained": one })).collect();
         say_json(&json!(list));
         return;
     }

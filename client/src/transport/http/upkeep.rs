@@ -62,7 +62,8 @@ impl Upkeep for Http {
         policy: Option<&Policy>,
     ) -> Result<(), Fault> {
         let sent = body(&json!({ "txn": txn, "policy": policy }))?;
-        self.ask(Call::new(Method::PUT, below(project, format_args!("/policies/{name}")), sent)).await
+        let call = Call::new(Method::PUT, below(project, format_args!("/policies/{name}")), sent);
+        self.ask(call).await
     }
 
     async fn retain(&self, request: &RetainRequest) -> Result<RetainReport, Fault> {

@@ -68,7 +68,7 @@ impl Engine {
             while let Some((live, referred)) = reads.next().await {
                 match referred {
                     Ok(referred) => kept.extend(referred),
-                    Err(source) => return self.unreadable(project, &live, source).await,
+                    Err(source) => return self.unknown(project, &live, source).await,
                 }
             }
         }
@@ -76,7 +76,7 @@ impl Engine {
     }
 
     /// Explains that what a commit refers to can't be read.
-    async fn unreadable(&self, project: &ProjectName, live: &Live, source: ReadError) -> Result<Found, CollectError> {
+    async fn unknown(&self, project: &ProjectName, live: &Live, source: ReadError) -> Result<Found, CollectError> {
         let (name, number) = (live.commit.name.clone(), live.commit.number);
         if matches!(source, ReadError::Lost { .. }) {
             let now = self.state(project).await?;

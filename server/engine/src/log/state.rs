@@ -114,7 +114,14 @@ impl fmt::Display for VoidReason {
 impl State {
     /// Returns the state before the first record.
     pub fn origin() -> Self {
-        Self { seq: 0, head: Record::origin(), epoch: 0, fences: Vec::new(), names: BTreeMap::new(), txns: BTreeMap::new() }
+        Self {
+            seq: 0,
+            head: Record::origin(),
+            epoch: 0,
+            fences: Vec::new(),
+            names: BTreeMap::new(),
+            txns: BTreeMap::new(),
+        }
     }
 
     /// Returns what became of a transaction; `None` where no record has it.

@@ -13,8 +13,8 @@ use gigastore_formats::collect::Tally;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore};
 
-use super::objects::{Objects, folder_error};
 use super::StoreError;
+use super::objects::{Objects, folder_error};
 
 /// An object as a listing shows it.
 #[derive(Clone, Debug)]
