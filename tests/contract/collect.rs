@@ -132,9 +132,10 @@ async fn a_pack_stays_for_one_slice_that_a_later_step_shares() {
 async fn a_young_fence_condemns_and_does_not_delete() {
     let below: Below = Arc::new(InMemory::new());
     let store = open(Arc::clone(&below), OpenMode::Create).await.unwrap();
-    save_step(&store, 1).await;
-    save_step(&store, 2).await;
-    store.drop_commit(&target("run@1")).await.unwrap();
+    for step in 1..=3 {
+        save_step(&store, step).await;
+    }
+    store.drop_commit(&target("run@2")).await.unwrap();
     for _ in 0..3 {
         let request = CollectRequest { grace_ms: 3_600_000, ..request(&store) };
         let report = store.collect(&request).await.unwrap();
@@ -191,8 +192,8 @@ async fn a_manifest_that_cant_be_read_stops_everything() {
     for step in 1..=3 {
         save_step(&store, step).await;
     }
-    store.drop_commit(&target("run@1")).await.unwrap();
-    let info = store.resolve(&target("run@2")).await.unwrap();
+    store.drop_commit(&target("run@2")).await.unwrap();
+    let info = store.resolve(&target("run@1")).await.unwrap();
     let indexes: Vec<_> = info.commit.indexes().cloned().collect();
     for index in indexes {
         let key =
@@ -211,7 +212,7 @@ async fn a_manifest_that_cant_be_read_stops_everything() {
             let before = keys(&*below).await;
             let fault = store.collect(&CollectRequest { fence: false, ..request(&store) }).await.unwrap_err();
             assert!(matches!(fault.code, FaultCode::Integrity | FaultCode::Lost), "{fault:?}");
-            assert!(fault.message.contains("run@2") && fault.object.as_deref() == Some(key.as_ref()), "{fault:?}");
+            assert!(fault.message.contains("run@1") && fault.object.as_deref() == Some(key.as_ref()), "{fault:?}");
             assert_eq!(keys(&*below).await, before);
         }
         below.put(&key, true_bytes.into()).await.unwrap();
