@@ -24,6 +24,7 @@ mod accept;
 mod admission;
 mod auth;
 mod cache;
+mod collect;
 mod content;
 mod files;
 mod http;

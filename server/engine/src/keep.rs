@@ -63,6 +63,11 @@ impl Engine {
         name: &Name,
         number: u64,
     ) -> Result<Done, AppendError<KeepRefusal>> {
+        // A project that is not there is not kept in mind either.
+        let state = self.state(project).await?;
+        if state.seq == 0 {
+            return Err(AppendError::Refused(KeepRefusal::NotLive { name: name.clone(), number, known: Vec::new() }));
+        }
         let time = self.ambient.wall_ms();
         let (asked, of) = (name.clone(), name.clone());
         let propose = move |state: &State| {

@@ -70,6 +70,9 @@ impl Engine {
         name: &Name,
         policy: Option<&Policy>,
     ) -> Result<(), AppendError<PolicyRefusal>> {
+        if self.state(project).await?.seq == 0 {
+            return Err(AppendError::Refused(PolicyRefusal::NotFound { name: name.clone(), known: Vec::new() }));
+        }
         let time = self.ambient.wall_ms();
         let (name, text) = (name.clone(), policy.map(Policy::to_text).unwrap_or_default());
         let propose = move |state: &State| {

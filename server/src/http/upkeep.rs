@@ -125,10 +125,14 @@ pub(super) async fn retain(
     let (request, _admitted): (RetainRequest, _) = json(&shared, &headers, body).await?;
     same_project(&in_path, &request.project)?;
     let retaining = shared.admission.collection()?;
-    let engine = shared.engine.clone();
+    let service = Shared::clone(&shared);
     let work = async move {
         let _retaining = retaining;
-        engine.retain(&request).await.map_err(|error| refused(error).fault)
+        let report = service.engine.retain(&request).await.map_err(|error| refused(error).fault)?;
+        if !request.dry_run {
+            service.metrics.retention(&report);
+        }
+        Ok(report)
     };
     Ok(lines(shared, work))
 }
@@ -168,10 +172,14 @@ pub(super) async fn collect(
     let (request, _admitted): (CollectRequest, _) = json(&shared, &headers, body).await?;
     same_project(&in_path, &request.project)?;
     let collecting = shared.admission.collection()?;
-    let engine = shared.engine.clone();
+    let service = Shared::clone(&shared);
     let work = async move {
         let _collecting = collecting;
-        engine.collect(&request).await.map_err(|error| refused(error).fault)
+        let report = service.engine.collect(&request).await.map_err(|error| refused(error).fault)?;
+        if !request.dry_run {
+            service.metrics.collection(&request.project, &report, service.ambient.monotonic());
+        }
+        Ok(report)
     };
     Ok(lines(shared, work))
 }

@@ -92,6 +92,12 @@ impl<E: std::error::Error + 'static> From<Failed> for AppendError<E> {
     }
 }
 
+impl<E: std::error::Error + 'static> From<LogError> for AppendError<E> {
+    fn from(error: LogError) -> Self {
+        Self::Log(Arc::new(error))
+    }
+}
+
 /// Why a slot was not filled, for all who wait for it.
 #[derive(Clone, Debug)]
 pub(super) enum Failed {
