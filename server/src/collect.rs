@@ -70,7 +70,8 @@ async fn one(service: &Service, project: &ProjectName, every: Duration, grace: D
         }
     }
     let now = service.ambient.wall_ms();
-    let young = |fence: &gigastore_formats::collect::Fence| now.saturating_sub(fence.time) < every.as_millis() as u64 / 2;
+    let young =
+        |fence: &gigastore_formats::collect::Fence| now.saturating_sub(fence.time) < every.as_millis() as u64 / 2;
     let request = CollectRequest {
         fence: !state.fences.last().is_some_and(young),
         grace_ms: grace.as_millis() as u64,

@@ -262,9 +262,8 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let follow = tokio::spawn(Arc::clone(&self.service.gate).follow());
         let Limits { collect_every, collect_grace, .. } = self.limits;
-        let collect = collect_every.map(|every| {
-            tokio::spawn(collect_forever(Arc::clone(&self.service), every, collect_grace))
-        });
+        let collect =
+            collect_every.map(|every| tokio::spawn(collect_forever(Arc::clone(&self.service), every, collect_grace)));
         let routes = router(Arc::clone(&self.service));
         serve(self.listener, routes, self.service, self.tls, self.limits, stop).await;
         follow.abort();
