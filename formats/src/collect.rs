@@ -149,6 +149,12 @@ pub struct CollectReport {
     pub saves: Tally,
     /// Unfinished files of dead processes deleted, in stores that are folders.
     pub staging: Tally,
+    /// Unfinished uploads in parts given up, in stores on S3; their bytes are not known.
+    #[serde(default)]
+    pub uploads: u64,
+    /// Why the unfinished uploads are not known, where the store did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploads_unknown: Option<String>,
 }
 
 impl CollectReport {

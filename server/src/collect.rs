@@ -79,6 +79,9 @@ async fn one(service: &Service, project: &ProjectName, every: Duration, grace: D
     };
     let report = service.engine.collect(&request).await.map_err(|error| Fault::from(&error))?;
     service.metrics.collection(project, &report, service.ambient.monotonic());
+    if let Some(why) = &report.uploads_unknown {
+        tracing::warn!(%project, why, "unfinished uploads of the project are not known");
+    }
     let deleted = report.deleted();
     tracing::info!(%project, epoch = report.epoch, objects = deleted.count, bytes = deleted.bytes, "collected");
     damaged.map_or(Ok(()), Err)

@@ -23,6 +23,7 @@ mod sweep;
 use gigastore_formats::collect::{CollectReport, CollectRequest, Fence, FenceFate};
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::{Action, Entry};
+use gigastore_formats::wire::with_causes;
 
 use crate::engine::Engine;
 use crate::log::{AppendError, Outcome, State};
@@ -64,6 +65,11 @@ impl Engine {
         let before_ms = now.saturating_sub(request.save_timeout_ms);
         let folder = keys::project(project);
         report.staging = self.objects.delete_staged(&self.ambient, &folder, before_ms, request.dry_run).await?;
+        // Some stores have no such list, and some keys may not see it: a part of the sweep, not a reason to fail.
+        match self.objects.abort_uploads(&folder, before_ms, request.dry_run).await {
+            Ok(uploads) => report.uploads = uploads,
+            Err(error) => report.uploads_unknown = Some(with_causes(&error)),
+        }
         Ok(report)
     }
 

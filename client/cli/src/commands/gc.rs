@@ -124,6 +124,13 @@ fn print(globals: &Globals, project: &ProjectName, report: &CollectReport, reque
         FenceFate::Raced => note(&format_args!("{project}: no fence of ours: another collector's came first")),
         FenceFate::NotAsked | FenceFate::Would | FenceFate::Raised(_) => {}
     }
+    if report.uploads > 0 {
+        let word = if globals.dry_run { "would be given up" } else { "given up" };
+        note(&format_args!("{project}: {} unfinished uploads {word}", report.uploads));
+    }
+    if let Some(why) = &report.uploads_unknown {
+        note(&format_args!("{project}: unfinished uploads are not known: {why}"));
+    }
     if report.superseded {
         note(&format_args!("{project}: a newer collection has done this one's work"));
     }

@@ -11,6 +11,7 @@ mod objects;
 mod open;
 mod parts;
 mod removal;
+mod uploads;
 
 pub use error::StoreError;
 pub use objects::{Body, BodyError, Objects};
