@@ -7,6 +7,7 @@ mod dataset;
 mod details;
 mod files;
 mod stream;
+mod sums;
 
 use std::error::Error;
 use std::io::ErrorKind;

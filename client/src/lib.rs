@@ -37,6 +37,7 @@
 //! | [`store`] | a store by its URL |
 //! | [`checkpoint`] | save, restore, compare, local models in and out |
 //! | [`dataset`] | push Parquet files, read them |
+//! | [`sums`] | files against a list of `b3sum` |
 //! | [`transfer`] | budget, buffers, sources and sinks, progress |
 //! | [`transport`] | the seam: the same calls in this process and over a network |
 //! | [`error`] | what kind of fault each error is |
@@ -54,6 +55,7 @@ pub mod dataset;
 pub mod error;
 mod staging;
 pub mod store;
+pub mod sums;
 pub mod transfer;
 pub mod transport;
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use gigastore_formats::damage::DamageMark;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::plan::{PlanAnswer, PlanRequest};
@@ -22,8 +23,8 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, SaveRequest, Session,
-    VerifyProgress, VerifyReport, VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, SaveRequest, ScrubReport,
+    ScrubRequest, Session, VerifyProgress, VerifyReport, VerifyRequest,
 };
 
 /// Why the bytes of an upload did not come.
@@ -266,6 +267,18 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// Verifies what a project stores.
     async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault>;
+
+    /// Verifies every object of a project, marks what is damaged and repairs what it can: from other objects, and from
+    /// the second store at the URL `replica`.
+    async fn scrub(
+        &self,
+        request: &ScrubRequest,
+        replica: Option<&str>,
+        progress: OnVerify<'_>,
+    ) -> Result<ScrubReport, Fault>;
+
+    /// Lists the objects of a project that are marked as damaged.
+    async fn damaged(&self, project: &ProjectName) -> Result<Vec<DamageMark>, Fault>;
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! | `manifests.rs`, `packs.rs` | decoded manifests and what is known of packs, kept (`kept.rs`) for plans and files |
 //! | `maps.rs` | files of the store that the kernel sends by itself |
 //! | `metrics.rs` | what `/metrics` shows |
+//! | `scrubbing.rs` | the scrub in the background |
 //!
 //! *Architecture invariants:* what a call means is the engine's, so a service and an embedded client can share one
 //! bucket; no route answers about a project to a token without a scope on it; nothing here names the object store.
@@ -35,6 +36,7 @@ mod pace;
 mod packs;
 
 mod run;
+mod scrubbing;
 pub mod tokens;
 
 pub use auth::Access;

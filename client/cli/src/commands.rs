@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod du;
 mod ls;
+mod scrub;
 mod serve;
 mod token;
 mod verify;
@@ -27,6 +28,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Data(data::Data),
     Verify(verify::Verify),
+    Scrub(scrub::Scrub),
     Ls(ls::Ls),
     Du(du::Du),
     Doctor(doctor::Doctor),
@@ -50,6 +52,7 @@ pub(crate) async fn run(globals: Globals, command: Command) -> Result<(), Failur
         Command::Ckpt(command) => ckpt::run(&globals, command).await,
         Command::Data(command) => data::run(&globals, command).await,
         Command::Verify(command) => command.run(&globals).await,
+        Command::Scrub(command) => command.run(&globals).await,
         Command::Ls(command) => command.run(&globals).await,
         Command::Du(command) => command.run(&globals).await,
         Command::Doctor(command) => command.run(&globals).await,

@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod failure;
 mod output;
+mod rate;
 mod service;
 
 use std::ffi::OsString;

@@ -200,8 +200,7 @@ impl Engine {
         let hashed = self.ambient.computed(move || (GroupTree::of(GroupSize::File, &bytes), bytes));
         let (tree, bytes) = hashed.await;
         let object = Stored { digest: tree.root(), epoch };
-        let key = crate::store::keys::object(project, ObjectKind::Manifest, &object);
-        self.store_object(key, actual, Body::Whole(vec![bytes.into()])).await?;
+        self.store_content(project, ObjectKind::Manifest, object, actual, Body::Whole(vec![bytes.into()])).await?;
         Ok(Index::new(object, &tree))
     }
 }

@@ -12,7 +12,8 @@
 //! | `flights.rs` | operations that many ask for and one does |
 //! | `probe.rs` | a store tried out |
 //! | `follow.rs` | the records that a follower has not seen |
-//! | `scrub.rs` | verification of everything that is stored |
+//! | `scrub.rs` | verification of everything that is stored, and repair of what can be put right |
+//! | `quarantine.rs` | marks of damaged objects, to which nothing new refers |
 //! | `fault.rs` | what each error means to a client |
 //!
 //! *Architecture invariants:* nothing outside [`store`] names `object_store`; no clock, randomness or thread but
@@ -29,6 +30,7 @@ mod join;
 pub mod log;
 mod place;
 mod probe;
+mod quarantine;
 mod read;
 mod save;
 mod scrub;

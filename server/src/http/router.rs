@@ -35,6 +35,8 @@ use crate::packs::Packs;
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) engine: Engine,
+    /// A second store, from which damaged objects are repaired.
+    pub(crate) replica: Option<Engine>,
     pub(crate) ambient: Arc<dyn Ambient>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) admission: Admission,
@@ -103,6 +105,8 @@ pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("PUT", "/v1/projects/{project}/tags/{name}/{tag}", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/log", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/verify", Some(Access::Read)),
+    ("POST", "/v1/projects/{project}/scrub", Some(Access::Write)),
+    ("GET", "/v1/projects/{project}/damaged", Some(Access::Read)),
     ("GET", "/api/models/{project}/{name}", Some(Access::Read)),
     ("GET", "/api/models/{project}/{name}/revision/{selector}", Some(Access::Read)),
     ("GET", "/api/models/{project}/{name}/tree/{selector}", Some(Access::Read)),
@@ -151,6 +155,8 @@ pub(crate) fn router(service: Shared) -> Router {
         .route(&below("/tags/{name}/{tag}"), put(projects::tag))
         .route(&below("/log"), get(projects::log))
         .route(&below("/verify"), post(projects::verify))
+        .route(&below("/scrub"), post(projects::scrub))
+        .route(&below("/damaged"), get(projects::damaged))
         .merge(hub::routes())
         .route_layer(from_fn_with_state(Arc::clone(&service), admit))
         .fallback(nowhere)

@@ -44,6 +44,39 @@ pub(crate) fn object(project: &ProjectName, kind: ObjectKind, stored: &Stored) -
     format!("{PROJECTS}/{project}/{}", stored.key(kind))
 }
 
+/// The folder of the marks of damaged objects.
+pub(crate) fn damaged_objects(project: &ProjectName) -> String {
+    format!("{PROJECTS}/{project}/damaged")
+}
+
+/// The mark of a damaged object.
+pub(crate) fn damaged(project: &ProjectName, kind: ObjectKind, stored: &Stored) -> String {
+    format!("{}/{}/{stored}.json", damaged_objects(project), kind_folder(kind))
+}
+
+/// Kind and name of the object that a mark is about, from the mark's key.
+pub(crate) fn damaged_of(key: &str) -> Option<(ObjectKind, Stored)> {
+    let mut parts = key.rsplit('/');
+    let stored = parts.next()?.strip_suffix(".json")?.parse().ok()?;
+    let folder = parts.next()?;
+    let kinds = [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest];
+    Some((kinds.into_iter().find(|kind| kind_folder(*kind) == folder)?, stored))
+}
+
+/// The folder that objects of a kind lie in.
+pub(crate) fn kind_folder(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Pack => "packs",
+        ObjectKind::Blob => "blobs",
+        ObjectKind::Manifest => "manifests",
+    }
+}
+
+/// When which object was verified last.
+pub(crate) fn scrub_times(project: &ProjectName) -> String {
+    format!("{PROJECTS}/{project}/scrub/times.json")
+}
+
 /// An object by which a store is tried out; deleted at once.
 pub(crate) fn probe(id: &str) -> String {
     format!("probes/{id}")
@@ -88,6 +121,12 @@ mod tests {
         assert_eq!(folded_seq(&folded(&p, 42)), Some(42));
         assert_eq!(folded_seq("projects/p/log/folded/x"), None);
         assert_eq!(part_of("projects/p/saves/x/parts/1.parquet"), None);
+        let stored = Stored { digest: save.0, epoch: 7 };
+        for kind in [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest] {
+            assert_eq!(damaged_of(&damaged(&p, kind, &stored)), Some((kind, stored)));
+            assert!(object(&p, kind, &stored).contains(&format!("/{}/", kind_folder(kind))));
+        }
+        assert_eq!(damaged_of("projects/p/damaged/logs/x.json"), None);
         assert_eq!(record(&p, u64::MAX), "projects/p/log/18446744073709551615.json");
     }
 }
