@@ -199,14 +199,14 @@ impl Pass<'_> {
         let todo = self.todo(items);
         report.before = (items.len() - todo.len()) as u64;
         *planned.lock().unwrap_or_else(PoisonError::into_inner) =
-            (todo.len() as u64, todo.iter().map(|item| item.len).sum());
+            (todo.len() as u64, todo.iter().map(|i| items[*i].len).sum());
         self.meter.read(0).await;
         let pass = &self;
         let mut outcomes = futures::stream::iter(todo)
-            .map(|item| async move { Ok::<_, ReadError>((item, pass.look_at(item).await?)) })
+            .map(|i| async move { Ok::<_, ReadError>((i, pass.look_at(&items[i]).await?)) })
             .buffer_unordered(OBJECTS_IN_FLIGHT);
         let (mut since_kept, mut keep_after) = (0, KEEP_EVERY_BYTES);
-        while let Some((item, outcome)) = outcomes.try_next().await? {
+        while let Some((i, outcome)) = outcomes.try_next().await? {
             done.fetch_add(1, Ordering::Relaxed);
             match outcome {
                 Outcome::Before => report.before += 1,
@@ -220,7 +220,7 @@ impl Pass<'_> {
                     report.findings.extend(findings);
                 }
             }
-            since_kept += item.len;
+            since_kept += items[i].len;
             if since_kept >= keep_after {
                 since_kept = 0;
                 keep_after = KEEP_EVERY_BYTES.max(KEEP_SHARE * pass.keep(&there).await);
@@ -238,17 +238,19 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Returns what is to be verified: marked objects, then those that were verified longest ago.
-    fn todo<'i>(&self, items: &'i [Item]) -> Vec<&'i Item> {
+    /// Returns the positions of what is to be verified: marked objects, then those that were verified longest ago.
+    fn todo(&self, items: &[Item]) -> Vec<usize> {
         let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         let is_marked = |item: &Item| self.marked.contains(&(item.kind, item.object));
-        let mut todo: Vec<(bool, u64, &Item)> = items
+        let mut todo: Vec<(bool, u64, usize)> = items
             .iter()
-            .map(|item| (!is_marked(item), times.of(item.kind, &item.object), item))
+            .enumerate()
+            .map(|(i, item)| (!is_marked(item), times.of(item.kind, &item.object), i))
             .filter(|(unmarked, time, _)| !unmarked || *time < self.began)
             .collect();
-        todo.sort_by_key(|(unmarked, time, item)| (*unmarked, *time, item.object));
-        todo.into_iter().map(|(.., item)| item).collect()
+        // Objects lie in the order of their names.
+        todo.sort_unstable();
+        todo.into_iter().map(|(.., i)| i).collect()
     }
 
     /// Verifies one object, and treats what is found.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::ambient::Ambient;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStoreExt, PutPayload};
 
 use super::{Body, Objects, folder_error};
 use crate::store::StoreError;
