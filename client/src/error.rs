@@ -6,6 +6,7 @@ mod background;
 mod dataset;
 mod details;
 mod files;
+mod mirror;
 mod stream;
 mod sums;
 

@@ -8,6 +8,7 @@ mod cursors;
 mod data;
 mod demo;
 mod folder;
+mod mirror;
 mod real;
 mod run;
 mod tokenize;

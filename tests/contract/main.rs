@@ -9,3 +9,4 @@ mod objects;
 mod places;
 mod pushes;
 mod saves;
+mod scrub;

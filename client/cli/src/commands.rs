@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod du;
 mod ls;
+mod mirror;
 mod scrub;
 mod serve;
 mod token;
@@ -29,6 +30,7 @@ pub(crate) enum Command {
     Data(data::Data),
     Verify(verify::Verify),
     Scrub(scrub::Scrub),
+    Mirror(mirror::Mirror),
     Ls(ls::Ls),
     Du(du::Du),
     Doctor(doctor::Doctor),
@@ -53,6 +55,7 @@ pub(crate) async fn run(globals: Globals, command: Command) -> Result<(), Failur
         Command::Data(command) => data::run(&globals, command).await,
         Command::Verify(command) => command.run(&globals).await,
         Command::Scrub(command) => command.run(&globals).await,
+        Command::Mirror(command) => command.run(&globals).await,
         Command::Ls(command) => command.run(&globals).await,
         Command::Du(command) => command.run(&globals).await,
         Command::Doctor(command) => command.run(&globals).await,

@@ -193,7 +193,9 @@ impl Pass<'_> {
         self.began = {
             let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
             times.keep(&there);
-            *times.began.get_or_insert(self.engine.ambient.wall_ms())
+            // After everything that an earlier pass took down, whatever the clock did meanwhile.
+            let next = times.completed.map_or(0, |completed| completed.saturating_add(1));
+            *times.began.get_or_insert(self.engine.ambient.wall_ms().max(next))
         };
         self.forget_marks(&there, &report.findings).await?;
         let todo = self.todo(items);
@@ -230,7 +232,7 @@ impl Pass<'_> {
         {
             let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
             times.began = None;
-            times.completed = Some(self.engine.ambient.wall_ms());
+            times.completed = Some(self.engine.ambient.wall_ms().max(self.began));
         }
         self.keep(&there).await;
         let damaged = self.engine.list_marks(self.project).await?.len() as u64;
@@ -271,7 +273,7 @@ impl Pass<'_> {
         } else {
             self.treat(item, findings).await?
         };
-        let now = engine.ambient.wall_ms();
+        let now = engine.ambient.wall_ms().max(self.began);
         self.times.lock().unwrap_or_else(PoisonError::into_inner).verified(item.kind, item.object, now);
         Ok(outcome)
     }
