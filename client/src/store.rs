@@ -11,7 +11,8 @@ use gigastore_formats::damage::DamageMark;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::wire::{
-    CommitInfo, Fault, FaultCode, Probe, ProjectInfo, ScrubReport, ScrubRequest, VerifyReport, VerifyRequest,
+    CommitInfo, Fault, FaultCode, Probe, ProjectInfo, RebuildReport, ScrubReport, ScrubRequest, VerifyReport,
+    VerifyRequest,
 };
 
 #[cfg(feature = "embedded")]
@@ -160,6 +161,12 @@ impl Store {
         progress: OnVerify<'_>,
     ) -> Result<ScrubReport, Fault> {
         self.transport.scrub(request, replica, progress).await
+    }
+
+    /// Makes the log of a project anew from manifests and packs, where every record is lost; with `dry_run` only says
+    /// what it would hold. For stores that are opened in this process.
+    pub async fn rebuild_log(&self, project: &ProjectName, dry_run: bool) -> Result<RebuildReport, Fault> {
+        self.transport.rebuild_log(project, dry_run).await
     }
 
     /// Lists the objects of a project that are marked as damaged, with what was found.

@@ -23,8 +23,8 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, SaveRequest, ScrubReport,
-    ScrubRequest, Session, VerifyProgress, VerifyReport, VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, RebuildReport, SaveRequest,
+    ScrubReport, ScrubRequest, Session, VerifyProgress, VerifyReport, VerifyRequest,
 };
 
 /// Why the bytes of an upload did not come.
@@ -276,6 +276,14 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
         replica: Option<&str>,
         progress: OnVerify<'_>,
     ) -> Result<ScrubReport, Fault>;
+
+    /// Makes the log of a project anew where every record is lost; with `dry_run` only says what it would hold. Only for
+    /// a store that is opened in this process: whoever serves it is stopped meanwhile.
+    async fn rebuild_log(&self, project: &ProjectName, dry_run: bool) -> Result<RebuildReport, Fault> {
+        let _ = (project, dry_run);
+        let text = "a log is made anew on the store itself (file:///…, s3://…), with its services stopped";
+        Err(Fault::of(FaultCode::Invalid, text))
+    }
 
     /// Lists the objects of a project that are marked as damaged.
     async fn damaged(&self, project: &ProjectName) -> Result<Vec<DamageMark>, Fault>;

@@ -10,6 +10,7 @@ mod demo;
 mod folder;
 mod mirror;
 mod real;
+mod rebuilt;
 mod run;
 mod tokenize;
 mod verify;

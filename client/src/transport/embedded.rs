@@ -20,8 +20,8 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, Probe, ProjectInfo, SaveRequest, ScrubReport,
-    ScrubRequest, Session, VerifyReport, VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, Probe, ProjectInfo, RebuildReport, SaveRequest,
+    ScrubReport, ScrubRequest, Session, VerifyReport, VerifyRequest,
 };
 
 use super::{Held, OnVerify, PackBytes, Pieces, Taker, Transport};
@@ -191,6 +191,10 @@ impl Transport for Engine {
             None => None,
         };
         Engine::scrub(self, request, replica.as_ref(), progress).await.map_err(fault)
+    }
+
+    async fn rebuild_log(&self, project: &ProjectName, dry_run: bool) -> Result<RebuildReport, Fault> {
+        Engine::rebuild_log(self, project, dry_run).await.map_err(fault)
     }
 
     async fn damaged(&self, project: &ProjectName) -> Result<Vec<DamageMark>, Fault> {

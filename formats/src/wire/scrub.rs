@@ -5,7 +5,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, Finding, VerifyProgress};
-use crate::name::ProjectName;
+use crate::digest::Digest;
+use crate::name::{Name, ProjectName};
+use crate::object::Stored;
+use crate::record::Sort;
 
 /// What is scrubbed, and how.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -63,6 +66,47 @@ pub struct Coverage {
     pub completed: Option<u64>,
     /// Objects that are marked as damaged.
     pub damaged: u64,
+}
+
+/// A log that was made anew.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RebuildReport {
+    /// What it commits, by name and number.
+    pub recovered: Vec<Recovered>,
+    /// Manifests that it does not commit, and why.
+    pub left: Vec<LeftOut>,
+    /// Records of the log.
+    pub records: u64,
+    /// The epoch that its fences raise the project to.
+    pub epoch: u64,
+    /// The record up to which a folded state was left, from which tags, pins, policies and drops are known.
+    pub folded: Option<u64>,
+}
+
+/// A checkpoint or dataset version of a log that was made anew.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Recovered {
+    /// The run or dataset.
+    pub name: Name,
+    /// The step or version.
+    pub number: u64,
+    /// Which of the two.
+    pub sort: Sort,
+    /// The content digest.
+    pub content: Digest,
+    /// The manifest.
+    pub manifest: Stored,
+    /// When the manifest was stored, in milliseconds since 1970.
+    pub time: u64,
+}
+
+/// A manifest that no record commits.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The manifest's key.
+    pub object: String,
+    /// Why.
+    pub why: String,
 }
 
 /// One line of the answer to a scrub: progress, until the last line has the report or a fault.

@@ -12,6 +12,7 @@ use crate::log::{AppendError, LogError};
 use crate::place::PlaceError;
 use crate::probe::ProbeError;
 use crate::read::ReadError;
+use crate::rebuild::RebuildError;
 use crate::save::{FinishError, SaveError};
 use crate::store::{OpenError, StoreError};
 use crate::upload::UploadError;
@@ -101,6 +102,29 @@ impl From<&ReadError> for Fault {
             }
             ReadError::Log(source) => source.into(),
             ReadError::Store(source) => source.into(),
+        }
+    }
+}
+
+impl From<&RebuildError> for Fault {
+    fn from(error: &RebuildError) -> Self {
+        match error {
+            RebuildError::LogThere { first, .. } => {
+                Self { object: Some(first.clone()), ..Self::new(FaultCode::Conflict, error) }
+            }
+            RebuildError::Busy { .. } => Self::new(FaultCode::Conflict, error),
+            RebuildError::Nothing { .. } => Self::new(FaultCode::NotFound, error),
+            RebuildError::Manifest(_) => Self::new(FaultCode::Invalid, error),
+            RebuildError::Append(source) => match source {
+                AppendError::Refused(_) | AppendError::Void(_) => Self::new(FaultCode::Conflict, error),
+                AppendError::Log(source) => source.into(),
+                AppendError::Store { source, .. } => source.into(),
+                AppendError::StateUnknown { .. } => Self::new(FaultCode::CommitStateUnknown, error),
+            },
+            RebuildError::Commit(source) => source.into(),
+            RebuildError::Log(source) => source.into(),
+            RebuildError::Read(source) => source.into(),
+            RebuildError::Store(source) => source.into(),
         }
     }
 }

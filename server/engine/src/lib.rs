@@ -13,6 +13,7 @@
 //! | `probe.rs` | a store tried out |
 //! | `follow.rs` | the records that a follower has not seen |
 //! | `scrub.rs` | verification of everything that is stored, and repair of what can be put right |
+//! | `rebuild.rs` | a lost log made anew from manifests and packs |
 //! | `quarantine.rs` | marks of damaged objects, to which nothing new refers |
 //! | `fault.rs` | what each error means to a client |
 //!
@@ -32,6 +33,7 @@ mod place;
 mod probe;
 mod quarantine;
 mod read;
+mod rebuild;
 mod save;
 mod scrub;
 pub mod store;
@@ -43,5 +45,6 @@ pub use join::JoinError;
 pub use place::PlaceError;
 pub use probe::ProbeError;
 pub use read::ReadError;
+pub use rebuild::RebuildError;
 pub use save::{FinishError, SaveError};
 pub use upload::{PackBody, UploadError};

@@ -85,7 +85,7 @@ impl Copies {
         let marked = self.here.marked(&self.project).await?;
         // No order of a listing decides what a repair reads.
         for key in sorted(self.here.objects.list(folder).await?) {
-            let other = stored_of(&key).filter(|other| other.digest == object.digest && key != own);
+            let other = keys::stored_of(&key).filter(|other| other.digest == object.digest && key != own);
             if other.is_some_and(|other| !marked.contains(&(kind, other))) {
                 places.push(Place { store: self.here.clone(), key, entry: None });
             }
@@ -93,7 +93,7 @@ impl Copies {
         if let Some(replica) = &self.replica {
             match replica.objects.list(folder).await {
                 Ok(listed) => {
-                    let is_same = |key: &String| stored_of(key).is_some_and(|other| other.digest == object.digest);
+                    let is_same = |key: &String| keys::stored_of(key).is_some_and(|other| other.digest == object.digest);
                     let same = sorted(listed).into_iter().filter(is_same);
                     places.extend(same.map(|key| Place { store: replica.clone(), key, entry: None }));
                 }
@@ -188,12 +188,6 @@ fn sorted(listed: Vec<(String, u64)>) -> Vec<String> {
     keys
 }
 
-/// The name of the object of a key.
-fn stored_of(key: &str) -> Option<Stored> {
-    let name = key.rsplit('/').next()?;
-    name.strip_suffix(".safetensors").or_else(|| name.strip_suffix(".parquet"))?.parse().ok()
-}
-
 impl Engine {
     /// Returns what the live commits of a project refer to. What can't be read of it is left out.
     async fn items_of(&self, project: &ProjectName) -> Result<Vec<Item>, ReadError> {
@@ -203,7 +197,7 @@ impl Engine {
     }
 
     /// Reads the header of pack `digest`, of `header_len` bytes; `None` where it is not there or not that header.
-    pub(super) async fn pack_header(
+    pub(crate) async fn pack_header(
         &self,
         key: &str,
         digest: Digest,

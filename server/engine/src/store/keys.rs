@@ -77,6 +77,12 @@ pub(crate) fn scrub_times(project: &ProjectName) -> String {
     format!("{PROJECTS}/{project}/scrub/times.json")
 }
 
+/// The name of the object of a pack's, file's or manifest's key.
+pub(crate) fn stored_of(key: &str) -> Option<Stored> {
+    let name = key.rsplit('/').next()?;
+    name.strip_suffix(".safetensors").or_else(|| name.strip_suffix(".parquet"))?.parse().ok()
+}
+
 /// An object by which a store is tried out; deleted at once.
 pub(crate) fn probe(id: &str) -> String {
     format!("probes/{id}")
@@ -124,6 +130,7 @@ mod tests {
         let stored = Stored { digest: save.0, epoch: 7 };
         for kind in [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest] {
             assert_eq!(damaged_of(&damaged(&p, kind, &stored)), Some((kind, stored)));
+            assert_eq!(stored_of(&object(&p, kind, &stored)), Some(stored));
             assert!(object(&p, kind, &stored).contains(&format!("/{}/", kind_folder(kind))));
         }
         assert_eq!(damaged_of("projects/p/damaged/logs/x.json"), None);
