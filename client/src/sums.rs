@@ -56,7 +56,9 @@ pub struct Difference {
 #[derive(Debug, thiserror::Error)]
 pub enum SumsError {
     /// A line is not one that `b3sum` prints.
-    #[error("line {line} of the list is not one of b3sum: expected 64 hex digits, two spaces and a path, found {text:?}")]
+    #[error(
+        "line {line} of the list is not one of b3sum: expected 64 hex digits, two spaces and a path, found {text:?}"
+    )]
     Line {
         /// The line, from 1.
         line: usize,

@@ -23,8 +23,8 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, RebuildReport, SaveRequest,
-    ScrubReport, ScrubRequest, Session, VerifyProgress, VerifyReport, VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, RebuildReport,
+    SaveRequest, ScrubReport, ScrubRequest, Session, VerifyProgress, VerifyReport, VerifyRequest,
 };
 
 /// Why the bytes of an upload did not come.

@@ -67,7 +67,12 @@ mod tests {
             problem: problem.to_owned(),
         };
         let findings = [finding(Some((4096, 8192)), "group 0 differs"), finding(None, "too short")];
-        DamageMark::new(ObjectKind::Pack, Stored { digest: Digest::of(b"pack"), epoch: 3 }, 1_700_000_000_000, &findings)
+        DamageMark::new(
+            ObjectKind::Pack,
+            Stored { digest: Digest::of(b"pack"), epoch: 3 },
+            1_700_000_000_000,
+            &findings,
+        )
     }
 
     #[test]

@@ -15,9 +15,7 @@ use crate::name::{Name, ProjectName};
 use crate::object::{ObjectKind, Stored};
 use crate::record::{Commit, Record, Sort, TxnId};
 
-pub use scrub::{
-    Coverage, LeftOut, RebuildReport, Recovered, Repair, ScrubLine, ScrubReport, ScrubRequest,
-};
+pub use scrub::{Coverage, LeftOut, RebuildReport, Recovered, Repair, ScrubLine, ScrubReport, ScrubRequest};
 
 /// A save of one checkpoint, as every rank of it describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

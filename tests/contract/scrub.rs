@@ -224,8 +224,7 @@ async fn copies_that_do_not_verify_are_never_written() {
     let report = desk.scrub(Some(&twin)).await;
     assert_eq!(report.repaired, []);
     assert!(report.findings.iter().all(|finding| finding.problem.contains("not repaired: ")), "{report:#?}");
-    let left: BTreeMap<_, _> =
-        desk.objects().await.into_iter().filter(|(key, _)| !key.contains("/damaged/")).collect();
+    let left: BTreeMap<_, _> = desk.objects().await.into_iter().filter(|(key, _)| !key.contains("/damaged/")).collect();
     assert_eq!(left, hurt);
     assert_eq!((desk.keys("/damaged/packs/").await.len(), report.coverage.damaged), (2, 2));
 }

@@ -44,7 +44,8 @@ impl Mirror<'_> {
         known: Option<&NameInfo>,
     ) -> Result<Option<(CommitInfo, Sent, bool)>, MirrorError> {
         let commit = &info.commit;
-        if let Some(there) = known.and_then(|known| known.live.iter().find(|there| there.commit.number == commit.number))
+        if let Some(there) =
+            known.and_then(|known| known.live.iter().find(|there| there.commit.number == commit.number))
         {
             return self.same(info, there.clone()).map(|there| Some((there, Sent::default(), true)));
         }
@@ -91,7 +92,8 @@ impl Mirror<'_> {
     /// parent of the source, or the newest before it.
     async fn base(&self, source: &Checkpoint, known: Option<&NameInfo>) -> Result<Base, MirrorError> {
         let step = source.info().commit.number;
-        let is_live = |number: &u64| known.is_some_and(|known| known.live.iter().any(|one| one.commit.number == *number));
+        let is_live =
+            |number: &u64| known.is_some_and(|known| known.live.iter().any(|one| one.commit.number == *number));
         let parent = source.meta().parent.filter(is_live);
         let numbers = known.iter().flat_map(|known| known.live.iter().map(|one| one.commit.number));
         let Some(base) = parent.or_else(|| numbers.filter(|number| *number < step).max()) else {

@@ -91,10 +91,10 @@ impl Mirror<'_> {
         let sending: Vec<_> = sending.collect();
         let done: Vec<(FileRow, bool)> =
             futures::stream::iter(sending).buffered(OBJECTS_IN_FLIGHT).try_collect().await?;
-        let sent = done.iter().filter(|(_, sent)| *sent).fold(Sent::default(), |sum, (row, _)| Sent {
-            objects: sum.objects + 1,
-            bytes: sum.bytes + row.bytes,
-        });
+        let sent = done
+            .iter()
+            .filter(|(_, sent)| *sent)
+            .fold(Sent::default(), |sum, (row, _)| Sent { objects: sum.objects + 1, bytes: sum.bytes + row.bytes });
         Ok((done.into_iter().map(|(row, _)| row).collect(), sent))
     }
 

@@ -36,8 +36,8 @@ use gigastore_formats::record::{Record, SaveBegin, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
     CommitInfo, Committed, DatasetRequest, DirectPlace, ExistsRequest, Fault, FaultCode, FinishRequest, LogPage,
-    PlacesAnswer, Probe, ProbeReceipt, ProjectInfo, SaveRequest, ScrubLine, ScrubReport, ScrubRequest, Session, VerifyLine,
-    VerifyReport, VerifyRequest,
+    PlacesAnswer, Probe, ProbeReceipt, ProjectInfo, SaveRequest, ScrubLine, ScrubReport, ScrubRequest, Session,
+    VerifyLine, VerifyReport, VerifyRequest,
 };
 use reqwest::Method;
 use serde::Serialize;

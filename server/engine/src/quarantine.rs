@@ -56,8 +56,7 @@ impl Engine {
                 DamageMark { kind, object, since: 0, damages: vec![Damage { range: None, problem }] }
             })))
         });
-        let read: Vec<Option<DamageMark>> =
-            futures::stream::iter(read).buffered(MARKS_IN_FLIGHT).try_collect().await?;
+        let read: Vec<Option<DamageMark>> = futures::stream::iter(read).buffered(MARKS_IN_FLIGHT).try_collect().await?;
         Ok(read.into_iter().flatten().collect())
     }
 

@@ -46,7 +46,9 @@ pub enum RebuildError {
         first: String,
     },
     /// Somebody else writes to the log that is being made.
-    #[error("log record {seq} of {project} was written by somebody else meanwhile: stop all writers, and see what is there")]
+    #[error(
+        "log record {seq} of {project} was written by somebody else meanwhile: stop all writers, and see what is there"
+    )]
     Busy {
         /// The project.
         project: ProjectName,
@@ -197,11 +199,7 @@ impl Engine {
 }
 
 /// Takes one manifest for each step and version, and says why others are left out.
-fn choose(
-    mut found: Vec<Found>,
-    folded: Option<&State>,
-    left: &mut Vec<LeftOut>,
-) -> BTreeMap<(Name, u64), Found> {
+fn choose(mut found: Vec<Found>, folded: Option<&State>, left: &mut Vec<LeftOut>) -> BTreeMap<(Name, u64), Found> {
     // The newest first: one that was committed again after a drop.
     found.sort_by_key(|one| (std::cmp::Reverse(one.time), one.commit.manifest.object));
     let mut sorts: BTreeMap<Name, Sort> =

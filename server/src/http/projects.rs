@@ -16,8 +16,8 @@ use serde::Deserialize;
 use super::body::{document, json};
 use super::checkpoints::target;
 use super::error::{Refused, refused};
-use super::{lines, objects};
 use super::router::Shared;
+use super::{lines, objects};
 use crate::auth::Caller;
 use crate::scrubbing;
 

@@ -93,7 +93,12 @@ async fn rebuild(globals: &Globals, project: &ProjectName) -> Result<(), Failure
         return Ok(());
     }
     let row = |one: &Recovered| {
-        vec![format!("{}@{}", one.name, one.number), moment(one.time), one.content.to_string(), one.manifest.to_string()]
+        vec![
+            format!("{}@{}", one.name, one.number),
+            moment(one.time),
+            one.content.to_string(),
+            one.manifest.to_string(),
+        ]
     };
     let rows: Vec<Vec<String>> = report.recovered.iter().map(row).collect();
     table(&["recovered", "stored", "content", "manifest"], &rows);

@@ -72,12 +72,13 @@ impl Scrub {
         let left: usize = reports.iter().map(|(_, report)| report.findings.len()).sum();
         let repairable: usize = reports.iter().map(|(_, report)| report.repaired.len()).sum();
         match (left, globals.dry_run) {
-            (0, true) if repairable > 0 => {
-                Err(Failure::integrity(format!("{repairable} objects are damaged, and a scrub would repair all of them")))
-            }
+            (0, true) if repairable > 0 => Err(Failure::integrity(format!(
+                "{repairable} objects are damaged, and a scrub would repair all of them"
+            ))),
             (0, _) => Ok(()),
             (left, _) => {
-                let failure = Failure::integrity(format!("{left} findings are left: stored bytes are not what was committed"));
+                let failure =
+                    Failure::integrity(format!("{left} findings are left: stored bytes are not what was committed"));
                 Err(failure.with_hint("where a second store has the same objects, give it by --replica URL"))
             }
         }

@@ -106,8 +106,18 @@ mod tests {
         let manifest = Index::new(Stored { digest: tree.root(), epoch: 2 }, &tree);
         let content = Digest::of(&number.to_le_bytes());
         let (packs, timeline) = (None, None);
-        let commit =
-            Commit { sort, name: name.clone(), number, manifest, packs, timeline, content, bytes: 1, items: 1, world_size: 1 };
+        let commit = Commit {
+            sort,
+            name: name.clone(),
+            number,
+            manifest,
+            packs,
+            timeline,
+            content,
+            bytes: 1,
+            items: 1,
+            world_size: 1,
+        };
         ((name, number), Found { key: String::new(), commit, time: number })
     }
 
@@ -126,8 +136,7 @@ mod tests {
                 other => format!("{other:?}"),
             })
             .collect();
-        let expected =
-            ["data@1", "drop data@1", "data@2", "drop data@2", "data@3", "run@7", "fence 1", "fence 2"];
+        let expected = ["data@1", "drop data@1", "data@2", "drop data@2", "data@3", "run@7", "fence 1", "fence 2"];
         assert_eq!(kinds, expected);
         assert_eq!(records(&project, &chosen, None, 2), made, "the same findings make the same records");
     }

@@ -93,7 +93,8 @@ impl Copies {
         if let Some(replica) = &self.replica {
             match replica.objects.list(folder).await {
                 Ok(listed) => {
-                    let is_same = |key: &String| keys::stored_of(key).is_some_and(|other| other.digest == object.digest);
+                    let is_same =
+                        |key: &String| keys::stored_of(key).is_some_and(|other| other.digest == object.digest);
                     let same = sorted(listed).into_iter().filter(is_same);
                     places.extend(same.map(|key| Place { store: replica.clone(), key, entry: None }));
                 }

@@ -46,7 +46,9 @@ pub(super) struct Mending<'a> {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RepairError {
     /// Nobody has the bytes.
-    #[error("no other true copy of {range} was found{troubles}; a scrub with --replica URL looks in a second store, too")]
+    #[error(
+        "no other true copy of {range} was found{troubles}; a scrub with --replica URL looks in a second store, too"
+    )]
     NoCopy {
         /// The bytes.
         range: ByteRange,
@@ -182,9 +184,7 @@ impl Engine {
         let mut from = BTreeSet::new();
         let whole = match &item.holds {
             Holds::File { tree, .. } => Whole::File(tree.clone()),
-            Holds::Slices { header_len, .. } => {
-                self.true_pack(mending, &item.object, *header_len, &mut from).await?
-            }
+            Holds::Slices { header_len, .. } => self.true_pack(mending, &item.object, *header_len, &mut from).await?,
         };
         self.mend(mending, (item.kind, item.object), whole, from).await
     }
