@@ -6,6 +6,7 @@
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod http;
+pub mod upkeep;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -26,6 +27,8 @@ use gigastore_formats::wire::{
     CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, RebuildReport,
     SaveRequest, ScrubReport, ScrubRequest, Session, VerifyProgress, VerifyReport, VerifyRequest,
 };
+
+use upkeep::Upkeep;
 
 /// Why the bytes of an upload did not come.
 pub type UploadError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -170,7 +173,7 @@ pub type OnVerify<'a> = &'a (dyn Fn(VerifyProgress) + Send + Sync);
 
 /// One store, however it is reached.
 #[async_trait]
-pub trait Transport: fmt::Debug + Send + Sync + 'static {
+pub trait Transport: Upkeep + fmt::Debug + Send + Sync + 'static {
     /// Returns the store's URL.
     fn url(&self) -> &str;
 
@@ -277,8 +280,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
         progress: OnVerify<'_>,
     ) -> Result<ScrubReport, Fault>;
 
-    /// Makes the log of a project anew where every record is lost; with `dry_run` only says what it would hold. Only for
-    /// a store that is opened in this process: whoever serves it is stopped meanwhile.
+    /// Makes the log of a project anew where every record is lost; with `dry_run` only says what it would hold. For a
+    /// store that is opened in this process only: whoever serves it is stopped meanwhile.
     async fn rebuild_log(&self, project: &ProjectName, dry_run: bool) -> Result<RebuildReport, Fault> {
         let _ = (project, dry_run);
         let text = "a log is made anew on the store itself (file:///…, s3://…), with its services stopped";

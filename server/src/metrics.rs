@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gigastore_cache::Tier;
+use gigastore_formats::collect::CollectReport;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::TxnId;
+use gigastore_formats::retention::RetainReport;
 use gigastore_formats::wire::{Coverage, Fault, FaultCode};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -67,6 +69,11 @@ pub(crate) struct Metrics {
     pub(crate) repaired: Counter,
     memory: Gauge<u64, AtomicU64>,
     connections: Gauge<u64, AtomicU64>,
+    /// Collections that were begun by the service itself and failed.
+    pub(crate) collection_failures: Counter,
+    collected: Counter,
+    dropped: Counter,
+    collections: Mutex<BTreeMap<ProjectName, Duration>>,
     log: Mutex<BTreeMap<ProjectName, u64>>,
     scrubs: Mutex<BTreeMap<ProjectName, Coverage>>,
     saves: Gauge<u64, AtomicU64>,
@@ -96,6 +103,10 @@ impl Metrics {
             repaired: Counter::default(),
             memory: Gauge::default(),
             connections: Gauge::default(),
+            collection_failures: Counter::default(),
+            collected: Counter::default(),
+            dropped: Counter::default(),
+            collections: Mutex::default(),
             log: Mutex::default(),
             scrubs: Mutex::default(),
             saves: Gauge::default(),
@@ -119,6 +130,11 @@ impl Metrics {
         registry.register_collector(Box::new(Kept(Arc::clone(cache))));
         let failures = gate.failures.clone();
         registry.register("token_reload_failures", "Times that a changed token file could not be read", failures);
+        let failures = metrics.collection_failures.clone();
+        registry.register("collection_failures", "Collections of the service itself that failed", failures);
+        let collected = metrics.collected.clone();
+        registry.register_with_unit("collected", "Bytes that collections deleted", Unit::Bytes, collected);
+        registry.register("retention_drops", "Steps and versions that retention dropped", metrics.dropped.clone());
         registry.register("connections", "Connections that are open", metrics.connections.clone());
         registry.register("open_saves", "Saves begun here and not yet finished or aborted", metrics.saves.clone());
         Self { registry, ..metrics }
@@ -145,6 +161,17 @@ impl Metrics {
     /// Notes how much of a project scrubs have verified.
     pub(crate) fn coverage(&self, project: &ProjectName, coverage: Coverage) {
         self.scrubs.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), coverage);
+    }
+
+    /// Notes a collection that ended now.
+    pub(crate) fn collection(&self, project: &ProjectName, report: &CollectReport, now: Duration) {
+        self.collected.inc_by(report.deleted().bytes);
+        self.collections.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), now);
+    }
+
+    /// Notes what retention dropped.
+    pub(crate) fn retention(&self, report: &RetainReport) {
+        self.dropped.inc_by(report.names.iter().map(|one| one.dropped.len() as u64).sum());
     }
 
     /// Notes a save that was begun here.
@@ -177,6 +204,14 @@ impl Metrics {
         for (project, seq) in self.log.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             if may_see(project) {
                 writeln!(text, "gigastore_log_sequence{{project=\"{project}\"}} {seq}")?;
+            }
+        }
+        writeln!(text, "# HELP gigastore_collection_age_seconds Time since a collection of the project ended here.")?;
+        writeln!(text, "# TYPE gigastore_collection_age_seconds gauge")?;
+        for (project, ended) in self.collections.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if may_see(project) {
+                let age = now.monotonic.saturating_sub(*ended).as_secs();
+                writeln!(text, "gigastore_collection_age_seconds{{project=\"{project}\"}} {age}")?;
             }
         }
         let scrubs = self.scrubs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,4 +293,6 @@ pub(crate) struct Now {
     pub(crate) memory: u64,
     /// Connections that are open.
     pub(crate) connections: u64,
+    /// Time since some fixed moment.
+    pub(crate) monotonic: Duration,
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use gigastore_engine::Engine;
 use gigastore_formats::ambient::Ambient;
+use gigastore_formats::collect::DEFAULT_GRACE_MS;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
@@ -22,6 +23,7 @@ use crate::accept::{is_loopback, serve};
 use crate::admission::Admission;
 use crate::auth::Gate;
 use crate::cache::Cache;
+use crate::collect::collect_forever;
 use crate::http::{Service, Shared, router};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
@@ -109,12 +111,16 @@ pub struct Limits {
     pub scrub_rate: Option<u64>,
     /// A second store, from which damaged objects are repaired.
     pub replica: Option<Engine>,
+    /// How often the service applies the policies of all projects and collects them; `None` for never.
+    pub collect_every: Option<Duration>,
+    /// Age of a fence before what it condemned is deleted.
+    pub collect_grace: Duration,
 }
 
 impl Default for Limits {
     /// 128 MiB of bodies, no cache (32 GiB in its folder, where there is one), 512 MiB of manifests, 1 GiB free, 16,384
-    /// connections, 30 s for heads and for each MiB of a body or answer, 10 s to wait for memory, 60 s to finish, no
-    /// scrub.
+    /// connections, 30 s for heads and for each MiB of a body or answer, 10 s to wait for memory, 60 s to finish. No
+    /// scrub, and no collections, as other services of the same store, or a timer, may have them.
     fn default() -> Self {
         Self {
             memory: 128 << 20,
@@ -133,6 +139,8 @@ impl Default for Limits {
             drain: Duration::from_secs(60),
             scrub_rate: None,
             replica: None,
+            collect_every: None,
+            collect_grace: Duration::from_millis(DEFAULT_GRACE_MS),
         }
     }
 }
@@ -262,9 +270,16 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let follow = tokio::spawn(Arc::clone(&self.service.gate).follow());
         let _scrub = scrubbing::start(&self.service, self.limits.scrub_rate);
+        let Limits { collect_every, collect_grace, .. } = self.limits;
+        let collect =
+            collect_every.map(|every| tokio::spawn(collect_forever(Arc::clone(&self.service), every, collect_grace)));
         let routes = router(Arc::clone(&self.service));
         serve(self.listener, routes, self.service, self.tls, self.limits, stop).await;
         follow.abort();
+        // Wherever it is: a collection may be cut off anywhere.
+        if let Some(collect) = collect {
+            collect.abort();
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod folder;
 mod mirror;
 mod real;
 mod rebuilt;
+mod reclaim;
 mod run;
 mod tokenize;
 mod verify;

@@ -7,8 +7,11 @@ mod data;
 mod demo;
 mod doctor;
 mod du;
+mod gc;
+mod keep;
 mod ls;
 mod mirror;
+mod retain;
 mod scrub;
 mod serve;
 mod token;
@@ -33,6 +36,11 @@ pub(crate) enum Command {
     Mirror(mirror::Mirror),
     Ls(ls::Ls),
     Du(du::Du),
+    Gc(gc::Gc),
+    Retain(retain::Retain),
+    Pin(keep::Pin),
+    Unpin(keep::Unpin),
+    Drop(keep::Drop),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
     /// Create, list and revoke the tokens of a service
@@ -58,6 +66,11 @@ pub(crate) async fn run(globals: Globals, command: Command) -> Result<(), Failur
         Command::Mirror(command) => command.run(&globals).await,
         Command::Ls(command) => command.run(&globals).await,
         Command::Du(command) => command.run(&globals).await,
+        Command::Gc(command) => command.run(&globals).await,
+        Command::Retain(command) => command.run(&globals).await,
+        Command::Pin(command) => command.run(&globals).await,
+        Command::Unpin(command) => command.run(&globals).await,
+        Command::Drop(command) => command.run(&globals).await,
         Command::Doctor(command) => command.run(&globals).await,
         Command::Serve(command) => command.run(&globals).await,
         Command::Token(command) => token::run(&globals, command),

@@ -9,6 +9,7 @@
 //! | `reads.rs` | ranges of objects |
 //! | `sent.rs` | bodies that are sent, and what became of them |
 //! | `socket.rs` | bodies of objects, without a copy on the way |
+//! | `upkeep.rs` | pins, drops, policies, collection |
 //!
 //! Must never return bytes of another length than asked for, nor send a call again that the service has answered.
 
@@ -19,6 +20,7 @@ mod reads;
 mod remote;
 mod sent;
 mod socket;
+mod upkeep;
 
 use std::fmt;
 use std::sync::Arc;
@@ -339,8 +341,8 @@ impl Transport for Http {
         progress: OnVerify<'_>,
     ) -> Result<ScrubReport, Fault> {
         if replica.is_some() {
-            let text = "a service repairs from the store that it was started with (serve --scrub-replica URL), and opens \
-                        no other for a client";
+            let text = "a service repairs from the store that it was started with (serve --scrub-replica URL), and \
+                        opens no other for a client";
             return Err(Fault::of(FaultCode::Invalid, text));
         }
         let call = Call::new(Method::POST, below(&request.project, "/scrub"), body(request)?);

@@ -15,6 +15,9 @@
 //! | `scrub.rs` | verification of everything that is stored, and repair of what can be put right |
 //! | `rebuild.rs` | a lost log made anew from manifests and packs |
 //! | `quarantine.rs` | marks of damaged objects, to which nothing new refers |
+//! | `keep.rs`, `retain.rs` | pins and drops; policies, and the drops that they lead to |
+//! | `collect.rs` | what no live commit needs is condemned by a fence, and deleted later |
+//! | `usage.rs` | what is stored, for what, and what will go |
 //! | `fault.rs` | what each error means to a client |
 //!
 //! *Architecture invariants:* nothing outside [`store`] names `object_store`; no clock, randomness or thread but
@@ -22,29 +25,36 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
+mod collect;
 mod commit;
 mod engine;
 mod fault;
 mod flights;
 mod follow;
 mod join;
+mod keep;
 pub mod log;
 mod place;
 mod probe;
 mod quarantine;
 mod read;
 mod rebuild;
+mod retain;
 mod save;
 mod scrub;
 pub mod store;
 mod upload;
+mod usage;
 
+pub use collect::{CollectError, FenceRefusal};
 pub use commit::{CommitError, Refusal};
 pub use engine::Engine;
 pub use join::JoinError;
+pub use keep::KeepRefusal;
 pub use place::PlaceError;
 pub use probe::ProbeError;
 pub use read::ReadError;
 pub use rebuild::RebuildError;
+pub use retain::{PolicyRefusal, RetainError};
 pub use save::{FinishError, SaveError};
 pub use upload::{PackBody, UploadError};

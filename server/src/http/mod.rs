@@ -9,6 +9,7 @@
 //! | `datasets.rs` | `datasets` and their files |
 //! | `projects.rs` | the project itself, `names`, `tags`, `log`, `verify`, `scrub`, `damaged` |
 //! | `lines.rs` | answers that come line by line while work goes on |
+//! | `upkeep.rs` | `pins`, `policies`, `retain`, `usage`, `collect`, `DELETE names` |
 //! | `hub.rs` | beside them: `/api/models`, `/api/datasets`, `/{project}/{name}/resolve`: a Hugging Face Hub |
 //! | `meta.rs` | `/healthz`, `/readyz`, `/metrics`, `/v1/probe` |
 //! | `body.rs` | bodies in and out, at a pace and within memory |
@@ -27,6 +28,7 @@ mod projects;
 mod range;
 mod router;
 mod saves;
+mod upkeep;
 
 pub use router::ROUTES;
 pub(crate) use router::{Service, Shared, router};
