@@ -118,12 +118,7 @@ impl From<&RebuildError> for Fault {
             RebuildError::Busy { .. } => Self::new(FaultCode::Conflict, error),
             RebuildError::Nothing { .. } => Self::new(FaultCode::NotFound, error),
             RebuildError::Manifest(_) => Self::new(FaultCode::Invalid, error),
-            RebuildError::Append(source) => match source {
-                AppendError::Refused(_) | AppendError::Void(_) => Self::new(FaultCode::Conflict, error),
-                AppendError::Log(source) => source.into(),
-                AppendError::Store { source, .. } => source.into(),
-                AppendError::StateUnknown { .. } => Self::new(FaultCode::CommitStateUnknown, error),
-            },
+            RebuildError::Append(source) => of_append(source),
             RebuildError::Commit(source) => source.into(),
             RebuildError::Log(source) => source.into(),
             RebuildError::Read(source) => source.into(),

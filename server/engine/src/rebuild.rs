@@ -151,8 +151,9 @@ impl Engine {
 
     async fn append_rebuilt(&self, project: &ProjectName, before: u64, entries: &[Entry]) -> Result<(), RebuildError> {
         let Some(first) = entries.first() else { return Ok(()) };
-        let appended = self.log(project).append(first.txn, |state| match state.seq == before {
-            true => Ok(entries.to_vec()),
+        let (log, txn, entries) = (self.log(project), first.txn, entries.to_vec());
+        let appended = log.append(txn, move |state| match state.seq == before {
+            true => Ok(entries.clone()),
             false => Err(NotAlone { seq: before + 1 }),
         });
         match appended.await {
