@@ -108,6 +108,7 @@ fn a_copy_is_what_a_scrub_repairs_from() {
     desk.fails(7, &["scrub", "demo", "--dry-run", "--replica", &copy], &["a scrub would repair all of them"]);
     desk.fails(7, &["scrub", "demo"], &["findings are left", "--replica URL"]);
     assert!(desk.run(&["verify", "demo", "--quick"]).stdout.contains("marked as damaged since"));
+    assert!(desk.ok(&["du", "demo"]).contains("objects are marked as damaged"));
     let report = desk.json(&["scrub", "demo", "--replica", &copy, "--rate", "1GB/s"]);
     assert_eq!(report[0]["report"]["findings"].as_array().unwrap().len(), 0, "{report:#}");
     assert!(report[0]["report"]["repaired"].as_array().unwrap().len() >= 3, "{report:#}");

@@ -34,12 +34,13 @@ pub(super) struct Place {
     pub(super) key: String,
     /// Of a slice in a pack: what the pack's header says of it.
     pub(super) entry: Option<Arc<PackEntry>>,
+    pub(super) in_replica: bool,
 }
 
 impl Place {
-    /// Names the place for people.
+    /// Names the place for people, who need not know where a service has its replica.
     pub(super) fn name(&self) -> String {
-        format!("{} in {}", self.key, self.store.url())
+        if self.in_replica { format!("{} of the replica", self.key) } else { self.key.clone() }
     }
 }
 
@@ -87,7 +88,7 @@ impl Copies {
         for key in sorted(self.here.objects.list(folder).await?) {
             let other = keys::stored_of(&key).filter(|other| other.digest == object.digest && key != own);
             if other.is_some_and(|other| !marked.contains(&(kind, other))) {
-                places.push(Place { store: self.here.clone(), key, entry: None });
+                places.push(Place { store: self.here.clone(), key, entry: None, in_replica: false });
             }
         }
         if let Some(replica) = &self.replica {
@@ -96,9 +97,9 @@ impl Copies {
                     let is_same =
                         |key: &String| keys::stored_of(key).is_some_and(|other| other.digest == object.digest);
                     let same = sorted(listed).into_iter().filter(is_same);
-                    places.extend(same.map(|key| Place { store: replica.clone(), key, entry: None }));
+                    places.extend(same.map(|key| Place { store: replica.clone(), key, entry: None, in_replica: true }));
                 }
-                Err(error) => self.troubles.push(format!("replica {}: {}", replica.url(), with_causes(&error))),
+                Err(error) => self.troubles.push(format!("the replica: {}", with_causes(&error))),
             }
         }
         self.last = Some(((kind, *object), places.clone()));
@@ -119,7 +120,8 @@ impl Copies {
                 .find(|entry| entry.stored.start() == one.offset && entry.slice.tree.root() == digest);
             if let (Some(entry), Some(store)) = (found, self.store(one.in_replica)) {
                 let key = keys::object(&self.project, ObjectKind::Pack, &one.pack);
-                places.push(Place { store, key, entry: Some(Arc::new(entry.clone())) });
+                let (entry, in_replica) = (Some(Arc::new(entry.clone())), one.in_replica);
+                places.push(Place { store, key, entry, in_replica });
             }
         }
         Ok(places)
@@ -166,7 +168,7 @@ impl Copies {
         if let Some(replica) = &self.replica {
             match replica.items_of(&self.project).await {
                 Ok(items) => add(&mut index, &items, true),
-                Err(error) => self.troubles.push(format!("replica {}: {}", replica.url(), with_causes(&error))),
+                Err(error) => self.troubles.push(format!("the replica: {}", with_causes(&error))),
             }
         }
         Ok(Arc::clone(self.slices.insert(Arc::new(index))))

@@ -238,7 +238,8 @@ impl Engine {
     ) -> Result<Repair, RepairError> {
         let meter = *meter;
         let key = keys::object(project, kind, &object);
-        let (own, whole) = (Place { store: self.clone(), key: key.clone(), entry: None }, Arc::new(whole));
+        let (own, whole) =
+            (Place { store: self.clone(), key: key.clone(), entry: None, in_replica: false }, Arc::new(whole));
         let there = self.objects.len(&key).await?.unwrap_or_default();
         let mut sources: Vec<(Piece, Place)> = Vec::new();
         let mut looked = futures::stream::iter(whole.pieces())
