@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gigastore_client::checkpoint::SaveSpec;
+use gigastore_client::checkpoint::{Compression, SaveSpec};
 use gigastore_client::store::Store;
-use gigastore_client::transfer::coding::Compression;
 use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;
 use gigastore_formats::name::ProjectName;

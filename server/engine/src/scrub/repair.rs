@@ -92,7 +92,16 @@ enum What {
     Window,
 }
 
-/// Bytes that come from another place are not those that were looked at before.
+/// What is taken of a coded slice whose frames are found as they should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Frames {
+    /// The frames themselves.
+    AsTheyAre,
+    /// What they decode to, coded again: frames that decode to the right groups need not be those that were stored.
+    CodedAgain,
+}
+
+/// A group can't be given the form that the damaged pack has.
 #[derive(Debug, thiserror::Error)]
 #[error("{range} of {place} can't be coded as the damaged pack has it")]
 struct Uncoded {
@@ -124,7 +133,7 @@ impl Whole {
     }
 
     /// Reads a piece from a place, checks it, and gives it the form that it has in this object.
-    async fn fetch(&self, piece: Piece, place: &Place) -> Result<Bytes, BodyError> {
+    async fn fetch(&self, piece: Piece, place: &Place, frames: Frames) -> Result<Bytes, BodyError> {
         let ambient = place.store.ambient();
         match (self, piece.what) {
             (Self::Pack { entries, .. }, What::Group { entry, index }) => {
@@ -132,7 +141,8 @@ impl Whole {
                 let source = place.entry.clone().unwrap_or_else(|| Arc::clone(&target));
                 let bytes = place.store.objects.get_range(&place.key, source.stored_groups(index..index + 1)).await?;
                 let uncoded = Uncoded { range: piece.range, place: place.name() };
-                ambient.computed(move || as_stored(&target, &source, index, bytes, uncoded)).await
+                let stored = ambient.computed(move || as_stored(&target, &source, index, bytes, frames)).await?;
+                stored.ok_or_else(|| uncoded.into())
             }
             (Self::File(tree), What::Window) => {
                 let bytes = place.store.objects.get_range(&place.key, piece.range).await?;
@@ -153,29 +163,26 @@ impl Whole {
     }
 }
 
-/// Checks the stored bytes of a group of `source` and returns them as `target` stores the same group.
+/// Checks the stored bytes of a group of `source` and returns them as `target` stores the same group; `None` where they
+/// can't be given that form.
 fn as_stored(
     target: &PackEntry,
     source: &PackEntry,
     index: u64,
     bytes: Bytes,
-    uncoded: Uncoded,
-) -> Result<Bytes, BodyError> {
+    frames: Frames,
+) -> Result<Option<Bytes>, BodyError> {
     let logical = source.open_group(index, &bytes)?;
-    match (&target.slice.coding, &source.slice.coding) {
-        (Coding::Raw, Coding::Raw) => Ok(bytes),
-        (Coding::Raw, Coding::ZstdPlanes { .. }) => Ok(Bytes::from(logical.into_owned())),
-        // The same group has the same frame. Bytes that only decode to it are not it.
+    Ok(match (&target.slice.coding, &source.slice.coding) {
+        (Coding::Raw, Coding::Raw) => Some(bytes),
+        (Coding::Raw, Coding::ZstdPlanes { .. }) => Some(Bytes::from(logical.into_owned())),
+        (coding, other) if coding == other && frames == Frames::AsTheyAre => Some(bytes),
         (Coding::ZstdPlanes { .. }, _) => {
-            let len = target.stored_groups(index..index + 1).len();
             let frame = encode_group(target.slice.slice.dtype(), &logical);
-            if frame.len() as u64 == len {
-                return Ok(Bytes::from(frame));
-            }
-            let same_form = source.slice.coding == target.slice.coding && bytes.len() as u64 == len;
-            if same_form { Ok(bytes) } else { Err(uncoded.into()) }
+            let len = target.stored_groups(index..index + 1).len();
+            (frame.len() as u64 == len).then(|| Bytes::from(frame))
         }
-    }
+    })
 }
 
 impl Engine {
@@ -246,7 +253,7 @@ impl Engine {
             .map(|piece| {
                 let (whole, own) = (&whole, &own);
                 async move {
-                    let sound = piece.range.end() <= there && whole.fetch(piece, own).await.is_ok();
+                    let sound = piece.range.end() <= there && whole.fetch(piece, own, Frames::AsTheyAre).await.is_ok();
                     meter.wait(piece.range.len()).await;
                     (piece, sound || matches!(piece.what, What::Pad))
                 }
@@ -269,11 +276,15 @@ impl Engine {
             let in_place = self.pack_header(&key, object.digest, head.len() as u64).await?.is_some();
             lost += if in_place { 0 } else { head.len() as u64 };
         }
-        let pieces = self.true_bytes(&whole, sources);
-        if *dry_run {
-            let drained = pieces.try_for_each(|_| std::future::ready(Ok(()))).await;
-            drained.map_err(|source| StoreError::Body { key: key.clone(), source })?;
-        } else {
+        // All of it is looked at before a byte is written: where the frames as they are do not make the pack, those
+        // coded again may.
+        let mut frames = Frames::AsTheyAre;
+        if self.checked_through(&key, &whole, &sources, frames).await.is_err() {
+            frames = Frames::CodedAgain;
+            self.checked_through(&key, &whole, &sources, frames).await?;
+        }
+        if !*dry_run {
+            let pieces = self.true_bytes(&whole, sources, frames);
             self.objects.replace(&self.ambient, &key, Body::Stream { len: whole.len(), pieces }).await?;
         }
         Ok(Repair { object: key, bytes: lost, from: from.into_iter().collect() })
@@ -292,7 +303,7 @@ impl Engine {
             places.extend(copies.slices(entries[entry].slice.tree.root(), &object).await?);
         }
         for place in places {
-            match whole.fetch(piece, &place).await {
+            match whole.fetch(piece, &place, Frames::AsTheyAre).await {
                 Ok(_) => return Ok(place),
                 Err(error) => copies.troubles.push(error.to_string()),
             }
@@ -300,16 +311,30 @@ impl Engine {
         Err(RepairError::NoCopy { range: piece.range, troubles: copies.told_troubles() })
     }
 
+    /// Reads all bytes of an object from their sources, and says whether they make it.
+    async fn checked_through(
+        &self,
+        key: &str,
+        whole: &Arc<Whole>,
+        sources: &[(Piece, Place)],
+        frames: Frames,
+    ) -> Result<(), StoreError> {
+        let pieces = self.true_bytes(whole, sources.to_vec(), frames);
+        let read = pieces.try_for_each(|_| std::future::ready(Ok(()))).await;
+        read.map_err(|source| StoreError::Body { key: key.to_owned(), source })
+    }
+
     /// Returns all bytes of an object from their sources, checked as one stream.
     fn true_bytes(
         &self,
         whole: &Arc<Whole>,
         sources: Vec<(Piece, Place)>,
+        frames: Frames,
     ) -> BoxStream<'static, Result<Bytes, BodyError>> {
         let of = Arc::clone(whole);
         let fetched = futures::stream::iter(sources).map(move |(piece, place)| {
             let whole = Arc::clone(&of);
-            async move { whole.fetch(piece, &place).await }
+            async move { whole.fetch(piece, &place, frames).await }
         });
         let body = fetched.buffered(PIECES_IN_FLIGHT).boxed();
         let ambient = Arc::clone(&self.ambient);
