@@ -13,7 +13,7 @@ fn desk() -> Desk {
     desk.model("n", 2);
     fs::write(desk.path("t.parquet"), include_bytes!("../../formats/fixtures/packs-1.parquet")).unwrap();
     fs::write(desk.path("u.parquet"), include_bytes!("../../formats/fixtures/packs-1.parquet")).unwrap();
-    let save = ["ckpt", "save", "m.safetensors", "--to", "demo/run@1", "--ranks", "3", "--metadata", "lr=1e-3"];
+    let save = ["ckpt", "save", "m.safetensors", "--to", "demo/run@1", "--ranks", "3", "--meta", "lr=1e-3"];
     desk.ok(&save);
     desk.ok(&["ckpt", "save", "n.safetensors", "--to", "demo/run@2", "--ranks", "2", "--tag", "best"]);
     desk.ok(&["data", "push", "t.parquet", "--to", "demo/data", "--tag", "first"]);
@@ -132,4 +132,17 @@ fn what_makes_no_sense_is_refused() {
     desk.fails(8, &["mirror", "demo/run@1", &copy], &["other content", "another project"]);
     let said = desk.ok(&["--dry-run", "mirror", "demo", &url(&desk, "third")]);
     assert!(said.contains("would copy demo") && !desk.path("third").exists(), "{said}");
+}
+
+#[test]
+fn a_file_that_is_pushed_again_is_put_right() {
+    let desk = desk();
+    let blob = desk.stored("/blobs/");
+    let before = fs::read(&blob).unwrap();
+    flip(&blob, before.len() / 2);
+    desk.fails(7, &["scrub"], &["findings are left"]);
+    desk.ok(&["data", "push", "u.parquet", "--to", "demo/data"]);
+    assert_eq!(fs::read(&blob).unwrap(), before);
+    assert!(desk.ok(&["verify"]).contains("demo: sound"));
+    assert!(desk.files("store/projects/demo/damaged").is_empty());
 }
