@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::mirror::{MirrorSpec, mirror};
-use gigastore_client::store::{DEFAULT_BUDGET_BYTES, OpenMode, Store};
+use gigastore_client::store::{OpenMode, Store};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_engine::Engine;
 use gigastore_engine::store::{OpenMode as Engines, StoreUrl};

@@ -19,7 +19,7 @@ use gigastore_formats::wire::{
 
 use super::copies::Copies;
 use super::pace::Meter;
-use super::plan::Item;
+use super::plan::{Item, Plan};
 use super::repair::Mending;
 use super::times::Times;
 use super::{OBJECTS_IN_FLIGHT, OnProgress};
@@ -33,6 +33,10 @@ const KEEP_EVERY_BYTES: u64 = 1 << 30;
 
 /// Bytes verified for each byte of the times that is written: at 64 the writes are under 2 % of the reads.
 const KEEP_SHARE: u64 = 64;
+
+/// How often manifests are repaired and read again: a damaged manifest hides that its list of packs is damaged, too, and
+/// that its timeline is.
+const MANIFEST_ROUNDS: usize = 3;
 
 /// What became of an object.
 enum Outcome {
@@ -90,14 +94,14 @@ impl Engine {
         let mut plan = self.plan(&whole, &state, &mut looked).await?;
         let mut only_wholes = copies(Arc::default());
         let mut mending = Mending { project, state: &state, copies: &mut only_wholes, dry_run, meter: &meter };
-        report.repaired = self.repair_manifests(&mut mending, &mut looked.findings).await?;
-        if !dry_run && !report.repaired.is_empty() {
-            let left: Vec<Finding> = looked.findings.drain(..).collect();
-            looked = VerifyReport { records: looked.records, ..VerifyReport::default() };
-            plan = self.plan(&whole, &state, &mut looked).await?;
-            // What was tried for those that are left is said in their texts.
-            let same = |finding: &Finding| left.iter().find(|old| old.object == finding.object).cloned();
-            looked.findings.iter_mut().for_each(|finding| *finding = same(finding).unwrap_or_else(|| finding.clone()));
+        for _ in 0..MANIFEST_ROUNDS {
+            let repaired = self.repair_manifests(&mut mending, &mut looked.findings).await?;
+            let again = !dry_run && !repaired.is_empty();
+            report.repaired.extend(repaired);
+            if !again {
+                break;
+            }
+            plan = self.plan_again(&whole, &state, &mut looked).await?;
         }
         let items = Arc::new(plan.items);
         let pass = Pass {
@@ -116,6 +120,25 @@ impl Engine {
         report.bytes_read = read.load(Ordering::Relaxed);
         report.findings.sort_by(|a, b| (&a.object, a.range).cmp(&(&b.object, b.range)));
         Ok(report)
+    }
+
+    /// Plans anew, now that some manifests are right again.
+    async fn plan_again(
+        &self,
+        request: &VerifyRequest,
+        state: &State,
+        looked: &mut VerifyReport,
+    ) -> Result<Plan, ReadError> {
+        let mut now = VerifyReport { records: looked.records, ..VerifyReport::default() };
+        let plan = self.plan(request, state, &mut now).await?;
+        // What was tried for those that are left is said in their texts.
+        for finding in &mut now.findings {
+            if let Some(left) = looked.findings.iter().find(|left| left.object == finding.object) {
+                *finding = left.clone();
+            }
+        }
+        *looked = now;
+        Ok(plan)
     }
 
     /// Puts damaged manifests, lists of packs and timelines right, and takes their findings away.
