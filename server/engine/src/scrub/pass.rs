@@ -38,6 +38,9 @@ const KEEP_SHARE: u64 = 64;
 /// that its timeline is.
 const MANIFEST_ROUNDS: usize = 3;
 
+/// What stands in a finding before the reason why the damage stays.
+const NOT_REPAIRED: &str = "; not repaired: ";
+
 /// What became of an object.
 enum Outcome {
     Sound,
@@ -152,7 +155,8 @@ impl Engine {
         for commit in live.map(|live| &live.commit) {
             for index in commit.indexes() {
                 let key = keys::object(project, ObjectKind::Manifest, &index.object);
-                let of_it = |finding: &Finding| finding.object == key && !finding.is_unreadable();
+                let tried = |finding: &Finding| finding.is_unreadable() || finding.problem.contains(NOT_REPAIRED);
+                let of_it = |finding: &Finding| finding.object == key && !tried(finding);
                 if !findings.iter().any(of_it) || !self.is_damaged_manifest(project, commit, index).await {
                     continue;
                 }
@@ -170,7 +174,7 @@ impl Engine {
                     }
                     Err(why) => {
                         let same = findings.iter_mut().filter(|finding| of_it(finding));
-                        same.for_each(|finding| finding.problem += &format!("; not repaired: {why}{notes}"));
+                        same.for_each(|finding| finding.problem += &format!("{NOT_REPAIRED}{why}{notes}"));
                     }
                 }
             }
@@ -325,7 +329,7 @@ impl Pass<'_> {
                 }
                 (again, "; true bytes were written, and others were read back".to_owned())
             }
-            Err(error) => (findings, format!("; not repaired: {}", with_causes(&error))),
+            Err(error) => (findings, format!("{NOT_REPAIRED}{}", with_causes(&error))),
         };
         left.iter_mut().for_each(|finding| finding.problem += &format!("{why}{notes}"));
         Ok(Outcome::Left(left))
