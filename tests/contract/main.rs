@@ -12,3 +12,4 @@ mod places;
 mod pushes;
 mod retain;
 mod saves;
+mod scrub;

@@ -14,6 +14,7 @@ use crate::log::{AppendError, LogError};
 use crate::place::PlaceError;
 use crate::probe::ProbeError;
 use crate::read::ReadError;
+use crate::rebuild::RebuildError;
 use crate::retain::{PolicyRefusal, RetainError};
 use crate::save::{FinishError, SaveError};
 use crate::store::{OpenError, StoreError};
@@ -104,6 +105,24 @@ impl From<&ReadError> for Fault {
             }
             ReadError::Log(source) => source.into(),
             ReadError::Store(source) => source.into(),
+        }
+    }
+}
+
+impl From<&RebuildError> for Fault {
+    fn from(error: &RebuildError) -> Self {
+        match error {
+            RebuildError::LogThere { first, .. } => {
+                Self { object: Some(first.clone()), ..Self::new(FaultCode::Conflict, error) }
+            }
+            RebuildError::Busy { .. } => Self::new(FaultCode::Conflict, error),
+            RebuildError::Nothing { .. } => Self::new(FaultCode::NotFound, error),
+            RebuildError::Manifest(_) => Self::new(FaultCode::Invalid, error),
+            RebuildError::Append(source) => of_append(source),
+            RebuildError::Commit(source) => source.into(),
+            RebuildError::Log(source) => source.into(),
+            RebuildError::Read(source) => source.into(),
+            RebuildError::Store(source) => source.into(),
         }
     }
 }
