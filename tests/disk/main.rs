@@ -172,6 +172,11 @@ fn files_of_a_dataset_into_a_folder() {
 }
 
 #[test]
+fn a_collection() {
+    fail_everywhere(&scenes::COLLECT);
+}
+
+#[test]
 fn a_cache() {
     scenes::with_service(|| fail_everywhere(&scenes::CACHE));
 }

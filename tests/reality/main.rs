@@ -1,4 +1,4 @@
-//! Servers, writers and readers of one bucket, in processes of their own, killed with -9 at random; at the end a
+//! Servers, writers, collectors and readers of one bucket, in processes of their own, killed with -9 at random; at the end a
 //! program that shares no code with them says whether all that was acknowledged is there.
 //!
 //! | file | what it does |
@@ -6,6 +6,7 @@
 //! | `place.rs`, `weed.rs` | the bucket: a folder, an S3 server on this machine, or the one that the environment names |
 //! | `servers.rs` | `gigastore serve`, several times, killed and started again |
 //! | `writers.rs`, `readers.rs` | training jobs that save, tag and drop, and those who restore |
+//! | `collectors.rs` | `gigastore gc`, several times at once |
 //! | `deeds.rs` | what they were told, written down before and after |
 //! | `check.py` | the verdict |
 //!
@@ -17,6 +18,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
+mod collectors;
 mod deeds;
 mod place;
 mod readers;
@@ -45,6 +47,9 @@ const WRITERS: u64 = 16;
 /// Who restores meanwhile.
 const READERS: u64 = 2;
 
+/// Who collects meanwhile.
+const COLLECTORS: u64 = 2;
+
 /// How long processes are killed, unless the environment says otherwise.
 const SECONDS: u64 = 20;
 
@@ -61,6 +66,8 @@ pub(crate) struct Yard {
     /// Nobody is killed any more: what is under way must finish.
     pub(crate) calm: AtomicBool,
     pub(crate) kills: AtomicU64,
+    /// Collections that came to their end.
+    pub(crate) collections: AtomicU64,
     seed: u64,
     trouble: Mutex<Vec<String>>,
 }
@@ -73,6 +80,7 @@ impl Yard {
             until: Instant::now() + Duration::from_secs(seconds),
             calm: AtomicBool::new(seconds == 0),
             kills: AtomicU64::new(0),
+            collections: AtomicU64::new(0),
             seed,
             trouble: Mutex::default(),
             place,
@@ -115,9 +123,13 @@ fn live_and_die(place: Place) {
             let yard = &yard;
             scope.spawn(move || readers::read(yard, WRITERS + reader));
         }
+        for collector in 0..COLLECTORS {
+            let yard = &yard;
+            scope.spawn(move || collectors::collect(yard, WRITERS + READERS + collector));
+        }
         scope.spawn(|| servers::kill(&yard));
     });
-    let kills = yard.kills.load(Ordering::Relaxed);
+    let (kills, collections) = (yard.kills.load(Ordering::Relaxed), yard.collections.load(Ordering::Relaxed));
     yard.servers.stop();
     let trouble = yard.trouble.into_inner().unwrap();
     assert!(trouble.is_empty(), "{what}, GIGASTORE_REALITY_SEED={seed}: {}", trouble.join("\n"));
@@ -127,10 +139,10 @@ fn live_and_die(place: Place) {
     let checked = check(&arguments).unwrap_or_else(|violations| {
         panic!("{what}, GIGASTORE_REALITY_SEED={seed}, kept in {}: {violations}", yard.deeds.keep(&bucket))
     });
-    println!("{what}: {seconds} s, {kills} processes killed: {checked}");
+    println!("{what}: {seconds} s, {kills} processes killed, {collections} collections: {checked}");
     let saves = yard.deeds.saved();
     assert!(saves >= LEAST_SAVES, "{what}: only {saves} saves were acknowledged");
-    assert!(kills > 0, "{what}: nobody was killed");
+    assert!(kills > 0 && collections > 0, "{what}: {kills} kills, {collections} collections");
 }
 
 /// Runs the checker; returns what it counted, or what it found.

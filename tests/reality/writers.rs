@@ -1,5 +1,6 @@
 //! Training jobs: each saves step after step, through services or on the bucket itself, as one process or as two ranks;
-//! tags what it saved; and competes with all others for some steps. Whoever is killed comes again as the same attempt.
+//! tags what it saved, drops what it does not need, and competes with all others for some steps. Whoever is killed comes
+//! again as the same attempt.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -64,9 +65,23 @@ pub(crate) fn save(yard: &Yard, writer: u64, step: u64, chance: &mut XorShift) {
     if step % 3 == 1 {
         yard.deeds.note("tagging", &run, step, "best");
         let arguments = ["-q", "ckpt", "tag", &format!("p/{run}@{step}"), "best"];
-        if again_and_again(yard, writer, &arguments, chance) == Told::Done {
+        if again_and_again(yard, writer, &arguments, &[0], chance) == Told::Done {
             yard.deeds.note("tagged", &run, step, "best");
         }
+    }
+    // Neither the newest step, nor one that is or was tagged.
+    if step > 2 && step % 3 != 0 {
+        drop_step(yard, writer, &run, step - 2, chance);
+    }
+}
+
+/// Drops a step: its bytes may go from now on.
+fn drop_step(yard: &Yard, writer: u64, run: &str, step: u64, chance: &mut XorShift) {
+    yard.deeds.note("dropping", run, step, "");
+    let arguments = ["-q", "drop", &format!("p/{run}@{step}")];
+    // Whoever was killed after the drop comes again to a step that is not there.
+    if again_and_again(yard, writer, &arguments, &[0, 4], chance) == Told::Done {
+        yard.deeds.note("dropped", run, step, "");
     }
 }
 
@@ -82,14 +97,14 @@ fn save_as(yard: &Yard, writer: u64, target: &str, file: &Path, ranks: u64, chan
     let (file, attempt) = (file.to_str().unwrap(), format!("job-{writer}"));
     let save = ["-q", "ckpt", "save", file, "--to", target, "--attempt", &attempt];
     if ranks == 1 {
-        return again_and_again(yard, writer, &save, chance);
+        return again_and_again(yard, writer, &save, &[0], chance);
     }
     let (all, mut other) = (ranks.to_string(), yard.chance(chance.next_u64()));
     let rank = |rank: &'static str| [&save[..], &["--rank", rank, "--ranks", &all]].concat();
     let (first, second) = (rank("0"), rank("1"));
     std::thread::scope(|scope| {
-        let beside = scope.spawn(|| again_and_again(yard, writer + 1, &second, &mut other));
-        let told = again_and_again(yard, writer, &first, chance);
+        let beside = scope.spawn(|| again_and_again(yard, writer + 1, &second, &[0], &mut other));
+        let told = again_and_again(yard, writer, &first, &[0], chance);
         // One rank may be done while the other is told of its own trouble.
         match (told, beside.join().unwrap()) {
             (Told::Done, Told::Done) => Told::Done,
@@ -99,12 +114,12 @@ fn save_as(yard: &Yard, writer: u64, target: &str, file: &Path, ranks: u64, chan
     })
 }
 
-/// Runs a command until it says what became of it, killing it now and then.
-pub(crate) fn again_and_again(yard: &Yard, writer: u64, arguments: &[&str], chance: &mut XorShift) -> Told {
+/// Runs a command until it says what became of it, killing it now and then; `done` are the exit codes of success.
+fn again_and_again(yard: &Yard, writer: u64, arguments: &[&str], done: &[i32], chance: &mut XorShift) -> Told {
     for _ in 0..MOST_TRIES {
         let Some(output) = run(yard, command(yard, writer, arguments, chance), chance) else { continue };
         match output.status.code() {
-            Some(0) => return Told::Done,
+            Some(code) if done.contains(&code) => return Told::Done,
             Some(5) => {}
             Some(8) => return Told::Conflict,
             _ => {
