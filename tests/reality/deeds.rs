@@ -31,6 +31,11 @@ impl Deeds {
         self.folder.path().join("deeds")
     }
 
+    /// Where the services say what went wrong.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
     pub(crate) fn models(&self) -> PathBuf {
         self.folder.path().join("models")
     }

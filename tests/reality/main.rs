@@ -74,9 +74,10 @@ pub(crate) struct Yard {
 
 impl Yard {
     fn new(place: Place, seed: u64, seconds: u64) -> Self {
+        let deeds = Deeds::new();
         Self {
-            servers: Servers::start(&place),
-            deeds: Deeds::new(),
+            servers: Servers::start(&place, &deeds.log()),
+            deeds,
             until: Instant::now() + Duration::from_secs(seconds),
             calm: AtomicBool::new(seconds == 0),
             kills: AtomicU64::new(0),
@@ -131,7 +132,9 @@ fn live_and_die(place: Place) {
     });
     let (kills, collections) = (yard.kills.load(Ordering::Relaxed), yard.collections.load(Ordering::Relaxed));
     yard.servers.stop();
-    let trouble = yard.trouble.into_inner().unwrap();
+    let mut trouble = yard.trouble.into_inner().unwrap();
+    let said = std::fs::read_to_string(yard.deeds.log()).unwrap();
+    trouble.extend(said.lines().filter(|line| line.contains("panicked")).map(str::to_owned));
     assert!(trouble.is_empty(), "{what}, GIGASTORE_REALITY_SEED={seed}: {}", trouble.join("\n"));
     let bucket = yard.place.folder();
     let (deeds, models) = (yard.deeds.file(), yard.deeds.models());

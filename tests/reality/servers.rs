@@ -1,8 +1,10 @@
 //! Services on the same bucket, killed one at a time and started again at the same address.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::Child;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,11 +24,13 @@ struct Server {
 }
 
 impl Server {
-    fn start(place: &Place, address: SocketAddr) -> Self {
+    /// Starts one that appends what it says to `log`.
+    fn start(place: &Place, address: SocketAddr, log: &Path) -> Self {
         let listen = address.to_string();
         let arguments = ["serve", "--listen", &listen, "--log", "quiet", "--keep-free", "0"];
         let mut command = place.command(place.url(), &arguments);
-        let mut child = command.stderr(Stdio::inherit()).spawn().unwrap();
+        let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let mut child = command.stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let Some((_, address)) = line.trim().rsplit_once("://") else {
@@ -37,9 +41,9 @@ impl Server {
 }
 
 impl Servers {
-    pub(crate) fn start(place: &Place) -> Self {
+    pub(crate) fn start(place: &Place, log: &Path) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self(Mutex::new((0..SERVERS).map(|_| Server::start(place, any)).collect()))
+        Self(Mutex::new((0..SERVERS).map(|_| Server::start(place, any, log)).collect()))
     }
 
     /// Returns the URLs of all, the `first` of them first.
@@ -78,7 +82,7 @@ pub(crate) fn kill(yard: &Yard) {
         };
         yard.kills.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(chance.below(300)));
-        let started = Server::start(&yard.place, address);
+        let started = Server::start(&yard.place, address, &yard.deeds.log());
         yard.servers.lock()[which] = started;
     }
     yard.calm.store(true, Ordering::SeqCst);
