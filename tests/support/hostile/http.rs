@@ -20,23 +20,24 @@ use crate::opened::{engine, open, save, serve};
 /// How long an answer is waited for: some hundred times what one takes.
 const PATIENCE: Duration = Duration::from_millis(60);
 
-/// Panics of this process.
+/// Panics of this process that nobody is ready for.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// Sends bytes on a connection of their own.
+/// Sends bytes on a connection of their own; tells whether they were a request that was granted.
 ///
 /// # Panics
 /// Where anything in this process panicked meanwhile, or an answer is none of HTTP, or one of an error of the service.
-pub fn answers(data: &[u8]) {
+pub fn answers(data: &[u8]) -> bool {
     let address = service();
     let before = PANICS.load(Ordering::SeqCst);
     let said = say(address, data).expect("the service is there");
     assert_eq!(PANICS.load(Ordering::SeqCst), before, "the service panicked");
     if let Some(rest) = said.strip_prefix(b"HTTP/1.1 ") {
         assert!(!rest.starts_with(b"500"), "{}", String::from_utf8_lossy(&said));
-    } else {
-        assert!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+        return rest.starts_with(b"20");
     }
+    assert!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    false
 }
 
 fn say(address: SocketAddr, data: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -63,8 +64,11 @@ fn service() -> SocketAddr {
     COUNTED.call_once(|| {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            PANICS.fetch_add(1, Ordering::SeqCst);
-            print(panic);
+            // That library panics at damaged files, which its callers make errors of.
+            if panic.location().is_none_or(|place| !place.file().contains("/parquet-")) {
+                PANICS.fetch_add(1, Ordering::SeqCst);
+                print(panic);
+            }
         }));
     });
     *ADDRESS.get_or_init(|| {

@@ -1,6 +1,6 @@
 //! Every parser of bytes that somebody else made, as functions of any bytes at all, for fuzzing.
 //!
-//! Each returns where the bytes are refused and panics where a parser breaks a promise: that what it takes it can write
+//! Each tells whether the bytes were taken, and panics where a parser breaks a promise: that what it takes it can write
 //! again, that what it returns lies within the object. Digests are made for the bytes, so that what stands behind them
 //! is reached. Must never answer the same bytes in two ways.
 
@@ -20,8 +20,8 @@ pub use mutate::mutated;
 pub struct Target {
     /// Its name: of its seeds' folder below `tests/fuzz/seeds`, and of its program.
     pub name: &'static str,
-    /// Gives it bytes.
-    pub run: fn(&[u8]),
+    /// Gives it bytes; tells whether it took them.
+    pub run: fn(&[u8]) -> bool,
 }
 
 /// All of them.
