@@ -87,6 +87,7 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
         ],
         &[],
     ),
+    ("gigastore-fuzz", &["gigastore-tests"], &[]),
     ("xtask", &[], &[]),
 ];
 

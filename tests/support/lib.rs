@@ -7,6 +7,7 @@
 //! | [`cursors`] | cursors of a data stream, with what some ranks saw |
 //! | [`faulty`] | an object store that numbers, records, fails, cuts and kills, as a plan says |
 //! | [`groups`] | versions of datasets with a million row groups from little content |
+//! | [`hostile`] | every parser of bytes that somebody else made, for fuzzing |
 //! | [`model`] | small transformer-shaped tensors, the same for the same seed, and a safetensors file of them |
 //! | [`opened`] | stores, services and whole saves in one call |
 //! | [`prepared`] | other people's readers and files |
@@ -19,6 +20,7 @@
 pub mod cursors;
 pub mod faulty;
 pub mod groups;
+pub mod hostile;
 pub mod model;
 pub mod opened;
 pub mod prepared;
