@@ -87,6 +87,7 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
         ],
         &[],
     ),
+    ("gigastore-model", &[], &["tokio", "object_store"]),
     ("xtask", &[], &[]),
 ];
 
