@@ -74,7 +74,7 @@ pub(crate) fn properties(scenario: &Scenario) -> Vec<Property<Scenario>> {
         Property::sometimes("an object lands after its deletion", |scenario: &Scenario, state: &State| {
             state.present & state.deleting & state.folded(scenario).condemned != 0
         }),
-        Property::sometimes("a commit keeps an object that is too old to be usable", |scenario, state| {
+        Property::sometimes("a commit keeps an object that is too old to be usable", |scenario, state: &State| {
             let log = state.folded(scenario);
             log.kept() & expired(log.epoch) != 0
         }),

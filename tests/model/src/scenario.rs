@@ -134,22 +134,22 @@ impl Scenario {
 
     /// Two writers save checkpoints that share their data, and the first drops its own.
     pub const fn shared() -> Self {
-        Self::of(&[save(0, 0, 0, 1), save(1, 1, 0, 2), drop(0, 0)])
+        Self::of(const { &[save(0, 0, 0, 1), save(1, 1, 0, 2), drop(0, 0)] })
     }
 
     /// Two writers save the same step with the same data in other words, and the second drops what is there.
     pub const fn one_name() -> Self {
-        Self::of(&[save(0, 0, 0, 1), save(1, 0, 0, 2), drop(1, 0)])
+        Self::of(const { &[save(0, 0, 0, 1), save(1, 0, 0, 2), drop(1, 0)] })
     }
 
     /// A checkpoint is pinned and dropped by one process, which may put both in one record, beside another's save.
     pub const fn pinned() -> Self {
-        Self::of(&[save(0, 0, 0, 1), pin(1, 0), drop(1, 0), save(1, 1, 0, 2)])
+        Self::of(const { &[save(0, 0, 0, 1), pin(1, 0), drop(1, 0), save(1, 1, 0, 2)] })
     }
 
     /// Three writers, two collectors and a reader: too many states for every change, so for a soak.
     pub const fn soak() -> Self {
-        let ops = &[save(0, 0, 0, 1), save(1, 1, 0, 2), save(2, 1, 0, 3), pin(2, 0), drop(1, 0)];
+        let ops = const { &[save(0, 0, 0, 1), save(1, 1, 0, 2), save(2, 1, 0, 3), pin(2, 0), drop(1, 0)] };
         Self { writers: 3, collectors: 2, in_flight: 5, reader: true, ..Self::of(ops) }
     }
 
