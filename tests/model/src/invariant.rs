@@ -71,8 +71,8 @@ pub(crate) fn properties(scenario: &Scenario) -> Vec<Property<Scenario>> {
     }
     vec![
         holds,
-        Property::sometimes("an object lands after its deletion", |scenario: &Scenario, state: &State| {
-            state.present & state.deleting & state.folded(scenario).condemned != 0
+        Property::sometimes("an object is on its way that was condemned", |scenario: &Scenario, state: &State| {
+            state.arriving & !state.present & state.folded(scenario).condemned != 0
         }),
         Property::sometimes("a commit keeps an object that is too old to be usable", |scenario, state: &State| {
             let log = state.folded(scenario);

@@ -3,6 +3,7 @@
 //! Must never look at anything but the records.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use crate::scenario::Mutation;
 
@@ -141,7 +142,7 @@ pub struct Folded {
     pub took: u64,
     /// Transactions without effect, a bit each.
     pub void: u64,
-    /// How often each operation took effect.
+    /// How often each operation took effect: once for each of its transactions that did.
     pub effects: [u8; MAX_OPS],
     /// Keys that some fence condemned.
     pub condemned: Keys,
@@ -149,6 +150,22 @@ pub struct Folded {
     pub kept_at_fence: Keys,
     /// Whether a commit took effect with a key that was not usable.
     pub unusable: bool,
+}
+
+impl Hash for Folded {
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        // The order of live commits says when each came, which decides nothing.
+        let mut live = [0u32; MAX_OPS];
+        let packed = |live: &Live| u32::from(live.keys) | u32::from(live.txn) << 16 | u32::from(live.name) << 24;
+        self.live().iter().zip(&mut live).for_each(|(live, to)| *to = packed(live) + 1);
+        live.sort_unstable();
+        live.chunks_exact(2).for_each(|two| to.write_u64(u64::from(two[0]) | u64::from(two[1]) << 32));
+        to.write_u64(self.took);
+        to.write_u64(self.void);
+        let keys = u64::from(self.condemned) | u64::from(self.kept_at_fence) << 16;
+        let bits = [self.epoch, self.pins, self.named, u8::from(self.unusable)];
+        to.write_u64(keys | u64::from(u32::from_le_bytes(bits)) << 32);
+    }
 }
 
 impl Folded {

@@ -35,6 +35,8 @@ pub enum Mutation {
     CondemnedLate,
     /// Keys that have become unusable are waited for instead of made anew.
     NeverAnew,
+    /// A commit shares a record with a drop, which may take away what keeps its keys usable.
+    CommitBesideDrop,
 }
 
 impl Mutation {
@@ -55,6 +57,7 @@ impl Mutation {
         Self::VoidAcknowledged,
         Self::CondemnedLate,
         Self::NeverAnew,
+        Self::CommitBesideDrop,
     ];
 }
 
@@ -142,8 +145,13 @@ impl Scenario {
         Self::of(const { &[save(0, 0, 0, 1), save(1, 0, 0, 2), drop(1, 0)] })
     }
 
-    /// A checkpoint is pinned and dropped by one process, which may put both in one record, beside another's save.
+    /// A checkpoint is pinned and dropped by one process, which may put both in one record.
     pub const fn pinned() -> Self {
+        Self::of(const { &[save(0, 0, 0, 1), pin(1, 0), drop(1, 0)] })
+    }
+
+    /// The same, beside another save that shares its data.
+    pub const fn pinned_and_shared() -> Self {
         Self::of(const { &[save(0, 0, 0, 1), pin(1, 0), drop(1, 0), save(1, 1, 0, 2)] })
     }
 
@@ -156,6 +164,12 @@ impl Scenario {
     /// Returns this scenario with a rule broken, of which only `watched` invariants may tell.
     pub const fn breaking(self, broken: Mutation, watched: u16) -> Self {
         Self { broken: Some(broken), watched, ..self }
+    }
+
+    /// Tells whether states may be told apart by what their logs add up to. Not where a rule is broken that makes
+    /// somebody look at single records, nor where a reader holds on to a commit that was dropped.
+    pub(crate) fn folds_logs(&self) -> bool {
+        self.broken.is_none() && !self.reader
     }
 
     /// Tells whether this rule is the broken one.

@@ -46,19 +46,11 @@ pub enum Phase {
 pub struct OpState {
     /// How far it is.
     pub phase: Phase,
-    /// Whether its process was restarted. Only where that makes a difference.
-    pub restarted: bool,
+    /// Only with a broken rule: whether its process was restarted, or one more than the epoch in which it sent its
+    /// objects.
+    pub flag: u8,
     /// The keys that it chose.
     pub keys: Keys,
-}
-
-/// What a collector remembers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Collector {
-    /// The slot that its fence was sent to; 0 for none.
-    pub slot: u8,
-    /// One more than the records that it had seen when it began. Only where it relies on that.
-    pub began: u8,
 }
 
 /// What a reader is doing.
@@ -78,6 +70,8 @@ pub enum Reader {
 /// The world.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct State {
+    /// Whether this state is told from others by what its log adds up to, not by its records.
+    pub(crate) folds: bool,
     pub(crate) log: [Record; MAX_LOG],
     pub(crate) len: u8,
     /// Creations on their way to the next slot, sorted; once it is filled none of them can do anything.
@@ -87,12 +81,15 @@ pub struct State {
     pub present: Keys,
     /// Keys that were sent, and may land.
     pub arriving: Keys,
-    /// Keys whose deletion was asked for, and may happen.
+    /// Keys whose deletion was asked for, and may happen, though it may not be asked for now. What may be deleted now
+    /// may be deleted at any later time too, whether or not it was asked for already.
     pub deleting: Keys,
     pub(crate) ops: [OpState; MAX_OPS],
     /// The slot that each writer's record was sent to; 0 for none.
     pub(crate) slots: [u8; MAX_WRITERS],
-    pub(crate) collectors: [Collector; MAX_COLLECTORS],
+    /// One more than the records that each collector had seen when it began. Only where it relies on that: else a
+    /// collector needs no memory, for whether its fence stands is in the log.
+    pub(crate) began: [u8; MAX_COLLECTORS],
     pub(crate) reader: Reader,
 }
 
@@ -137,13 +134,22 @@ impl State {
 }
 
 impl Hash for State {
+    /// What is not hashed makes no difference to what can happen next: searches tell states apart by this alone.
     fn hash<H: Hasher>(&self, to: &mut H) {
         let record = |record: &Record| u64::from(record[0].0) | u64::from(record[1].0) << 32;
-        self.log().iter().for_each(|one| to.write_u64(record(one)));
+        let mut slots = self.slots;
+        if self.folds {
+            Folded::of(self.log(), None).hash(to);
+            // What matters of a slot is whether it is filled.
+            slots.iter_mut().filter(|slot| **slot != 0).for_each(|slot| *slot = 1 + u8::from(*slot > self.len));
+        } else {
+            self.log().iter().for_each(|one| to.write_u64(record(one)));
+        }
         self.coming().iter().for_each(|one| to.write_u64(record(one)));
         let keys = u64::from(self.present) | u64::from(self.arriving) << 16 | u64::from(self.deleting) << 32;
-        to.write_u64(keys | u64::from(self.len) << 48 | u64::from(self.comings) << 56);
-        let op = |op: &OpState| u64::from(op.keys) | (op.phase as u64) << 16 | u64::from(op.restarted) << 24;
+        let len = if self.folds { 0 } else { self.len };
+        to.write_u64(keys | u64::from(len) << 48 | u64::from(self.comings) << 56);
+        let op = |op: &OpState| u64::from(op.keys) | (op.phase as u64) << 16 | u64::from(op.flag) << 24;
         self.ops.chunks_exact(2).for_each(|two| to.write_u64(op(&two[0]) | op(&two[1]) << 32));
         let reader = match self.reader {
             Reader::Idle => 0,
@@ -151,8 +157,7 @@ impl Hash for State {
             Reader::Missed(txn) => 0x80 | txn,
             Reader::Alarmed => 0xc0,
         };
-        let [first, second] = self.collectors;
-        let [a, b, c] = self.slots;
-        to.write_u64(u64::from_le_bytes([a, b, c, first.slot, first.began, second.slot, second.began, reader]));
+        let ([a, b, c], [first, second]) = (slots, self.began);
+        to.write_u64(u64::from_le_bytes([a, b, c, first, second, reader, 0, 0]));
     }
 }

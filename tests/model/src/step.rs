@@ -36,8 +36,6 @@ pub enum Step {
     Vanish(Keys),
     /// A collector reads the log and sends a fence.
     Fence(u8),
-    /// A collector finds the slot of its fence filled, or forgets that it sent one.
-    Fenced(u8),
     /// A reader reads the log and takes the commit of a transaction.
     Bind(u8),
     /// It reads one of the commit's objects.
@@ -51,7 +49,7 @@ impl Model for Scenario {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State::default()]
+        vec![State { folds: self.folds_logs(), ..State::default() }]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
@@ -62,12 +60,14 @@ impl Model for Scenario {
         (0..self.writers).for_each(|writer| self.steps_of_writer(state, &log, writer, steps));
         steps.extend((0..state.comings).map(Step::Land));
         steps.extend(each(state.arriving & !state.present).map(Step::Arrive));
-        steps.extend(each(self.deletable(state, &log) & state.present & !state.deleting).map(Step::Delete));
-        steps.extend(each(state.deleting & state.present).map(Step::Vanish));
+        // What is condemned stays so: it is deleted, or it will be. Only what a broken rule lets be deleted for a while
+        // must be remembered where it was asked for.
+        let passing = self.deletable(state, &log) & !log.condemned;
+        steps.extend(each(passing & state.present & !state.deleting).map(Step::Delete));
+        steps.extend(each((state.deleting | log.condemned) & state.present).map(Step::Vanish));
         for collector in 0..self.collectors {
-            if state.collectors[usize::from(collector)].slot != 0 {
-                steps.push(Step::Fenced(collector));
-            } else if log.epoch < self.last_epoch && state.can_send(self, &fence(collector, &log)) {
+            let record = fence(collector, &log);
+            if log.epoch < self.last_epoch && !state.coming().contains(&record) && state.can_send(self, &record) {
                 steps.push(Step::Fence(collector));
             }
         }
@@ -95,7 +95,6 @@ impl Model for Scenario {
             Step::Delete(key) => state.deleting |= key,
             Step::Vanish(key) => state.present &= !key,
             Step::Fence(collector) => self.send_fence(&mut state, collector),
-            Step::Fenced(collector) => state.collectors[usize::from(collector)].slot = 0,
             Step::Bind(txn) => state.reader = Reader::Bound(txn),
             Step::Get(key) => {
                 let Reader::Bound(txn) = state.reader else { return None };
@@ -118,7 +117,8 @@ impl Model for Scenario {
 impl Scenario {
     /// Returns the transaction of an operation: the same after a restart.
     pub(crate) fn txn(&self, state: &State, op: u8) -> u8 {
-        op | u8::from(state.ops[usize::from(op)].restarted) << 3
+        let fresh = self.breaks(Mutation::FreshTransaction) && state.ops[usize::from(op)].flag != 0;
+        op | u8::from(fresh) << 3
     }
 
     /// Returns the step that an operation takes by itself.
@@ -152,7 +152,9 @@ impl Scenario {
         match (self.ops[usize::from(op)].work, at.phase) {
             (Work::Save { name, .. }, Phase::Ready) => {
                 let free = !log.is_live(name) || self.breaks(Mutation::NameTakenTwice);
-                free && (log.is_usable(at.keys) || self.breaks(Mutation::SameKeyAgain))
+                // By when it was sent instead of by its name.
+                let sent = self.breaks(Mutation::SameKeyAgain) && at.flag >= log.epoch;
+                free && (log.is_usable(at.keys) || sent)
             }
             (Work::Save { name, .. }, Phase::Unchecked) => !log.is_live(name),
             (Work::Pin(name), Phase::New) => log.is_live(name),
@@ -168,7 +170,7 @@ impl Scenario {
             for first in mine().filter(|op| self.stands(state, log, *op)) {
                 let others = mine().filter(|op| *op != first && self.stands(state, log, *op)).map(Some);
                 let groups = others.chain([None]).map(|second| (second, self.record(state, first, second)));
-                let groups = groups.filter(|(_, record)| state.can_send(self, record));
+                let groups = groups.filter(|(_, record)| self.may_share(record) && state.can_send(self, record));
                 steps.extend(groups.map(|(second, _)| Step::Propose(writer, first, second)));
             }
         } else {
@@ -202,8 +204,11 @@ impl Scenario {
                 // The manifest says where the data lies: it is written anew with every choice.
                 let keys = data | self.new_key(&log, manifest);
                 state.arriving |= keys & !state.present;
-                state.ops[usize::from(op)] =
-                    OpState { phase: Phase::Sending, keys, ..state.ops[usize::from(op)] };
+                let at = &mut state.ops[usize::from(op)];
+                (at.phase, at.keys) = (Phase::Sending, keys);
+                if self.breaks(Mutation::SameKeyAgain) {
+                    at.flag = log.epoch + 1;
+                }
             }
             Work::Pin(_) | Work::Drop(_) => refused(state),
         }
@@ -237,6 +242,14 @@ impl Scenario {
 
     fn record(&self, state: &State, first: u8, second: Option<u8>) -> Record {
         [self.entry(state, first), second.map(|second| self.entry(state, second)).unwrap_or_default()]
+    }
+
+    /// Tells whether two entries may share a record, each proposed for the state before it: a commit's keys may be kept
+    /// by what a drop takes away.
+    fn may_share(&self, record: &Record) -> bool {
+        let is = |of: fn(Act) -> bool| record.iter().filter_map(|entry| entry.act()).any(of);
+        let both = is(|act| matches!(act, Act::Commit { .. })) && is(|act| matches!(act, Act::Drop { .. }));
+        !both || self.breaks(Mutation::CommitBesideDrop)
     }
 
     fn propose(&self, state: &mut State, writer: u8, first: u8, second: Option<u8>) {
@@ -307,22 +320,20 @@ impl Scenario {
         state.slots[usize::from(writer)] = 0;
         for (op, at) in self.ops.iter().zip(&mut state.ops) {
             if op.process == writer && !matches!(at.phase, Phase::Done | Phase::Refused) {
-                let restarted = at.restarted || self.breaks(Mutation::FreshTransaction);
-                *at = OpState { restarted, ..OpState::default() };
+                *at = OpState { flag: u8::from(self.breaks(Mutation::FreshTransaction)), ..OpState::default() };
             }
         }
     }
 
     fn send_fence(&self, state: &mut State, collector: u8) {
         let log = state.folded(self);
-        let slot = state.send(fence(collector, &log));
-        let at = &mut state.collectors[usize::from(collector)];
-        at.slot = slot;
+        state.send(fence(collector, &log));
         if self.breaks(Mutation::TwoPrefixes) {
-            let view = at.began.checked_sub(1).map(|seen| Folded::of(&state.log[..usize::from(seen)], self.broken));
+            let began = &mut state.began[usize::from(collector)];
+            let view = began.checked_sub(1).map(|seen| Folded::of(&state.log[..usize::from(seen)], self.broken));
             // A fence that lost its slot to another record is sent again; what the collector saw stays as old as it is.
             if view.is_none_or(|view| view.epoch != log.epoch) {
-                at.began = state.len + 1;
+                *began = state.len + 1;
             }
         }
     }
@@ -332,11 +343,12 @@ impl Scenario {
         match self.broken {
             Some(Mutation::CondemnedLate) => expired(log.epoch.saturating_sub(1)) & !log.kept_at_fence,
             Some(Mutation::DeleteBeforeFence) => {
-                let sent = state.collectors.iter().any(|collector| collector.slot > state.len);
+                let is_fence = |entry: &Entry| matches!(entry.act(), Some(Act::Fence { .. }));
+                let sent = state.coming().iter().flatten().any(is_fence);
                 log.condemned | if sent { expired(log.epoch + 1) & !log.kept() } else { 0 }
             }
             Some(Mutation::TwoPrefixes) => {
-                let views = state.collectors.iter().filter_map(|collector| collector.began.checked_sub(1));
+                let views = state.began.iter().filter_map(|began| began.checked_sub(1));
                 let views = views.map(|seen| Folded::of(&state.log[..usize::from(seen)], self.broken));
                 let stale = views.filter(|view| view.epoch < log.epoch);
                 stale.fold(log.condemned, |keys, view| keys | below(log.epoch - 1) & !view.kept())
