@@ -14,7 +14,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt as _,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use super::world::World;
@@ -189,16 +189,16 @@ impl MultipartUpload for Upload {
     }
 }
 
-/// Creates an object where there is none, as the engine does.
-#[cfg(test)]
-async fn create(bucket: &Bucket, path: &str, bytes: &'static str) -> Result<PutResult> {
-    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    bucket.put_opts(&Path::from(path), bytes.into(), options).await
-}
-
 #[cfg(test)]
 mod tests {
+    use object_store::PutMode;
+
     use super::*;
+
+    async fn create(bucket: &Bucket, path: &str, bytes: &'static str) -> Result<PutResult> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        bucket.put_opts(&Path::from(path), bytes.into(), options).await
+    }
 
     #[tokio::test]
     async fn what_happened_is_kept_with_the_worlds_time() {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::record::{Action, Commit, Record, Sort, TxnId};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _};
+use object_store::ObjectStoreExt as _;
 
 use super::bucket::{Bucket, is_record};
 use super::cast::{Ended, Told, Work};

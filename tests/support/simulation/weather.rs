@@ -61,7 +61,7 @@ impl Weather {
 
     /// Returns a weather of a seed: each fault is absent, rare or frequent, so that runs differ in kind too.
     pub fn of(world: &World) -> Self {
-        let mut some = |rare: u64, frequent: u64| [0, rare, rare, frequent][world.below(4) as usize];
+        let some = |rare: u64, frequent: u64| [0, rare, rare, frequent][world.below(4) as usize];
         Self {
             fail_before: some(10, 80),
             fail_after: some(10, 80),

@@ -1,0 +1,188 @@
+//! Whole runs: of everything that a seed makes, and of one participant that dies at one operation.
+//!
+//! Must never let one run know of another.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gigastore_engine::Engine;
+use gigastore_engine::store::{Objects, OpenMode};
+use gigastore_formats::table::tokens::{TokenFileSpec, TokenFileWriter, TokenWidth};
+use gigastore_formats::wire::{Depth, VerifyRequest};
+
+use super::bucket::Bucket;
+use super::cast::{Ledger, Role, Stage, Work, project};
+use super::checker;
+use super::line::{Death, Line};
+use super::weather::Weather;
+use super::world::{NOBODY, World};
+
+/// Virtual time after which nothing goes wrong any more, and all must come to an end.
+const CALM_AFTER: Duration = Duration::from_secs(1200);
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Every operation on the store and everything that participants were told, in order, with the time.
+    pub trace: String,
+    /// What must not have been; empty where all is well.
+    pub wrong: Vec<String>,
+    /// Operations on the store.
+    pub operations: u64,
+    /// Deaths.
+    pub deaths: u64,
+    /// Operations that their callers know the end of.
+    pub told: u64,
+}
+
+/// Files that pushes take, in a folder of their own; the same content in every run.
+#[derive(Clone, Debug)]
+pub struct Files(PathBuf);
+
+impl Files {
+    /// Writes them.
+    pub fn new(folder: &Path) -> std::io::Result<Self> {
+        for i in 0..3u32 {
+            let spec = TokenFileSpec { row_group_tokens: 8, ..TokenFileSpec::new(TokenWidth::U16) };
+            let file = File::create(folder.join(format!("{i}.parquet")))?;
+            let mut writer = TokenFileWriter::new(file, spec).map_err(std::io::Error::other)?;
+            for document in 0..5u32 {
+                let tokens: Vec<u32> = (0..7).map(|at| i * 100 + document * 10 + at).collect();
+                writer.push(&format!("{i}-{document}"), tokens.as_slice()).map_err(std::io::Error::other)?;
+            }
+            writer.finish().map_err(std::io::Error::other)?;
+        }
+        Ok(Self(folder.to_owned()))
+    }
+
+    fn push(&self, i: u64) -> Work {
+        Work::Push { dataset: "data", file: self.0.join(format!("{i}.parquet")) }
+    }
+}
+
+fn save(run: &'static str, step: u64, rank: (u32, u32), attempt: &'static str, content: u64) -> Work {
+    Work::Save { run, step, rank, attempt, content }
+}
+
+fn role(who: &str, script: Vec<Work>) -> Role {
+    Role { who: who.to_owned(), script, death: None }
+}
+
+/// The participants of a seed: a run saved by two ranks, two rivals at one run, two pushers of one dataset, one who
+/// tags, one who reads what is acknowledged.
+fn cast(files: &Files) -> Vec<Role> {
+    let two_ranks = |rank| (0..3).map(|step| save("a", step, (rank, 2), "job", 0)).collect();
+    let rival = |attempt, content| (0..3).map(|step| save("b", step, (0, 1), attempt, content * (step % 2))).collect();
+    let tag = |tag, number| Work::Tag { name: "a", tag, number };
+    let restore = |run, step| Work::Restore { run, step };
+    vec![
+        role("rank-0", two_ranks(0)),
+        role("rank-1", two_ranks(1)),
+        role("rival-1", rival("first", 1)),
+        role("rival-2", rival("second", 2)),
+        role("pusher-1", vec![files.push(0), files.push(1)]),
+        role("pusher-2", vec![files.push(2), files.push(0)]),
+        role("tagger", vec![tag("good", 0), tag("good", 1), tag("best", 0)]),
+        role("reader", vec![restore("a", 0), restore("b", 0), restore("a", 1), restore("b", 2), restore("a", 2)]),
+    ]
+}
+
+/// Runs what a seed makes.
+pub fn seed(seed: u64, files: &Files) -> Outcome {
+    let world = World::new(seed);
+    let weather = Weather::of(&world);
+    run(&world, weather, CALM_AFTER, cast(files))
+}
+
+/// What dies at one of its operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dying {
+    /// A save by one process.
+    Save,
+    /// One rank of two, while the other goes on.
+    Rank,
+    /// A push of a dataset's second version.
+    Push,
+    /// A tag.
+    Tag,
+}
+
+impl Dying {
+    fn roles(self, files: &Files, death: Option<Death>) -> Vec<Role> {
+        let (mut dying, others) = match self {
+            Self::Save => {
+                let steps = [save("a", 1, (0, 1), "job", 0), save("a", 2, (0, 1), "job", 0)];
+                (role("dying", steps.into()), vec![])
+            }
+            Self::Rank => {
+                let rank = |rank| vec![save("a", 1, (rank, 2), "job", 0)];
+                (role("dying", rank(0)), vec![role("other", rank(1))])
+            }
+            Self::Push => (role("dying", vec![files.push(0), files.push(1)]), vec![]),
+            Self::Tag => {
+                let tag = Work::Tag { name: "a", tag: "good", number: 1 };
+                (role("dying", vec![save("a", 1, (0, 1), "job", 0), tag]), vec![])
+            }
+        };
+        dying.death = death;
+        std::iter::once(dying).chain(others).collect()
+    }
+
+    /// Runs it with a death, or without: then all its operations are counted.
+    pub fn run(self, seed: u64, files: &Files, death: Option<Death>) -> Outcome {
+        run(&World::new(seed), Weather::fair(), CALM_AFTER, self.roles(files, death))
+    }
+}
+
+/// Runs roles to their end, and checks.
+fn run(world: &World, weather: Weather, calm_after: Duration, roles: Vec<Role>) -> Outcome {
+    let (world, ledger) = (world.clone(), Ledger::default());
+    let bucket = Bucket::new(&world);
+    let stage = Stage { world: world.clone(), bucket: bucket.clone(), weather, calm_after, ledger: ledger.clone() };
+    let lines: Vec<Arc<Mutex<Vec<Line>>>> = roles.iter().map(|role| stage.enter(role.clone())).collect();
+    let mut wrong = Vec::new();
+    match world.run_until(|| roles.iter().all(|role| stage.has_ended(role))) {
+        Ok(()) => wrong.extend(check(&world, &bucket, &ledger)),
+        Err(stuck) => wrong.push(stuck.to_string()),
+    }
+    wrong.extend(ledger.wrong());
+    let lines: Vec<Line> =
+        lines.iter().flat_map(|lines| lines.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
+    let trace = world.trace();
+    let deaths = trace.lines().filter(|line| line.ends_with("is dead")).count() as u64;
+    world.end();
+    let operations = lines.iter().map(Line::operations).sum();
+    Outcome { trace, wrong, operations, deaths, told: ledger.told().len() as u64 }
+}
+
+/// Checks bucket and acknowledgements, by the checker and by the engine's own verification of every byte.
+fn check(world: &World, bucket: &Bucket, ledger: &Ledger) -> Vec<String> {
+    let found: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (done, told) = (Arc::new(AtomicBool::new(false)), ledger.told());
+    let (result, over, ambient) = (Arc::clone(&found), bucket.clone(), world.ambient(NOBODY));
+    let ended = Arc::clone(&done);
+    world.spawn(NOBODY, async move {
+        // What is still under way may land before, while and after this looks.
+        let mut wrong = checker::check(&over, &told).await;
+        match Objects::with_store(Arc::new(over.clone()), "sim:///".to_owned(), OpenMode::Existing).await {
+            Ok(objects) => {
+                let engine = Engine::over(objects, ambient);
+                let request = VerifyRequest { project: project(), name: None, number: None, depth: Depth::Full };
+                match engine.verify(&request, &|_| {}).await {
+                    Ok(report) => wrong.extend(report.findings.iter().map(|finding| format!("{finding:?}"))),
+                    Err(error) => wrong.push(error.to_string()),
+                }
+            }
+            Err(error) => wrong.push(error.to_string()),
+        }
+        result.lock().unwrap_or_else(PoisonError::into_inner).extend(wrong);
+        ended.store(true, Ordering::SeqCst);
+    });
+    match world.run_until(|| done.load(Ordering::SeqCst)) {
+        Ok(()) => found.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        Err(stuck) => vec![format!("the check is stuck: {stuck}")],
+    }
+}
