@@ -115,11 +115,11 @@ impl Store {
     pub(crate) async fn pass_object(
         &self,
         project: &ProjectName,
-        stored: &Stored,
+        (kind, stored): (ObjectKind, &Stored),
         taker: Arc<dyn Taker>,
         afresh: bool,
     ) -> Result<(), Fault> {
-        let (kind, rest) = (ObjectKind::Pack, taker.rest());
+        let rest = taker.rest();
         if afresh {
             self.forget_object(project, kind, stored, rest).await;
         }

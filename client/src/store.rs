@@ -2,6 +2,8 @@
 //!
 //! Must never hold what is known of a checkpoint or dataset: those have their own types.
 
+mod upkeep;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

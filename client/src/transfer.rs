@@ -12,6 +12,7 @@
 //! | `sink.rs` | where the bytes of a restore go |
 //! | `read.rs` | planned ranges of packs, as many at once as is best |
 //! | `delivery.rs` | the groups of one read, verified, into sinks |
+//! | `gather.rs` | a range of a file, verified, into one buffer |
 //! | `leased.rs` | a part of such a file, looked at where the system keeps it |
 //! | `local.rs` | stored objects that are files of this machine |
 //! | `window.rs` | how many reads are best |
@@ -27,6 +28,7 @@ pub mod buffer;
 pub(crate) mod coding;
 pub mod copy;
 mod delivery;
+pub(crate) mod gather;
 pub(crate) mod hash;
 mod leased;
 pub(crate) mod local;

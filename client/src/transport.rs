@@ -6,6 +6,7 @@
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod http;
+pub mod upkeep;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,6 +26,8 @@ use gigastore_formats::wire::{
     CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, SaveRequest, Session,
     VerifyProgress, VerifyReport, VerifyRequest,
 };
+
+use upkeep::Upkeep;
 
 /// Why the bytes of an upload did not come.
 pub type UploadError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -169,7 +172,7 @@ pub type OnVerify<'a> = &'a (dyn Fn(VerifyProgress) + Send + Sync);
 
 /// One store, however it is reached.
 #[async_trait]
-pub trait Transport: fmt::Debug + Send + Sync + 'static {
+pub trait Transport: Upkeep + fmt::Debug + Send + Sync + 'static {
     /// Returns the store's URL.
     fn url(&self) -> &str;
 

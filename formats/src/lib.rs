@@ -18,12 +18,14 @@
 //! | [`plan`] | wanted boxes to ranges of packs, ranges of files to parts of slices |
 //! | [`timeline`] | what the phases of a save took |
 //! | [`wire`] | what a client and a store say to each other |
+//! | [`collect`], [`retention`] | what a collection is asked, and what it says; pins, drops, policies |
 //! | [`guard`] | libraries whose panics are errors |
 //! | [`limits`] | every bound |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
 pub mod ambient;
+pub mod collect;
 pub mod digest;
 pub mod guard;
 pub mod limits;
@@ -36,6 +38,7 @@ pub mod pack;
 pub mod plan;
 pub mod range;
 pub mod record;
+pub mod retention;
 pub mod sealed;
 pub mod table;
 pub mod tensor;

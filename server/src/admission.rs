@@ -39,6 +39,7 @@ pub(crate) struct Admission {
     short: Arc<Semaphore>,
     short_units: u64,
     verifying: Arc<Semaphore>,
+    collecting: Arc<Semaphore>,
     wait: Duration,
     disk: Option<Disk>,
 }
@@ -95,8 +96,8 @@ impl Admission {
         let disk = disk.map(|(folder, keep)| Disk { folder, keep, reserved: Arc::default() });
         let semaphore = |permits: u64| Arc::new(Semaphore::new(permits as usize));
         let (long, short) = (semaphore(long_units), semaphore(short_units));
-        let verifying = semaphore(VERIFICATIONS as u64);
-        Self { long, long_units, short, short_units, verifying, wait, disk }
+        let (verifying, collecting) = (semaphore(VERIFICATIONS as u64), semaphore(1));
+        Self { long, long_units, short, short_units, verifying, collecting, wait, disk }
     }
 
     /// Returns all the memory there is for long bodies.
@@ -152,6 +153,13 @@ impl Admission {
         let permit =
             permit.map_err(|_| busy(format!("the service is busy: {VERIFICATIONS} verifications are running")));
         Ok(Admitted { _permit: Arc::new(permit?) })
+    }
+
+    /// Lets a collection begin where none runs.
+    pub(crate) fn collection(&self) -> Result<Admitted, Fault> {
+        let permit = Arc::clone(&self.collecting).try_acquire_owned();
+        let permit = permit.map_err(|_| busy("the service is busy: a collection is running"))?;
+        Ok(Admitted { _permit: Arc::new(permit) })
     }
 
     /// Refuses writes where the disk is nearly full.

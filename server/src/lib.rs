@@ -13,6 +13,7 @@
 //! | `files.rs` | files as they are served: saved ones, and those that tensors make |
 //! | `manifests.rs`, `packs.rs` | decoded manifests and what is known of packs, kept (`kept.rs`) for plans and files |
 //! | `maps.rs` | files of the store that the kernel sends by itself |
+//! | `collect.rs` | policies and collections in the background |
 //! | `metrics.rs` | what `/metrics` shows |
 //!
 //! *Architecture invariants:* what a call means is the engine's, so a service and an embedded client can share one
@@ -24,6 +25,7 @@ mod accept;
 mod admission;
 mod auth;
 mod cache;
+mod collect;
 mod content;
 mod files;
 mod http;

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gigastore_cache::Tier;
+use gigastore_formats::collect::CollectReport;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::TxnId;
+use gigastore_formats::retention::RetainReport;
 use gigastore_formats::wire::{Fault, FaultCode};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -63,6 +65,11 @@ pub(crate) struct Metrics {
     pub(crate) groups_read: Counter,
     memory: Gauge<u64, AtomicU64>,
     connections: Gauge<u64, AtomicU64>,
+    /// Collections that were begun by the service itself and failed.
+    pub(crate) collection_failures: Counter,
+    collected: Counter,
+    dropped: Counter,
+    collections: Mutex<BTreeMap<ProjectName, Duration>>,
     log: Mutex<BTreeMap<ProjectName, u64>>,
     saves: Gauge<u64, AtomicU64>,
     open: Mutex<BTreeSet<TxnId>>,
@@ -89,6 +96,10 @@ impl Metrics {
             groups_read: Counter::default(),
             memory: Gauge::default(),
             connections: Gauge::default(),
+            collection_failures: Counter::default(),
+            collected: Counter::default(),
+            dropped: Counter::default(),
+            collections: Mutex::default(),
             log: Mutex::default(),
             saves: Gauge::default(),
             open: Mutex::default(),
@@ -108,6 +119,11 @@ impl Metrics {
         registry.register_collector(Box::new(Kept(Arc::clone(cache))));
         let failures = gate.failures.clone();
         registry.register("token_reload_failures", "Times that a changed token file could not be read", failures);
+        let failures = metrics.collection_failures.clone();
+        registry.register("collection_failures", "Collections of the service itself that failed", failures);
+        let collected = metrics.collected.clone();
+        registry.register_with_unit("collected", "Bytes that collections deleted", Unit::Bytes, collected);
+        registry.register("retention_drops", "Steps and versions that retention dropped", metrics.dropped.clone());
         registry.register("connections", "Connections that are open", metrics.connections.clone());
         registry.register("open_saves", "Saves begun here and not yet finished or aborted", metrics.saves.clone());
         Self { registry, ..metrics }
@@ -129,6 +145,17 @@ impl Metrics {
     /// Notes the newest record of a project. Called for projects that have a log only.
     pub(crate) fn log(&self, project: &ProjectName, seq: u64) {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), seq);
+    }
+
+    /// Notes a collection that ended now.
+    pub(crate) fn collection(&self, project: &ProjectName, report: &CollectReport, now: Duration) {
+        self.collected.inc_by(report.deleted().bytes);
+        self.collections.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), now);
+    }
+
+    /// Notes what retention dropped.
+    pub(crate) fn retention(&self, report: &RetainReport) {
+        self.dropped.inc_by(report.names.iter().map(|one| one.dropped.len() as u64).sum());
     }
 
     /// Notes a save that was begun here.
@@ -161,6 +188,14 @@ impl Metrics {
         for (project, seq) in self.log.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             if may_see(project) {
                 writeln!(text, "gigastore_log_sequence{{project=\"{project}\"}} {seq}")?;
+            }
+        }
+        writeln!(text, "# HELP gigastore_collection_age_seconds Time since a collection of the project ended here.")?;
+        writeln!(text, "# TYPE gigastore_collection_age_seconds gauge")?;
+        for (project, ended) in self.collections.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if may_see(project) {
+                let age = now.monotonic.saturating_sub(*ended).as_secs();
+                writeln!(text, "gigastore_collection_age_seconds{{project=\"{project}\"}} {age}")?;
             }
         }
         text.push_str(END);
@@ -218,4 +253,6 @@ pub(crate) struct Now {
     pub(crate) memory: u64,
     /// Connections that are open.
     pub(crate) connections: u64,
+    /// Time since some fixed moment.
+    pub(crate) monotonic: Duration,
 }

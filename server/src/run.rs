@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use gigastore_engine::Engine;
 use gigastore_formats::ambient::Ambient;
+use gigastore_formats::collect::DEFAULT_GRACE_MS;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
@@ -22,6 +23,7 @@ use crate::accept::{is_loopback, serve};
 use crate::admission::Admission;
 use crate::auth::Gate;
 use crate::cache::Cache;
+use crate::collect::collect_forever;
 use crate::http::{Service, Shared, router};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
@@ -104,11 +106,16 @@ pub struct Limits {
     pub commit: Duration,
     /// How long requests in flight have to finish at the end.
     pub drain: Duration,
+    /// How often the service applies the policies of all projects and collects them; `None` for never.
+    pub collect_every: Option<Duration>,
+    /// Age of a fence before what it condemned is deleted.
+    pub collect_grace: Duration,
 }
 
 impl Default for Limits {
     /// 128 MiB of bodies, no cache (32 GiB in its folder, where there is one), 512 MiB of manifests, 1 GiB free, 16,384
-    /// connections, 30 s for heads and for each MiB of a body or answer, 10 s to wait for memory, 60 s to finish.
+    /// connections, 30 s for heads and for each MiB of a body or answer, 10 s to wait for memory, 60 s to finish. No
+    /// collections, as other services of the same store, or a timer, may have them.
     fn default() -> Self {
         Self {
             memory: 128 << 20,
@@ -125,6 +132,8 @@ impl Default for Limits {
             write: Duration::from_secs(30),
             commit: Duration::from_secs(20),
             drain: Duration::from_secs(60),
+            collect_every: None,
+            collect_grace: Duration::from_millis(DEFAULT_GRACE_MS),
         }
     }
 }
@@ -252,9 +261,16 @@ impl Server {
     /// Serves until `stop`, then finishes what is in flight.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let follow = tokio::spawn(Arc::clone(&self.service.gate).follow());
+        let Limits { collect_every, collect_grace, .. } = self.limits;
+        let collect =
+            collect_every.map(|every| tokio::spawn(collect_forever(Arc::clone(&self.service), every, collect_grace)));
         let routes = router(Arc::clone(&self.service));
         serve(self.listener, routes, self.service, self.tls, self.limits, stop).await;
         follow.abort();
+        // Wherever it is: a collection may be cut off anywhere.
+        if let Some(collect) = collect {
+            collect.abort();
+        }
     }
 }
 

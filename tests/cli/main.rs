@@ -9,6 +9,7 @@ mod data;
 mod demo;
 mod folder;
 mod real;
+mod reclaim;
 mod run;
 mod tokenize;
 mod verify;

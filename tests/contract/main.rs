@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
+mod collect;
 mod commits;
 mod committers;
 mod epochs;
+mod groups;
 mod objects;
 mod places;
 mod pushes;
+mod retain;
 mod saves;

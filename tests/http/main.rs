@@ -18,4 +18,5 @@ mod proxy;
 mod racing;
 mod ranges;
 mod served;
+mod upkeep;
 mod weather;

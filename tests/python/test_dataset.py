@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import fsspec
 import gigastore
 import numpy as np
+import polars
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -55,3 +59,23 @@ def test_a_damaged_dataset_yields_no_row_of_it(url: str, tmp_path: Path) -> None
     dataset = Store(url).dataset("demo/corpus")
     with pytest.raises(Exception, match="BLAKE3"):
         pyarrow.RecordBatchReader.from_stream(dataset.batches("part-0.parquet")).read_all()
+
+
+def test_others_read_files_over_plain_http(url: str, tmp_path: Path, serve: Any) -> None:
+    table = pyarrow.table({"id": np.arange(300_000), "text": [f"row {n}" for n in range(300_000)]})
+    pyarrow.parquet.write_table(table, tmp_path / "part-0.parquet", row_group_size=10_000)
+    command("--store", url, "data", "push", str(tmp_path / "part-0.parquet"), "--to", "demo/corpus")
+    file = f"{serve(url).url}/v1/projects/demo/datasets/corpus/latest/files/part-0.parquet"
+    http = fsspec.filesystem("http")
+    assert pyarrow.parquet.read_table(file, filesystem=http).equals(table)
+    # DuckDB asks when a file was changed, which fsspec's files of HTTP do not tell.
+    http.modified = lambda path: datetime.fromtimestamp(0, UTC)
+    connection = duckdb.connect()
+    connection.register_filesystem(http)
+    found = connection.execute("select sum(id), max(text) from read_parquet($1) where id >= 295000", [file]).fetchall()
+    assert found == [(sum(range(295_000, 300_000)), "row 299999")]
+    wanted = polars.scan_parquet(file).filter(polars.col("id") == 123_456).collect()
+    assert wanted.rows() == [(123_456, "row 123456")]
+    with fsspec.open(file) as opened:
+        opened.seek(-4, 2)
+        assert opened.read() == b"PAR1"

@@ -16,17 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc_data import topics
 from typing import Any
 
 import gigastore
 import pytest
-import streams
+from conftest import command
 from gigastore.data import Stream
 from test_training import curve, lines_of
 
 HERE = Path(__file__).parent
-RUN, DATA = "demo/run", "demo/topics"
+RUN, DATA = "demo/run", "demo/speeches"
 SAVE_EVERY = 4
 #: Seconds that a life may take.
 PATIENCE = 180.0
@@ -59,7 +58,9 @@ class Job:
     @contextmanager
     def life(self, ranks: int, *more: str) -> Iterator[subprocess.Popen[str]]:
         """Starts the script, and kills it."""
-        options = ["--store", self.store, "--data", DATA, "--vocabulary", "256", "--save-every", str(SAVE_EVERY)]
+        options = ["--store", self.store, "--data", DATA, "--save-every", str(SAVE_EVERY)]
+        # 512 samples of 64 tokens a step, of few classes, so that all of the corpus is seen in seconds.
+        options += ["--batch", "512", "--vocabulary", "64"]
         options += ["--losses", str(self.losses), *self.options, *more]
         paths = os.pathsep.join([str(HERE), *sys.path])
         env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
@@ -93,19 +94,20 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a store with a dataset: the reference of the Python language, a token a byte."""
-    folder = tmp_path_factory.mktemp("corpus")
-    texts = [list(text.encode()[:900]) for text in topics.topics.values()]
-    documents = {f"part-{file}.parquet": [texts[file * 18 + g * 3 :][:3] for g in range(6)] for file in range(3)}
-    streams.push(f"file://{folder}/store", folder / "files", documents, DATA)
+def corpus(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """The folder of a store with a dataset: 10 MB of speeches, a document a line, in the tokens of MiniLM."""
+    folder, texts = tmp_path_factory.mktemp("corpus"), os.environ.get("GIGASTORE_TEST_TEXTS")
+    assert texts, "GIGASTORE_TEST_TEXTS must name a folder of texts: see `cargo xtask test`"
+    options = ["--tokenizer", str(model / "tokenizer.json"), "--eos", "[SEP]", "--split", "lines", "--part-mib", "1"]
+    work = ["--work", str(folder / "work")]
+    command("--store", f"file://{folder}/store", "data", "tokenize", texts, "--to", DATA, *options, *work)
     return folder
 
 
 def job(corpus: Path, folder: Path, *options: str) -> Job:
-    """A job with a copy of the store, whose runs see each document twice."""
+    """A job with a copy of the store."""
     subprocess.run(["cp", "-r", corpus / "store", folder / "store"], check=True)
-    return Job(folder, f"file://{folder}/store", ("--epochs", "2", *options))
+    return Job(folder, f"file://{folder}/store", options)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +115,9 @@ def alone(corpus: Path) -> dict[str, str]:
     """The digest of what one rank sees that nobody disturbs, by packing; no training is needed for it."""
     found = {}
     for packing in ("concat", "first_fit"):
-        options: dict[str, Any] = {"seed": 1, "seq_len": 64, "packing": packing, "epochs": 2}
+        options: dict[str, Any] = {"seed": 1, "seq_len": 64, "packing": packing}
         stream = Stream(f"file://{corpus}/store", DATA, **options)
-        assert len(list(stream)) > 100
+        assert sum(batch["tokens"].numel() for batch in stream) > 2_000_000
         found[packing] = stream.seen.digest
     return found
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import gigastore
 from gigastore.data import Stream
 
-SEQ_LEN, WIDTH, HEADS = 64, 32, 4
+SEQ_LEN, WIDTH, HEADS = 64, 16, 1
 
 
 class Transformer(nn.Module):
@@ -105,7 +105,7 @@ class Training:
 
     def train(self, batch: dict[str, Any]) -> float:
         """Does one step, and returns its loss, the mean of all ranks."""
-        tokens, positions, there = batch["tokens"], batch["position_ids"], batch["loss_mask"]
+        tokens, positions, there = batch["tokens"] % self.args.vocabulary, batch["position_ids"], batch["loss_mask"]
         scores = self.model(tokens, positions)[:, :-1]
         counts = there[:, 1:] & (positions[:, 1:] > 0)
         losses = nn.functional.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("run", metavar="PROJECT/RUN", help="where in the store")
     parser.add_argument("--store", metavar="URL", required=True)
     parser.add_argument("--data", metavar="PROJECT/DATASET", required=True)
-    parser.add_argument("--vocabulary", metavar="N", type=int, default=1 << 16)
+    parser.add_argument("--vocabulary", metavar="N", type=int, default=1 << 16, help="tokens are taken modulo this")
     parser.add_argument("--packing", choices=["concat", "first_fit"], default="concat")
     parser.add_argument("--batch", metavar="SAMPLES", type=int, default=16, help="of all ranks together")
     parser.add_argument("--epochs", metavar="N", type=int, default=1)

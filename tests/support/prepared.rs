@@ -140,8 +140,10 @@ mod tests {
                 let mut writer = TokenFileWriter::new(std::fs::File::create(&path).unwrap(), spec).unwrap();
                 rows.iter().for_each(|(id, _, tokens)| writer.push(id, tokens.as_slice()).unwrap());
                 writer.finish().unwrap();
-                let read = json("read_tokens.py", &[path.as_ref(), "pyarrow".as_ref(), "duckdb".as_ref()]);
-                for reader in ["pyarrow", "duckdb"] {
+                let readers = ["pyarrow", "duckdb", "polars"];
+                let arguments: Vec<&OsStr> = std::iter::once(path.as_ref()).chain(readers.map(OsStr::new)).collect();
+                let read = json("read_tokens.py", &arguments);
+                for reader in readers {
                     assert_eq!(read[reader], serde_json::json!(rows), "{reader}, {width:?}, {compression:?}");
                 }
             }

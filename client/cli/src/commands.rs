@@ -7,7 +7,10 @@ mod data;
 mod demo;
 mod doctor;
 mod du;
+mod gc;
+mod keep;
 mod ls;
+mod retain;
 mod serve;
 mod token;
 mod verify;
@@ -29,6 +32,11 @@ pub(crate) enum Command {
     Verify(verify::Verify),
     Ls(ls::Ls),
     Du(du::Du),
+    Gc(gc::Gc),
+    Retain(retain::Retain),
+    Pin(keep::Pin),
+    Unpin(keep::Unpin),
+    Drop(keep::Drop),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
     /// Create, list and revoke the tokens of a service
@@ -52,6 +60,11 @@ pub(crate) async fn run(globals: Globals, command: Command) -> Result<(), Failur
         Command::Verify(command) => command.run(&globals).await,
         Command::Ls(command) => command.run(&globals).await,
         Command::Du(command) => command.run(&globals).await,
+        Command::Gc(command) => command.run(&globals).await,
+        Command::Retain(command) => command.run(&globals).await,
+        Command::Pin(command) => command.run(&globals).await,
+        Command::Unpin(command) => command.run(&globals).await,
+        Command::Drop(command) => command.run(&globals).await,
         Command::Doctor(command) => command.run(&globals).await,
         Command::Serve(command) => command.run(&globals).await,
         Command::Token(command) => token::run(&globals, command),

@@ -7,6 +7,7 @@
 
 mod commands;
 mod context;
+mod duration;
 mod failure;
 mod output;
 mod service;

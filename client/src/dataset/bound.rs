@@ -15,7 +15,13 @@ use super::read::DatasetError;
 use crate::checkpoint::open::OpenError;
 use crate::store::Store;
 use crate::transfer::budget::Taken;
+use crate::transfer::buffer::BufferPool;
+use crate::transfer::gather::gather;
 use crate::transfer::progress::Progress;
+
+/// Buffers that are kept when nobody uses them: 4 of one row group of 16 MiB each, as many as a stream reads at once on
+/// a machine that is kept busy by that.
+const BUFFERS_KEPT: usize = 4;
 
 /// A version, the store that it is in, and what it was opened as.
 #[derive(Clone, Debug)]
@@ -23,6 +29,8 @@ pub(super) struct Bound {
     pub(super) store: Store,
     pub(super) target: Target,
     pub(super) info: CommitInfo,
+    /// Where its files are read to.
+    pub(super) buffers: BufferPool,
 }
 
 /// Checked bytes of a file, counted as in flight until somebody takes them.
@@ -39,12 +47,12 @@ impl Bound {
         if info.commit.sort != Sort::Dataset {
             return Err(DatasetError::Checkpoint { target: target.to_string() });
         }
-        Ok(Self { store: store.clone(), target: target.clone(), info })
+        Ok(Self { store: store.clone(), target: target.clone(), info, buffers: BufferPool::keeping(BUFFERS_KEPT) })
     }
 
     /// Reads ranges of the manifest.
     pub(super) async fn manifest_ranges(&self, ranges: &[ByteRange]) -> Result<Vec<(ByteRange, Bytes)>, DatasetError> {
-        let Self { store, target, info } = self;
+        let Self { store, target, info, .. } = self;
         store.index_ranges(target, info, &info.commit.manifest, ranges).await.map_err(|error| match error {
             OpenError::Store(fault) => DatasetError::Store(fault),
             error => DatasetError::Index(error),
@@ -65,10 +73,8 @@ impl Bound {
     ) -> Result<Piece, DatasetError> {
         let range = row.tree.widened(cut);
         let taken = self.store.budget.take(range.len()).await;
-        let tree = row.tree.clone();
-        let check = move |bytes: Bytes| tree.check_range(range.start(), &bytes).map(|()| bytes);
-        let (project, kind) = (&self.target.project, ObjectKind::Blob);
-        let checked = match self.store.read_checked(project, kind, &row.blob, range, check).await {
+        let (project, blob) = (&self.target.project, (ObjectKind::Blob, &row.blob));
+        let checked = match gather(&self.store, project, blob, &row.tree, range, &self.buffers).await {
             Ok(checked) => checked,
             Err(fault) => return Err(self.store.lost_or_gone(&self.target, &self.info, fault).await.into()),
         };

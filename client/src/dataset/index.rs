@@ -92,6 +92,11 @@ impl IndexedDataset {
         &self.bound.info
     }
 
+    /// Returns the most bytes that are kept when nobody reads, where `longest` is the longest read.
+    pub(super) fn most_kept(&self, longest: u64) -> u64 {
+        self.bound.buffers.most_kept(longest.min(READ_BYTES))
+    }
+
     /// Returns what the manifest says of file number `file`, its group tree included. Read when it is first asked for,
     /// and kept while there is room.
     pub async fn file(&self, file: usize) -> Result<Arc<FileRow>, DatasetError> {

@@ -58,9 +58,19 @@ impl BufferPool {
         Self { shelf: Arc::new(Shelf { most, ..Shelf::default() }) }
     }
 
+    /// Returns the most bytes that are kept when nobody uses them, where no buffer was longer than `longest`.
+    pub(crate) fn most_kept(&self, longest: u64) -> u64 {
+        longest.saturating_add(STEP_BYTES as u64) / STEP_BYTES as u64 * STEP_BYTES as u64 * self.shelf.most as u64
+    }
+
     /// Returns how many buffers it took from the system so far.
     pub fn made(&self) -> u64 {
         self.shelf.made.load(Ordering::Relaxed)
+    }
+
+    /// Returns a buffer of nothing.
+    pub(crate) fn none(&self) -> Buffer {
+        Buffer { map: None, len: 0, shelf: Arc::clone(&self.shelf) }
     }
 
     /// Returns a buffer of `len` bytes, of any content. Fails where the system has no memory.

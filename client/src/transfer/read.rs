@@ -163,7 +163,7 @@ async fn deliver(store: &Store, project: &ProjectName, read: PackRead, progress:
     let mut afresh = false;
     loop {
         let taker = Arc::<Delivery>::clone(&delivery);
-        store.pass_object(project, &id, taker, afresh).await?;
+        store.pass_object(project, (ObjectKind::Pack, &id), taker, afresh).await?;
         match delivery.failure() {
             // What was damaged on its way here, or by whatever keeps bytes on that way, is right when it comes anew.
             Some(FetchError::Damaged { .. }) if !afresh => {

@@ -2,6 +2,8 @@
 //!
 //! Must never do more than convert: what a call means is the engine's.
 
+mod upkeep;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -8,6 +8,7 @@
 //! | `reads.rs` | ranges of objects |
 //! | `sent.rs` | bodies that are sent, and what became of them |
 //! | `socket.rs` | bodies of objects, without a copy on the way |
+//! | `upkeep.rs` | pins, drops, policies, collection |
 //!
 //! Must never return bytes of another length than asked for, nor send a call again that the service has answered.
 
@@ -17,6 +18,7 @@ mod reads;
 mod remote;
 mod sent;
 mod socket;
+mod upkeep;
 
 use std::fmt;
 use std::sync::Arc;

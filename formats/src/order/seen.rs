@@ -40,7 +40,7 @@ pub struct SeenError(String);
 /// bits), source (32 bits), bytes a token (32 bits: 2 where all tokens are below 65,536, else 4) and number of pieces
 /// (32 bits), all little-endian. Read from the end there is one reading of it. The sum takes a digest as a number,
 /// lowest byte first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SampleHasher {
     hasher: blake3::Hasher,
     tail: Vec<u8>,

@@ -95,7 +95,7 @@ impl Engine {
             items,
             world_size,
         };
-        self.append_commit(project, save, commit, request.tag.as_ref(), &needs, &cursors).await
+        self.append_commit(project, save, commit, request.tag.as_ref(), needs, &cursors).await
     }
 
     /// Checks that a save whose every slice was found in a live checkpoint has all of that checkpoint.
@@ -146,13 +146,12 @@ impl Engine {
         check_tag(Some(tag))?;
         let time = self.ambient.wall_ms();
         let action = Action::Tag { name: name.clone(), tag: tag.clone(), number };
-        let not_live = || Refusal::NotLive { name: name.clone(), number };
-        let log = self.log(project);
-        let appended = log.append(txn, |state| {
-            state.live(name, number).ok_or_else(not_live)?;
+        let of = name.clone();
+        let propose = move |state: &State| {
+            state.live(&of, number).ok_or_else(|| Refusal::NotLive { name: of.clone(), number })?;
             Ok(vec![Entry { txn, time, action: action.clone() }])
-        });
-        let state = appended.await?.state;
+        };
+        let state = self.log(project).append(txn, propose).await?.state;
         info(&state, name, number).ok_or_else(|| CommitError::DroppedSince { name: name.clone(), number })
     }
 
@@ -162,7 +161,7 @@ impl Engine {
         txn: TxnId,
         commit: Commit,
         tag: Option<&Name>,
-        needs: &Needs,
+        needs: Needs,
         cursors: &Cursors,
     ) -> Result<Committed, CommitError> {
         let (name, number, time) = (commit.name.clone(), commit.number, self.ambient.wall_ms());
@@ -171,12 +170,11 @@ impl Engine {
             let action = Action::Tag { name: name.clone(), tag: tag.clone(), number };
             entries.push(Entry { txn: tag_txn(txn), time, action });
         }
-        let log = self.log(project);
-        let appended = log.append(txn, |state| {
-            check(state, &commit, needs)?;
+        let propose = move |state: &State| {
+            check(state, &commit, &needs)?;
             Ok(entries.clone())
-        });
-        match appended.await {
+        };
+        match self.log(project).append(txn, propose).await {
             Ok(appended) => {
                 let gone = || CommitError::DroppedSince { name: name.clone(), number };
                 Ok(Committed { info: info(&appended.state, &name, number).ok_or_else(gone)?, existed: false })

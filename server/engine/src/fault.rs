@@ -4,14 +4,17 @@
 //! The one place for that; no `_` arm, so that a new error must be thought about. Must never drop a cause: the message
 //! holds them all.
 
-use gigastore_formats::wire::{Fault, FaultCode};
+use gigastore_formats::wire::{Fault, FaultCode, with_causes};
 
+use crate::collect::{CollectError, FenceRefusal};
 use crate::commit::{CommitError, Refusal};
 use crate::join::JoinError;
+use crate::keep::KeepRefusal;
 use crate::log::{AppendError, LogError};
 use crate::place::PlaceError;
 use crate::probe::ProbeError;
 use crate::read::ReadError;
+use crate::retain::{PolicyRefusal, RetainError};
 use crate::save::{FinishError, SaveError};
 use crate::store::{OpenError, StoreError};
 use crate::upload::UploadError;
@@ -196,6 +199,70 @@ impl From<&PlaceError> for Fault {
     }
 }
 
+impl From<&CollectError> for Fault {
+    fn from(error: &CollectError) -> Self {
+        match error {
+            CollectError::NotFound { known, .. } => {
+                Self { known: known.clone(), ..Self::new(FaultCode::NotFound, error) }
+            }
+            CollectError::Unreadable { source, .. } => {
+                let inner = Self::from(source);
+                Self { message: with_causes(error), ..inner }
+            }
+            CollectError::Append(source) => source.into(),
+            CollectError::Log(source) => source.into(),
+            CollectError::Store(source) => source.into(),
+        }
+    }
+}
+
+impl From<&AppendError<FenceRefusal>> for Fault {
+    fn from(error: &AppendError<FenceRefusal>) -> Self {
+        match error {
+            AppendError::Refused(_) => Self::new(FaultCode::Conflict, error),
+            other => of_append(other),
+        }
+    }
+}
+
+impl From<&RetainError> for Fault {
+    fn from(error: &RetainError) -> Self {
+        match error {
+            RetainError::NotStored => Self::new(FaultCode::Invalid, error),
+            RetainError::Policy { .. } => Self::new(FaultCode::NewerFormat, error),
+            RetainError::Append(source) => source.into(),
+            RetainError::Read(source) => source.into(),
+            RetainError::Log(source) => source.into(),
+            RetainError::Store(source) => source.into(),
+        }
+    }
+}
+
+impl From<&AppendError<PolicyRefusal>> for Fault {
+    fn from(error: &AppendError<PolicyRefusal>) -> Self {
+        match error {
+            AppendError::Refused(PolicyRefusal::NotFound { known, .. }) => {
+                Self { known: known.clone(), ..Self::new(FaultCode::NotFound, error) }
+            }
+            other => of_append(other),
+        }
+    }
+}
+
+impl From<&AppendError<KeepRefusal>> for Fault {
+    fn from(error: &AppendError<KeepRefusal>) -> Self {
+        match error {
+            AppendError::Refused(KeepRefusal::NotLive { known, .. }) => {
+                Self { known: known.iter().map(u64::to_string).collect(), ..Self::new(FaultCode::NotFound, error) }
+            }
+            AppendError::Refused(
+                KeepRefusal::Pinned { .. } | KeepRefusal::Tagged { .. } | KeepRefusal::Newest { .. },
+            ) => Self::new(FaultCode::Conflict, error),
+            other => of_append(other),
+        }
+    }
+}
+
 impl From<&AppendError<Refusal>> for Fault {
     fn from(error: &AppendError<Refusal>) -> Self {
         match error {
@@ -214,13 +281,20 @@ impl From<&AppendError<Refusal>> for Fault {
                 | Refusal::Expired { .. }
                 | Refusal::BaseDropped { .. } => Self::new(FaultCode::Conflict, error),
             },
-            AppendError::Void(_) => Self::new(FaultCode::Conflict, error),
-            AppendError::Log(source) => source.into(),
-            AppendError::Store { source, .. } => {
-                let inner = Self::from(source);
-                Self { object: inner.object, ..Self::new(inner.code, error) }
-            }
-            AppendError::StateUnknown { .. } => Self::new(FaultCode::CommitStateUnknown, error),
+            other => of_append(other),
         }
+    }
+}
+
+/// What an append means that did not take effect; a refusal of its own each caller sorts before.
+fn of_append<E: std::error::Error + 'static>(error: &AppendError<E>) -> Fault {
+    match error {
+        AppendError::Refused(_) | AppendError::Void(_) => Fault::new(FaultCode::Conflict, error),
+        AppendError::Log(source) => Fault::from(&**source),
+        AppendError::Store { source, .. } => {
+            let inner = Fault::from(&**source);
+            Fault { object: inner.object, ..Fault::new(inner.code, error) }
+        }
+        AppendError::StateUnknown { .. } => Fault::new(FaultCode::CommitStateUnknown, error),
     }
 }

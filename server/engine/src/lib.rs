@@ -12,6 +12,9 @@
 //! | `flights.rs` | operations that many ask for and one does |
 //! | `probe.rs` | a store tried out |
 //! | `follow.rs` | the records that a follower has not seen |
+//! | `keep.rs`, `retain.rs` | pins and drops; policies, and the drops that they lead to |
+//! | `collect.rs` | what no live commit needs is condemned by a fence, and deleted later |
+//! | `usage.rs` | what is stored, for what, and what will go |
 //! | `scrub.rs` | verification of everything that is stored |
 //! | `fault.rs` | what each error means to a client |
 //!
@@ -20,26 +23,33 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
+mod collect;
 mod commit;
 mod engine;
 mod fault;
 mod flights;
 mod follow;
 mod join;
+mod keep;
 pub mod log;
 mod place;
 mod probe;
 mod read;
+mod retain;
 mod save;
 mod scrub;
 pub mod store;
 mod upload;
+mod usage;
 
+pub use collect::{CollectError, FenceRefusal};
 pub use commit::{CommitError, Refusal};
 pub use engine::Engine;
 pub use join::JoinError;
+pub use keep::KeepRefusal;
 pub use place::PlaceError;
 pub use probe::ProbeError;
 pub use read::ReadError;
+pub use retain::{PolicyRefusal, RetainError};
 pub use save::{FinishError, SaveError};
 pub use upload::{PackBody, UploadError};

@@ -29,7 +29,7 @@ use crate::store::{Created, StoreError, keys};
 pub use error::{FinishError, SaveError};
 
 /// Bytes of `begin.json`: names, an attempt of at most 1 KiB and some numbers.
-const MAX_BEGIN_BYTES: u64 = 8 << 10;
+pub(crate) const MAX_BEGIN_BYTES: u64 = 8 << 10;
 
 /// Bytes of the text that names an attempt.
 const MAX_ATTEMPT_BYTES: usize = 1024;

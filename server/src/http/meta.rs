@@ -130,7 +130,11 @@ pub(super) async fn metrics(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response<Body>, Refused> {
-    let now = Now { memory: shared.admission.used(), connections: shared.connections.load(Ordering::Relaxed) };
+    let now = Now {
+        memory: shared.admission.used(),
+        connections: shared.connections.load(Ordering::Relaxed),
+        monotonic: shared.ambient.monotonic(),
+    };
     let text = shared.metrics.text(&now, |project| caller.access(project).is_some());
     let text = text.map_err(|error| Refused::new(Fault::new(FaultCode::Unavailable, &error)))?;
     let mut response = Response::new(Body::from(text));

@@ -8,6 +8,7 @@
 //! | `checkpoints.rs` | `checkpoints`, `plan`, files of checkpoints |
 //! | `datasets.rs` | `datasets` and their files |
 //! | `projects.rs` | the project itself, `names`, `tags`, `log`, `verify` |
+//! | `upkeep.rs` | `pins`, `policies`, `retain`, `usage`, `collect`, `DELETE names` |
 //! | `hub.rs` | beside them: `/api/models`, `/api/datasets`, `/{project}/{name}/resolve`: a Hugging Face Hub |
 //! | `meta.rs` | `/healthz`, `/readyz`, `/metrics`, `/v1/probe` |
 //! | `body.rs` | bodies in and out, at a pace and within memory |
@@ -25,6 +26,7 @@ mod projects;
 mod range;
 mod router;
 mod saves;
+mod upkeep;
 
 pub use router::ROUTES;
 pub(crate) use router::{Service, Shared, router};

@@ -22,7 +22,7 @@ use gigastore_formats::object::ObjectKind;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use super::error::Refused;
-use super::{body, checkpoints, datasets, hub, meta, objects, projects, saves};
+use super::{body, checkpoints, datasets, hub, meta, objects, projects, saves, upkeep};
 use crate::admission::Admission;
 use crate::auth::{Access, Caller, Gate};
 use crate::cache::Cache;
@@ -103,6 +103,14 @@ pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("PUT", "/v1/projects/{project}/tags/{name}/{tag}", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/log", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/verify", Some(Access::Read)),
+    ("DELETE", "/v1/projects/{project}/names/{name}/{selector}", Some(Access::Admin)),
+    ("PUT", "/v1/projects/{project}/pins/{name}/{number}", Some(Access::Write)),
+    ("DELETE", "/v1/projects/{project}/pins/{name}/{number}", Some(Access::Write)),
+    ("GET", "/v1/projects/{project}/policies", Some(Access::Read)),
+    ("PUT", "/v1/projects/{project}/policies/{name}", Some(Access::Admin)),
+    ("POST", "/v1/projects/{project}/retain", Some(Access::Admin)),
+    ("POST", "/v1/projects/{project}/usage", Some(Access::Read)),
+    ("POST", "/v1/projects/{project}/collect", Some(Access::Admin)),
     ("GET", "/api/models/{project}/{name}", Some(Access::Read)),
     ("GET", "/api/models/{project}/{name}/revision/{selector}", Some(Access::Read)),
     ("GET", "/api/models/{project}/{name}/tree/{selector}", Some(Access::Read)),
@@ -129,7 +137,7 @@ pub(crate) fn router(service: Shared) -> Router {
         .route("/v1/probe", get(meta::probe_out).put(meta::probe_in))
         .route("/v1/projects", get(projects::list))
         .route(&below(""), get(projects::project))
-        .route(&below("/names/{name}/{selector}"), get(projects::resolve))
+        .route(&below("/names/{name}/{selector}"), get(projects::resolve).delete(upkeep::drop_number))
         .route(&below("/packs/{object}"), objects::read(ObjectKind::Pack).put(objects::put_pack))
         .route(&below("/blobs/{object}"), objects::read(ObjectKind::Blob).put(objects::put_blob))
         .route(&below("/manifests/{object}"), objects::read(ObjectKind::Manifest))
@@ -151,6 +159,12 @@ pub(crate) fn router(service: Shared) -> Router {
         .route(&below("/tags/{name}/{tag}"), put(projects::tag))
         .route(&below("/log"), get(projects::log))
         .route(&below("/verify"), post(projects::verify))
+        .route(&below("/pins/{name}/{number}"), put(upkeep::pin).delete(upkeep::unpin))
+        .route(&below("/policies"), get(upkeep::policies))
+        .route(&below("/policies/{name}"), put(upkeep::set_policy))
+        .route(&below("/retain"), post(upkeep::retain))
+        .route(&below("/usage"), post(upkeep::usage))
+        .route(&below("/collect"), post(upkeep::collect))
         .merge(hub::routes())
         .route_layer(from_fn_with_state(Arc::clone(&service), admit))
         .fallback(nowhere)

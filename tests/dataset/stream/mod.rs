@@ -3,3 +3,4 @@
 mod elastic;
 mod hurt;
 mod made;
+mod memory;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use gigastore_client::store::Store;
+use gigastore_formats::collect::{DEFAULT_GRACE_MS, UsageReport, UsageRequest};
 use gigastore_formats::name::{ProjectName, Selector, Target};
 use gigastore_formats::object::ObjectKind;
 use gigastore_formats::record::{Commit, Sort};
@@ -19,7 +20,9 @@ use crate::output::{nothing_committed, say, say_json, size, table};
 ///
 /// Of each run and dataset: bytes of its live steps or versions as if each were alone (logical),
 /// stored bytes that nothing else refers to (own) or others do too (shared), and how many of them
-/// more than one of its steps refers to (by steps).
+/// more than one of its steps refers to (by steps). Below it what lies in the store: what something
+/// live needs, what gc would delete now, what later ones will (uploads of open saves among it), and
+/// how much is kept in packs of which less than a quarter is used.
 ///
 /// Example:
 ///
@@ -58,64 +61,122 @@ impl Du {
             Some(project) => (vec![project], false),
             None => (store.projects().await?, true),
         };
-        let mut used = Vec::new();
+        let (mut used, mut total) = (Vec::new(), UsageReport::default());
         for project in projects {
             match of_project(&store, &project).await {
-                Ok(found) => used.extend(found),
+                Ok(found) => {
+                    used.extend(found);
+                    let request = UsageRequest { project, grace_ms: DEFAULT_GRACE_MS };
+                    add(&mut total, &store.usage(&request).await?);
+                }
                 Err(failure) if all && failure.is_not_found() => nothing_committed(&project),
                 Err(failure) => return Err(failure),
             }
         }
-        // How many runs or datasets of a project refer to each object.
-        let mut holders: BTreeMap<(&ProjectName, &str), u32> = BTreeMap::new();
-        for (one, key) in used.iter().flat_map(|one| one.objects.keys().map(move |key| (one, key))) {
-            *holders.entry((&one.project, key)).or_default() += 1;
-        }
-        let alone = |one: &Used, alone: bool| -> u64 {
-            let keeps = |key: &&String| (holders[&(&one.project, key.as_str())] == 1) == alone;
-            one.objects.iter().filter(|(key, _)| keeps(key)).map(|(_, object)| object.bytes).sum()
-        };
-        let by_steps = |one: &Used| -> u64 {
-            one.objects.values().filter(|object| object.steps > 1).map(|object| object.bytes).sum()
-        };
-        let objects = |one: &'_ Used| -> Vec<(String, u64)> {
-            let objects = one.objects.iter().map(|(key, object)| (key, object.bytes));
-            objects.chain(one.manifests.iter().map(|(key, bytes)| (key, *bytes))).map(|(k, b)| (k.clone(), b)).collect()
-        };
-        let unique: BTreeMap<(&ProjectName, String), u64> = used
-            .iter()
-            .flat_map(|one| objects(one).into_iter().map(move |(key, bytes)| ((&one.project, key), bytes)))
-            .collect();
-        let logical: u64 = used.iter().map(|one| one.logical).sum();
-        let stored = unique.values().sum::<u64>();
+        let shares = Shares::of(&used);
         if globals.json() {
-            let names: Vec<_> = used
-                .iter()
-                .map(|one| {
-                    json!({
-                        "project": one.project, "name": one.name, "live": one.live, "logical_bytes": one.logical,
-                        "own_bytes": alone(one, true), "shared_bytes": alone(one, false),
-                        "shared_by_steps_bytes": by_steps(one),
-                        "manifest_bytes": one.manifests.values().sum::<u64>(),
-                    })
-                })
-                .collect();
-            say_json(&json!({ "names": names, "logical_bytes": logical, "stored_bytes": stored }));
-            return Ok(());
+            print_json(&used, &shares, &total);
+        } else {
+            print(&used, &shares, &total);
         }
-        let rows: Vec<Vec<String>> = used
-            .iter()
-            .map(|one| {
-                let name = format!("{}/{}", one.project, one.name);
-                let (own, shared) = (size(alone(one, true)), size(alone(one, false)));
-                let (logical, manifests) = (size(one.logical), size(one.manifests.values().sum()));
-                vec![name, one.live.to_string(), logical, own, shared, size(by_steps(one)), manifests]
-            })
-            .collect();
-        table(&["name", "live", "logical", "own", "shared", "by steps", "manifests"], &rows);
-        say(&format_args!("logical {}, stored {}", size(logical), size(stored)));
         Ok(())
     }
+}
+
+/// What runs and datasets share.
+struct Shares<'u> {
+    /// How many runs or datasets of a project refer to each object.
+    holders: BTreeMap<(&'u ProjectName, &'u str), u32>,
+    logical: u64,
+    /// Bytes of all objects that something refers to, each once.
+    stored: u64,
+}
+
+impl<'u> Shares<'u> {
+    fn of(used: &'u [Used]) -> Self {
+        let mut holders: BTreeMap<(&ProjectName, &str), u32> = BTreeMap::new();
+        let mut unique: BTreeMap<(&ProjectName, &str), u64> = BTreeMap::new();
+        for one in used {
+            for (key, object) in &one.objects {
+                *holders.entry((&one.project, key)).or_default() += 1;
+                unique.insert((&one.project, key), object.bytes);
+            }
+            unique.extend(one.manifests.iter().map(|(key, bytes)| ((&one.project, key.as_str()), *bytes)));
+        }
+        Self { holders, logical: used.iter().map(|one| one.logical).sum(), stored: unique.values().sum() }
+    }
+
+    /// Bytes of a run's or dataset's objects that nothing else refers to, or that others do too.
+    fn bytes(&self, one: &Used, alone: bool) -> u64 {
+        let keeps = |key: &&String| (self.holders[&(&one.project, key.as_str())] == 1) == alone;
+        one.objects.iter().filter(|(key, _)| keeps(key)).map(|(_, object)| object.bytes).sum()
+    }
+}
+
+impl Used {
+    /// Bytes that more than one of its steps refers to.
+    fn by_steps(&self) -> u64 {
+        self.objects.values().filter(|object| object.steps > 1).map(|object| object.bytes).sum()
+    }
+
+    fn manifest_bytes(&self) -> u64 {
+        self.manifests.values().sum()
+    }
+}
+
+fn print_json(used: &[Used], shares: &Shares<'_>, total: &UsageReport) {
+    let names: Vec<_> = used
+        .iter()
+        .map(|one| {
+            json!({
+                "project": one.project, "name": one.name, "live": one.live, "logical_bytes": one.logical,
+                "own_bytes": shares.bytes(one, true), "shared_bytes": shares.bytes(one, false),
+                "shared_by_steps_bytes": one.by_steps(), "manifest_bytes": one.manifest_bytes(),
+            })
+        })
+        .collect();
+    say_json(&json!({
+        "names": names, "logical_bytes": shares.logical, "stored_bytes": shares.stored, "in_store": total.stored,
+        "needed": total.needed, "reclaimable": total.reclaimable, "reclaimable_later": total.later,
+        "sparse": total.sparse, "sparse_used_bytes": total.sparse_used,
+    }));
+}
+
+fn print(used: &[Used], shares: &Shares<'_>, total: &UsageReport) {
+    let rows: Vec<Vec<String>> = used
+        .iter()
+        .map(|one| {
+            let name = format!("{}/{}", one.project, one.name);
+            let (own, shared) = (size(shares.bytes(one, true)), size(shares.bytes(one, false)));
+            let (by_steps, manifests) = (size(one.by_steps()), size(one.manifest_bytes()));
+            vec![name, one.live.to_string(), size(one.logical), own, shared, by_steps, manifests]
+        })
+        .collect();
+    table(&["name", "live", "logical", "own", "shared", "by steps", "manifests"], &rows);
+    say(&format_args!("logical {}, stored {}", size(shares.logical), size(shares.stored)));
+    let UsageReport { stored, needed, reclaimable, later, sparse, sparse_used, .. } = total;
+    say(&format_args!(
+        "in the store {} in {} objects: needed {}, reclaimable now {}, later {}",
+        size(stored.bytes),
+        stored.count,
+        size(needed.bytes),
+        size(reclaimable.bytes),
+        size(later.bytes)
+    ));
+    if sparse.count > 0 {
+        let (count, bytes, used) = (sparse.count, size(sparse.bytes), size(*sparse_used));
+        say(&format_args!("{count} packs of {bytes} are kept for {used} of them"));
+    }
+}
+
+/// Adds what one project stores to that of others.
+fn add(total: &mut UsageReport, one: &UsageReport) {
+    total.stored = total.stored.plus(one.stored);
+    total.needed = total.needed.plus(one.needed);
+    total.reclaimable = total.reclaimable.plus(one.reclaimable);
+    total.later = total.later.plus(one.later);
+    total.sparse = total.sparse.plus(one.sparse);
+    total.sparse_used += one.sparse_used;
 }
 
 async fn of_project(store: &Store, project: &ProjectName) -> Result<Vec<Used>, Failure> {

@@ -11,6 +11,7 @@ use gigastore_server::Tls;
 use serde_json::json;
 
 use crate::context::Globals;
+use crate::duration::duration;
 use crate::failure::Failure;
 use crate::output::{say, say_json, would};
 use crate::service;
@@ -73,6 +74,12 @@ pub(crate) struct Serve {
     /// How long requests in flight have to finish at the end
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     drain: u64,
+    /// Apply the policies of all projects and collect them so often, such as 6h (see `gigastore retain` and `gc`)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    collect_every: Option<Duration>,
+    /// Age of a fence before what it condemned is deleted
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration, requires = "collect_every")]
+    collect_grace: Duration,
     /// How the log is written, to stderr
     #[arg(long, value_enum, default_value = "text")]
     log: Log,
@@ -108,6 +115,8 @@ impl Serve {
         limits.direct = self.direct_reads;
         limits.connections = self.connections.max(1);
         limits.drain = Duration::from_secs(self.drain);
+        limits.collect_every = self.collect_every;
+        limits.collect_grace = self.collect_grace;
         limits.cache = self.cache.map_or(limits.cache, |mib| mib << 20);
         limits.cache_folder = self.cache_dir;
         limits.cache_disk = self.cache_disk << 20;

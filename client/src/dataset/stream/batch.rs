@@ -43,8 +43,8 @@ pub struct Batch {
     pub seen: Seen,
 }
 
-/// Fills batches.
-#[derive(Debug)]
+/// Fills batches; its clones share the memory of those that nobody uses any more.
+#[derive(Clone, Debug)]
 pub(super) struct Filler {
     columns: Columns,
     seq_len: Option<u32>,

@@ -63,7 +63,7 @@ pub use producer::Place;
 pub use shelf::Reused;
 
 use batch::Filler;
-use producer::{Made, Message, Producer};
+use producer::{Making, Message, Producer};
 use window::Source;
 use windows::Loader;
 
@@ -86,6 +86,8 @@ pub struct Stream {
     /// Where it is, after the last batch that was taken.
     place: Arc<Place>,
     made: Option<mpsc::Receiver<Message>>,
+    /// The next batch, if it is being filled.
+    making: Option<Making>,
     /// Told when a batch is asked for again that could not be made.
     again: Arc<Notify>,
     failed: bool,
@@ -117,7 +119,17 @@ impl Store {
         let spec = Arc::new(options.spec(specs));
         let place = Stream::placed(&*self.ambient, spec, options.cursor.clone(), options.first_step).await?;
         let (ambient, sources) = (Arc::clone(&self.ambient), sources.into());
-        Ok(Stream { options, ambient, sources, place, made: None, again: Arc::default(), failed: false, ended: false })
+        Ok(Stream {
+            options,
+            ambient,
+            sources,
+            place,
+            made: None,
+            making: None,
+            again: Arc::default(),
+            failed: false,
+            ended: false,
+        })
     }
 
     async fn stream_source(&self, source: &StreamSource, options: &StreamOptions) -> Result<Source, StreamError> {
@@ -146,29 +158,39 @@ impl Stream {
         if std::mem::take(&mut self.failed) {
             self.again.notify_one();
         }
-        if self.made.is_none() {
-            self.made = Some(self.begin());
+        if self.making.is_none() {
+            if self.made.is_none() {
+                self.made = Some(self.begin());
+            }
+            let made = self.made.as_mut().expect("it was begun").recv().await;
+            match self.received(made)? {
+                Some(making) => self.making = Some(making),
+                None => return Ok(None),
+            }
         }
-        let made = self.made.as_mut().expect("it was begun").recv().await;
-        self.taken(made)
+        let making = self.making.as_mut().expect("there is one");
+        let filled = (&mut making.batch).await;
+        self.filled(filled.unwrap_or(Err(StreamError::Broken))).map(Some)
     }
 
     /// Takes the next batch, or what there is instead, if [`next`](Self::next) would not have to wait for it; else
     /// none.
     pub fn try_next(&mut self) -> Option<Result<Option<Batch>, StreamError>> {
-        let made = self.made.as_mut().filter(|_| !self.ended && !self.failed)?.try_recv();
-        match made {
-            Ok(made) => Some(self.taken(Some(made))),
-            Err(_) => None,
+        if self.making.is_none() {
+            let made = self.made.as_mut().filter(|_| !self.ended && !self.failed)?.try_recv().ok()?;
+            match self.received(Some(made)) {
+                Ok(Some(making)) => self.making = Some(making),
+                Ok(None) => return Some(Ok(None)),
+                Err(error) => return Some(Err(error)),
+            }
         }
+        let filled = self.making.as_mut()?.batch.try_recv().ok()?;
+        Some(self.filled(filled).map(Some))
     }
 
-    fn taken(&mut self, made: Option<Message>) -> Result<Option<Batch>, StreamError> {
+    fn received(&mut self, made: Option<Message>) -> Result<Option<Making>, StreamError> {
         match made {
-            Some(Ok(Some(Made { batch, place }))) => {
-                self.place = place;
-                Ok(Some(batch))
-            }
+            Some(Ok(Some(making))) => Ok(Some(making)),
             Some(Err(error)) => {
                 self.failed = true;
                 Err(error)
@@ -180,6 +202,23 @@ impl Stream {
             None => {
                 self.made = None;
                 Err(StreamError::Broken)
+            }
+        }
+    }
+
+    /// Goes past a batch that was filled. Where it could not be, what was made after it is thrown away.
+    fn filled(&mut self, filled: Result<Batch, StreamError>) -> Result<Batch, StreamError> {
+        let making = self.making.take();
+        match (filled, making) {
+            (Ok(batch), Some(Making { mut place, .. })) => {
+                place.seen = self.place.seen;
+                place.seen.add(&batch.seen);
+                self.place = Arc::new(place);
+                Ok(batch)
+            }
+            (filled, _) => {
+                self.made = None;
+                Err(filled.err().unwrap_or(StreamError::Broken))
             }
         }
     }
@@ -198,8 +237,13 @@ impl Stream {
     pub async fn resume(&mut self, cursor: Cursor, step: u64) -> Result<(), StreamError> {
         let spec = Arc::clone(self.place.sampler.spec());
         self.place = Self::placed(&*self.ambient, spec, Some(cursor), step).await?;
-        (self.made, self.failed, self.ended) = (None, false, false);
+        self.forget();
         Ok(())
+    }
+
+    /// Throws away what was made ahead.
+    fn forget(&mut self) {
+        (self.made, self.making, self.failed, self.ended) = (None, None, false, false);
     }
 
     /// Returns the datasets, each in the version that is read.
@@ -220,7 +264,7 @@ impl Stream {
     /// Sets other weights from the next batch on. What was made ahead is thrown away.
     pub fn set_weights(&mut self, weights: &[f64]) -> Result<(), StreamError> {
         Arc::make_mut(&mut self.place).sampler.set_weights(weights)?;
-        (self.made, self.failed, self.ended) = (None, false, false);
+        self.forget();
         Ok(())
     }
 
@@ -244,8 +288,8 @@ impl Stream {
     }
 
     /// Returns the most bytes that windows take in this process: of each dataset, the windows of as many lanes as its
-    /// rank has (all lanes where there are several datasets), at their largest, and twice what is read ahead, as it was
-    /// stored and decoded.
+    /// rank has (all lanes where there are several datasets), at their largest; twice what is read ahead, as it was
+    /// stored and decoded; and the memory of windows and of reads that is kept to be used again.
     pub fn memory_bound(&self) -> u64 {
         let order = &self.options.order;
         let share = &self.options.share;
@@ -258,7 +302,9 @@ impl Stream {
         let window = |source: &Source| source.largest_window(order.window);
         let windows = self.sources.iter().map(|source| window(source) * u64::from(lanes)).sum::<u64>();
         let largest = self.sources.iter().map(window).max().unwrap_or(0);
-        windows + 2 * self.options.prefetch_bytes.max(largest)
+        let kept = |source: &Source| source.largest_kept(order.window);
+        let kept = self.sources.iter().map(kept).sum::<u64>();
+        windows + 2 * self.options.prefetch_bytes.max(largest) + kept
     }
 
     /// Finds a place. An epoch's order of millions of row groups takes its time.

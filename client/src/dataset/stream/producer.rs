@@ -1,29 +1,39 @@
 //! Makes batches, some ahead of who takes them, from the place of a sampler on.
 //!
 //! Two samplers go the same way: one that says which windows will be needed, and one that says whose samples the next
-//! batch has. Must never go past a batch that could not be made.
+//! batch has. Once its windows are there a batch is filled by a task of its own, so that several are at once. Must never
+//! go past a batch whose windows can't be had.
 
 use std::sync::Arc;
 
 use gigastore_formats::order::{Cursor, Next, Sample, Sampler, Seen, WindowKey, assign};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::batch::{Batch, Filler};
 use super::options::{Last, Share, StreamError};
+use super::window::Window;
 use super::windows::{Loader, Windows};
 
 /// Global batches that are looked ahead for each that is made: 8, so that what will be needed is known soon after the
 /// start, at a cost that a batch bears.
 const LOOK_AHEAD: usize = 8;
 
-/// A batch, and where the stream is after it.
-pub(super) struct Made {
-    pub(super) batch: Batch,
-    pub(super) place: Arc<Place>,
+/// A batch that is being filled.
+pub(super) struct Making {
+    pub(super) batch: oneshot::Receiver<Result<Batch, StreamError>>,
+    /// Where the stream is after it, but for what was seen.
+    pub(super) place: Place,
 }
 
 /// What comes of making a batch: none at the end.
-pub(super) type Message = Result<Option<Made>, StreamError>;
+pub(super) type Message = Result<Option<Making>, StreamError>;
+
+/// A sample of a batch, with the window that has it.
+struct Found {
+    window: Arc<Window>,
+    sample: Sample,
+    position: u64,
+}
 
 /// Where a stream is. It is mere memory: of use also where the stream itself is not, as in a process that was forked
 /// off.
@@ -83,7 +93,7 @@ impl Producer {
                 () = sender.closed() => return,
             };
             let (ended, failed) = (matches!(made, Ok(None)), made.is_err());
-            let message = made.map(|batch| batch.map(|batch| Made { batch, place: Arc::new(self.place.clone()) }));
+            let message = made.map(|batch| batch.map(|batch| Making { batch, place: self.place.clone() }));
             if sender.send(message).await.is_err() || ended {
                 return;
             }
@@ -96,8 +106,8 @@ impl Producer {
         }
     }
 
-    /// Makes the next batch of this share; none where there are no more.
-    async fn make(&mut self) -> Result<Option<Batch>, StreamError> {
+    /// Begins to fill the next batch of this share; none where there are no more.
+    async fn make(&mut self) -> Result<Option<oneshot::Receiver<Result<Batch, StreamError>>>, StreamError> {
         loop {
             let mut place = self.place.clone();
             let samples = self.global_batch(&mut place.sampler).await?;
@@ -107,7 +117,8 @@ impl Producer {
             place.step += 1;
             let mine = self.is_mine(self.place.step);
             if mine {
-                let batch = self.fill(&mut place, &samples).await?;
+                let found = self.find(&samples).await?;
+                let batch = self.fill(self.place.step, found);
                 self.pass(place);
                 return Ok(Some(batch));
             }
@@ -134,25 +145,47 @@ impl Producer {
         Ok(samples)
     }
 
-    async fn fill(&mut self, place: &mut Place, samples: &[(u64, Sample)]) -> Result<Batch, StreamError> {
+    /// Waits for the windows of this rank's samples.
+    async fn find(&mut self, samples: &[(u64, Sample)]) -> Result<Vec<Found>, StreamError> {
         self.look_ahead();
-        let mut batch = self.filler.batch(self.place.step, self.share.batch_size);
         let lanes: Vec<u32> = samples.iter().map(|(_, sample)| sample.window.lane).collect();
         let ranks = assign(&lanes, self.share.world_size, self.share.batch_size);
+        let mut found = Vec::with_capacity(self.share.batch_size as usize);
         for ((position, sample), _) in samples.iter().zip(ranks).filter(|(_, rank)| *rank == self.share.rank) {
             let window = self.windows.take(sample.window).await?;
             if sample.item >= window.plan.items() {
                 let (target, path) = self.windows.names(sample.window);
                 return Err(StreamError::Counts { target, path });
             }
-            let seen = self.filler.add(&mut batch, &window, sample.item, *position, sample.window.source)?;
-            batch.seen.add(&seen);
+            found.push(Found { window, sample: *sample, position: *position });
         }
-        place.seen.add(&batch.seen);
-        while batch.positions.len() < self.share.batch_size as usize {
-            self.filler.filler(&mut batch);
-        }
-        Ok(batch)
+        Ok(found)
+    }
+
+    /// Fills a batch in the background: by a task, as it takes microseconds, and a computation of the pool may have to
+    /// wait for some that decode whole windows.
+    fn fill(&self, step: u64, found: Vec<Found>) -> oneshot::Receiver<Result<Batch, StreamError>> {
+        let (mut filler, samples) = (self.filler.clone(), self.share.batch_size);
+        let (sender, receiver) = oneshot::channel();
+        self.windows.ambient().spawn(Box::pin(async move {
+            let mut fill = || {
+                let mut batch = filler.batch(step, samples);
+                for Found { window, sample, position } in &found {
+                    let seen = filler.add(&mut batch, window, sample.item, *position, sample.window.source)?;
+                    batch.seen.add(&seen);
+                }
+                while batch.positions.len() < samples as usize {
+                    filler.filler(&mut batch);
+                }
+                Ok(batch)
+            };
+            let filled = fill();
+            // Memory of windows that are not needed any more is there again before somebody asks for it.
+            drop(found);
+            // Where nobody waits for it, the stream went elsewhere.
+            let _ = sender.send(filled);
+        }));
+        receiver
     }
 
     fn pass(&mut self, place: Place) {

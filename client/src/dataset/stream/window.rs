@@ -20,14 +20,16 @@ const DOCUMENT_BYTES: u64 = 32;
 /// Windows whose memory is kept: 2, as many as are being decoded while others end.
 const KEPT_WINDOWS: usize = 2;
 
+/// Memory of windows that are not needed any more.
+type Spare = Arc<Mutex<Vec<Documents>>>;
+
 /// One dataset of a stream, opened.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) target: String,
     pub(super) dataset: IndexedDataset,
     pub(super) order: Arc<SourceOrder>,
-    /// Memory of windows that are not needed any more.
-    pub(super) spare: Arc<Mutex<Vec<Documents>>>,
+    pub(super) spare: Spare,
 }
 
 /// A window in memory.
@@ -37,6 +39,19 @@ pub(super) struct Window {
     /// Planned length of each document. One that is there has as many tokens, one that is missing has none.
     pub(super) lengths: Vec<u32>,
     pub(super) plan: WindowPlan,
+    /// Where the memory of the documents goes when nobody needs them any more.
+    spare: Spare,
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        let mut documents = std::mem::replace(&mut self.documents, Documents::new(TokenWidth::U16));
+        documents.clear();
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < KEPT_WINDOWS {
+            spare.push(documents);
+        }
+    }
 }
 
 impl Source {
@@ -109,6 +124,11 @@ impl Source {
         (0..table.groups() as u32).map(cost).max().unwrap_or(0) * u64::from(groups)
     }
 
+    /// Returns the most bytes that are kept to be used again: of windows, and of reads of single row groups.
+    pub(super) fn largest_kept(&self, groups: u32) -> u64 {
+        self.largest_window(groups) * KEPT_WINDOWS as u64 + self.dataset.most_kept(self.largest_window(1))
+    }
+
     /// Returns the path of the file that a window begins with.
     pub(super) fn first_path(&self, key: WindowKey) -> String {
         let epoch = self.order.epoch(key.epoch);
@@ -139,7 +159,7 @@ impl Source {
         }
         let order = epoch.documents(self.order.table(), key.lane, key.window);
         let plan = WindowPlan::new(epoch.packing(), &order, &lengths);
-        Ok(Window { documents, lengths, plan })
+        Ok(Window { documents, lengths, plan, spare: Arc::clone(&self.spare) })
     }
 
     /// Returns memory for a window; used before, where there is some, as fresh pages cost more than decoding into them.
@@ -148,16 +168,6 @@ impl Source {
         match spare.iter().position(|documents| documents.tokens.width() == width) {
             Some(found) => spare.swap_remove(found),
             None => Documents::new(width),
-        }
-    }
-
-    /// Takes back the memory of a window that nobody needs.
-    pub(super) fn give_back(&self, window: Arc<Window>) {
-        let Some(mut window) = Arc::into_inner(window) else { return };
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < KEPT_WINDOWS {
-            window.documents.clear();
-            spare.push(window.documents);
         }
     }
 }

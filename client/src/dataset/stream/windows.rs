@@ -186,16 +186,18 @@ impl Windows {
             let (epoch, place) = sampler.place(key.source, key.lane);
             (key.epoch, key.window) < (epoch, place.window)
         };
-        for (key, slot) in self.tokens.extract_if(|key, _| passed(key)) {
+        for (_, slot) in self.tokens.extract_if(|key, _| passed(key)) {
             self.ahead -= slot.ahead;
-            if let State::Ready(window) = slot.state {
-                self.loader.sources[key.source as usize].give_back(window);
-            }
         }
         for (_, slot) in self.sizes.extract_if(|key, _| passed(key)) {
             self.ahead -= slot.ahead;
         }
         self.waiting.retain(|key| !passed(key));
+    }
+
+    /// Returns what windows are loaded with.
+    pub(super) fn ambient(&self) -> &Arc<dyn Ambient> {
+        &self.loader.ambient
     }
 
     /// Returns the dataset of a window, and the path of its first file.

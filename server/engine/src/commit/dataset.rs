@@ -68,7 +68,7 @@ impl Engine {
             items: dataset.rows.len() as u64,
             world_size: 0,
         };
-        self.append_commit(project, request.txn, commit, request.tag.as_ref(), &needs, &Cursors::new()).await
+        self.append_commit(project, request.txn, commit, request.tag.as_ref(), needs, &Cursors::new()).await
     }
 
     /// Checks that every file of a dataset is in the store with its length; says what must hold for all to stay.

@@ -5,14 +5,16 @@
 //! "exists" to our own success (so: compare transactions, not answers), and preconditions may break while another
 //! record takes the slot (so: propose anew for each slot). Must never try another slot while one is unresolved.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::channel::oneshot;
 use gigastore_formats::limits::MAX_RECORD_BYTES;
 use gigastore_formats::record::{Entry, Record, TxnId};
 
-use super::state::{Outcome, State, VoidReason};
+use super::queue::{Answer, Propose, Waiting};
+use super::state::{State, VoidReason};
 use super::view::{Log, LogError};
 use crate::store::{StoreError, keys};
 
@@ -53,7 +55,7 @@ pub enum AppendError<E: std::error::Error + 'static> {
     Void(#[from] Void),
     /// The log could not be read.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(Arc<LogError>),
     /// The store refused the record.
     #[error("log record {seq} could not be written")]
     Store {
@@ -61,7 +63,7 @@ pub enum AppendError<E: std::error::Error + 'static> {
         seq: u64,
         /// Why.
         #[source]
-        source: StoreError,
+        source: Arc<StoreError>,
     },
     /// The store went silent with the record perhaps written. Nothing was deleted; the same operation run again finds
     /// out.
@@ -76,38 +78,77 @@ pub enum AppendError<E: std::error::Error + 'static> {
         seconds: u64,
         /// The last answer.
         #[source]
-        source: StoreError,
+        source: Arc<StoreError>,
     },
+}
+
+impl<E: std::error::Error + 'static> From<Failed> for AppendError<E> {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Log(source) => Self::Log(source),
+            Failed::Store { seq, source } => Self::Store { seq, source },
+            Failed::StateUnknown { seq, seconds, source } => Self::StateUnknown { seq, seconds, source },
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> From<LogError> for AppendError<E> {
+    fn from(error: LogError) -> Self {
+        Self::Log(Arc::new(error))
+    }
+}
+
+/// Why a slot was not filled, for all who wait for it.
+#[derive(Clone, Debug)]
+pub(super) enum Failed {
+    Log(Arc<LogError>),
+    Store { seq: u64, source: Arc<StoreError> },
+    StateUnknown { seq: u64, seconds: u64, source: Arc<StoreError> },
 }
 
 impl Log {
     /// Appends the entries that `propose` makes for the state at the tail, the first of which is of transaction `txn`.
     ///
-    /// `propose` is called again for each slot that another writer took. Returns at once where `txn` took effect
-    /// before.
-    pub(crate) async fn append<E: std::error::Error + 'static>(
-        &self,
+    /// `propose` is called again for each slot that another writer took, and may be where the record is full. Answers
+    /// at once where `txn` took effect before. What waits in this process for one log shares records.
+    ///
+    /// # Panics
+    /// Where a `propose` panics: those who wait beside it do too.
+    pub(crate) async fn append<E: std::error::Error + Send + 'static>(
+        self: &Arc<Self>,
         txn: TxnId,
-        mut propose: impl FnMut(&State) -> Result<Vec<Entry>, E>,
+        mut propose: impl FnMut(&State) -> Result<Vec<Entry>, E> + Send + 'static,
     ) -> Result<Appended, AppendError<E>> {
-        loop {
-            let state = self.refresh().await?;
-            match state.outcome(txn) {
-                Some(Outcome::Took(_)) => {
-                    self.keep_folded().await;
-                    return Ok(Appended { state });
-                }
-                Some(Outcome::Void(seq, reason)) => return Err(Void { seq, reason }.into()),
-                None => {}
+        let refusal = Arc::new(Mutex::new(None));
+        let refused = Arc::clone(&refusal);
+        let propose: Propose = Box::new(move |state| match propose(state) {
+            Ok(entries) => Some(entries),
+            Err(refusal) => {
+                *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+                None
             }
-            let entries = propose(&state).map_err(AppendError::Refused)?;
-            let record = Record { seq: state.seq + 1, prev: state.head, entries };
-            self.fill_slot(&record).await?;
+        });
+        let (answer, answered) = oneshot::channel();
+        self.enqueue(Waiting { txn, propose, answer });
+        match answered.await.expect("the writer of the log panicked; its message stands above") {
+            Answer::Took { state, first } => {
+                if first {
+                    self.keep_folded().await;
+                }
+                Ok(Appended { state })
+            }
+            Answer::Void(void) => Err(void.into()),
+            Answer::Refused => {
+                let refusal = refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+                Err(AppendError::Refused(refusal.expect("who refuses says why")))
+            }
+            Answer::Failed(failed) => Err(failed.into()),
         }
     }
 
-    /// Tries to make `record` the one of its slot; returns when the slot is filled, by it or by another.
-    async fn fill_slot<E: std::error::Error + 'static>(&self, record: &Record) -> Result<(), AppendError<E>> {
+    /// Tries to make `record` the one of its slot; returns when the slot is filled: true where it was by this call,
+    /// false where by another or where that is not known.
+    pub(super) async fn fill_slot(&self, record: &Record) -> Result<bool, Failed> {
         let (bytes, digest) = record.seal();
         let bytes = Bytes::from(bytes);
         let (key, seq) = (keys::record(&self.project, record.seq), record.seq);
@@ -117,22 +158,22 @@ impl Log {
             let mut doubt = match self.objects.create_or_doubt(&key, bytes.clone()).await {
                 Ok(()) => {
                     self.advance(record, digest).await;
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(doubt) => doubt,
             };
             match self.objects.get(&key, MAX_RECORD_BYTES).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(false),
                 // The store has said no, and nothing is there: an answer, unless an earlier try may still land.
                 Err(StoreError::NotFound { .. }) if !doubt.is_retryable() && !in_flight => {
-                    return Err(AppendError::Store { seq, source: doubt });
+                    return Err(Failed::Store { seq, source: Arc::new(doubt) });
                 }
                 Err(StoreError::NotFound { .. }) => in_flight |= doubt.is_retryable(),
                 Err(unread) => doubt = unread,
             }
             let waited = self.ambient.monotonic().saturating_sub(started);
             if waited > DOUBT_LIMIT || !doubt.is_retryable() {
-                return Err(AppendError::StateUnknown { seq, seconds: waited.as_secs(), source: doubt });
+                return Err(Failed::StateUnknown { seq, seconds: waited.as_secs(), source: Arc::new(doubt) });
             }
             let jitter = self.ambient.random() % (pause.as_millis() as u64 + 1);
             self.ambient.sleep(pause / 2 + Duration::from_millis(jitter)).await;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use gigastore_formats::collect::Fence;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::Name;
 use gigastore_formats::record::{Action, Commit, Entry, Record, Sort};
@@ -51,6 +52,7 @@ impl State {
             }
             Action::Fence { epoch } if *epoch == self.epoch + 1 => {
                 self.epoch = *epoch;
+                self.fences.push(Fence { epoch: *epoch, seq: self.seq, time: entry.time });
                 Ok(())
             }
             Action::Fence { .. } => Err(VoidReason::NotNextEpoch),

@@ -6,6 +6,8 @@
 //! | `state.rs` | what a fold knows: runs, datasets, tags, pins, transactions, epoch |
 //! | `fold.rs` | whether an entry takes effect, from the records before it alone |
 //! | `view.rs` | from the bucket to the newest state, with the folded cache |
+//! | `past.rs` | the state at an earlier record, for collectors |
+//! | `queue.rs` | who waits for a place in the log: what comes together shares a record |
 //! | `append.rs` | the one way in: create-only slot, read-back, transactions |
 //!
 //! *Invariants:* one record per number, ever; an acknowledged transaction took effect exactly once, an unacknowledged
@@ -13,6 +15,8 @@
 
 mod append;
 mod fold;
+mod past;
+mod queue;
 mod state;
 mod view;
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use gigastore_formats::collect::Fence;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::{LATEST, Name, Selector};
 use gigastore_formats::record::{Commit, Record, Sort, TxnId};
@@ -21,6 +22,10 @@ pub struct State {
     pub head: Digest,
     /// The epoch that fences have raised the project to.
     pub epoch: u64,
+    /// The fences, ascending. Folded states of older programs know none of those before them, which only delays what
+    /// these condemned until the next one.
+    #[serde(default)]
+    pub fences: Vec<Fence>,
     /// Runs and datasets.
     pub names: BTreeMap<Name, Named>,
     /// Every transaction seen, and what became of it.
@@ -109,7 +114,14 @@ impl fmt::Display for VoidReason {
 impl State {
     /// Returns the state before the first record.
     pub fn origin() -> Self {
-        Self { seq: 0, head: Record::origin(), epoch: 0, names: BTreeMap::new(), txns: BTreeMap::new() }
+        Self {
+            seq: 0,
+            head: Record::origin(),
+            epoch: 0,
+            fences: Vec::new(),
+            names: BTreeMap::new(),
+            txns: BTreeMap::new(),
+        }
     }
 
     /// Returns what became of a transaction; `None` where no record has it.

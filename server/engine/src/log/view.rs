@@ -3,6 +3,7 @@
 //! Folded state is a cache: it may be missing, stale or damaged, and is believed only where its digest holds and the
 //! record it stands on is the one it names. Must never take a record whose chain does not hold.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,18 +16,19 @@ use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::{Record, RecordError};
 use gigastore_formats::sealed::{seal, unseal};
 
+use super::queue::Queue;
 use super::state::State;
 use crate::store::{Objects, StoreError, keys};
 
 /// Records between two folded states: 64 records of some KiB are read in one or two rounds, and one write in 64 is
 /// small.
-const FOLD_EVERY: u64 = 64;
+pub(super) const FOLD_EVERY: u64 = 64;
 
 /// Folded states kept: the newest, and the one before it for readers that listed a moment ago.
-const FOLDED_KEPT: usize = 2;
+pub(super) const FOLDED_KEPT: usize = 2;
 
 /// Records asked for at once while catching up: hides a store's latency; at most 16 x 8 MiB are held.
-const READ_AHEAD: u64 = 16;
+pub(super) const READ_AHEAD: u64 = 16;
 
 /// Why the log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,7 @@ pub(crate) struct Log {
     pub(super) ambient: Arc<dyn Ambient>,
     pub(super) project: ProjectName,
     state: Mutex<Arc<State>>,
+    pub(super) queue: Mutex<Queue>,
     /// Held while the state moves, so that many readers in one process ask the store once.
     moving: futures::lock::Mutex<()>,
     /// Refreshes that were started, and the last of them that succeeded.
@@ -70,8 +73,8 @@ impl Log {
     pub(crate) fn new(objects: Objects, ambient: Arc<dyn Ambient>, project: ProjectName) -> Self {
         let state = Mutex::new(Arc::new(State::origin()));
         let moving = futures::lock::Mutex::new(());
-        let (started, refreshed, folded) = Default::default();
-        Self { objects, ambient, project, state, moving, started, refreshed, folded }
+        let (queue, started, refreshed, folded) = Default::default();
+        Self { objects, ambient, project, state, queue, moving, started, refreshed, folded }
     }
 
     /// Reads the log to its tail and returns the state there, which is at least as new as the call.
@@ -92,8 +95,9 @@ impl Log {
 
     async fn read_to_tail(&self) -> Result<Arc<State>, LogError> {
         if self.seen().seq == 0
-            && let Some(folded) = self.load_folded().await?
+            && let Some(folded) = self.load_folded(u64::MAX).await?
         {
+            self.folded.store(folded.seq, Ordering::Relaxed);
             *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(folded);
         }
         let (mut seq, mut head) = {
@@ -151,15 +155,18 @@ impl Log {
         if self.objects.put_cache(&key, Bytes::from(bytes)).await.is_err() {
             return;
         }
-        for old in self.folded_keys().await.unwrap_or_default().iter().skip(FOLDED_KEPT) {
+        // Those at fences are the collectors'.
+        let fences: BTreeSet<u64> = state.fences.iter().map(|fence| fence.seq).collect();
+        let keys = self.folded_keys().await.unwrap_or_default();
+        for (_, old) in keys.iter().filter(|(seq, _)| !fences.contains(seq)).skip(FOLDED_KEPT) {
             if self.objects.delete_cache(old).await.is_err() {
                 return;
             }
         }
     }
 
-    /// Lists the keys of folded states, newest first.
-    async fn folded_keys(&self) -> Result<Vec<String>, StoreError> {
+    /// Lists the folded states, newest first: number and key.
+    pub(super) async fn folded_keys(&self) -> Result<Vec<(u64, String)>, StoreError> {
         let mut found: Vec<(u64, String)> = self
             .objects
             .list(&keys::folded_states(&self.project))
@@ -168,11 +175,13 @@ impl Log {
             .filter_map(|(key, _)| Some((keys::folded_seq(&key)?, key)))
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(found.into_iter().map(|(_, key)| key).collect())
+        Ok(found)
     }
 
-    async fn load_folded(&self) -> Result<Option<State>, LogError> {
-        for key in self.folded_keys().await.map_err(|source| self.store_error(source))? {
+    /// Loads the newest folded state of record `most` or before.
+    pub(super) async fn load_folded(&self, most: u64) -> Result<Option<State>, LogError> {
+        let keys = self.folded_keys().await.map_err(|source| self.store_error(source))?;
+        for (seq, key) in keys.into_iter().filter(|(seq, _)| *seq <= most) {
             let bytes = match self.objects.get(&key, MAX_FOLDED_BYTES).await {
                 Ok(bytes) => bytes,
                 // A cache entry that can't be read is passed over whatever the reason: the records say the same, and
@@ -182,8 +191,7 @@ impl Log {
             let folded = self.ambient.computed(move || unseal::<State>(&bytes, MAX_FOLDED_BYTES)).await;
             // A damaged or foreign cache entry is passed over; an older one or the records themselves say the same.
             let Ok((state, _)) = folded else { continue };
-            if keys::folded_seq(&key) == Some(state.seq) && self.stands_on_its_record(&state).await? {
-                self.folded.store(state.seq, Ordering::Relaxed);
+            if seq == state.seq && self.stands_on_its_record(&state).await? {
                 return Ok(Some(state));
             }
         }
@@ -200,7 +208,7 @@ impl Log {
 
     /// Reads up to `ahead` records after number `seq`, whose digest is `head`; says whether there may be more. Those
     /// before one that can't be read are returned too.
-    async fn read_ahead(
+    pub(super) async fn read_ahead(
         &self,
         mut seq: u64,
         mut head: Digest,

@@ -16,6 +16,7 @@ use object_store::prefix::PrefixStore;
 use object_store::signer::Signer;
 
 use super::open::{OpenError, OpenMode, StoreUrl};
+use super::uploads::Uploads;
 
 /// How long one request to a cloud store may take, where the settings do not say otherwise; object_store's own 30
 /// seconds for a whole request, body included, would end sound but slow transfers.
@@ -34,6 +35,8 @@ pub(super) struct Connected {
     pub(super) signer: Option<Arc<dyn Signer>>,
     /// The folder that the objects are files of, where there is one.
     pub(super) folder: Option<PathBuf>,
+    /// Uploads in parts that may be left unfinished, where a store lists them.
+    pub(super) uploads: Option<Uploads>,
 }
 
 /// Builds the client of one cloud store. Settings are case-insensitive keys; what is not one of its own is passed over.
@@ -61,7 +64,10 @@ pub(super) fn connect(
     let settings = DEADLINES.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().chain(settings);
     let (scheme, prefix) = Scheme::parse(&url.0).map_err(|error| setup(error.into()))?;
     match scheme {
-        Scheme::AmazonS3 => built!(AmazonS3Builder, url.to_string(), settings).map(|store| cloud(store, prefix)),
+        Scheme::AmazonS3 => built!(AmazonS3Builder, url.to_string(), settings).and_then(|store| {
+            let uploads = Some(Uploads::new(store.clone(), prefix.clone())?);
+            Ok(Connected { uploads, ..cloud(store, prefix) })
+        }),
         Scheme::GoogleCloudStorage => {
             built!(GoogleCloudStorageBuilder, url.to_string(), settings).map(|store| cloud(store, prefix))
         }
@@ -70,7 +76,7 @@ pub(super) fn connect(
         }
         _ => object_store::parse_url_opts(&url.0, settings).map(|(store, prefix)| {
             let store = Arc::new(PrefixStore::new(store, prefix));
-            Connected { store, signer: None, folder: None }
+            Connected { store, signer: None, folder: None, uploads: None }
         }),
     }
     .map_err(setup)
@@ -78,7 +84,7 @@ pub(super) fn connect(
 
 fn cloud<T: ObjectStore + Signer>(store: T, prefix: Key) -> Connected {
     let store = Arc::new(PrefixStore::new(store, prefix));
-    Connected { store: Arc::<PrefixStore<T>>::clone(&store), signer: Some(store), folder: None }
+    Connected { store: Arc::<PrefixStore<T>>::clone(&store), signer: Some(store), folder: None, uploads: None }
 }
 
 fn local(url: &StoreUrl, path: &Path, mode: OpenMode) -> Result<Connected, OpenError> {
@@ -90,5 +96,10 @@ fn local(url: &StoreUrl, path: &Path, mode: OpenMode) -> Result<Connected, OpenE
     let store = LocalFileSystem::new_with_prefix(path);
     let store = store.map_err(|source| OpenError::Setup { url: url.to_string(), source })?;
     // An acknowledged object must survive a power cut.
-    Ok(Connected { store: Arc::new(store.with_fsync(true)), signer: None, folder: Some(path.to_owned()) })
+    Ok(Connected {
+        store: Arc::new(store.with_fsync(true)),
+        signer: None,
+        folder: Some(path.to_owned()),
+        uploads: None,
+    })
 }

@@ -44,9 +44,37 @@ pub(crate) fn object(project: &ProjectName, kind: ObjectKind, stored: &Stored) -
     format!("{PROJECTS}/{project}/{}", stored.key(kind))
 }
 
+/// The folder of a project's objects of one kind.
+pub(crate) fn objects(project: &ProjectName, kind: ObjectKind) -> String {
+    let kind = match kind {
+        ObjectKind::Pack => "packs",
+        ObjectKind::Blob => "blobs",
+        ObjectKind::Manifest => "manifests",
+    };
+    format!("{PROJECTS}/{project}/{kind}")
+}
+
+/// The object that a key is of; `None` where it is not exactly the key of one.
+pub(crate) fn object_of(project: &ProjectName, kind: ObjectKind, key: &str) -> Option<Stored> {
+    let (name, _) = key.rsplit('/').next()?.rsplit_once('.')?;
+    let stored = name.parse().ok()?;
+    (object(project, kind, &stored) == key).then_some(stored)
+}
+
 /// An object by which a store is tried out; deleted at once.
 pub(crate) fn probe(id: &str) -> String {
     format!("probes/{id}")
+}
+
+/// The folder of all saves.
+pub(crate) fn saves(project: &ProjectName) -> String {
+    format!("{PROJECTS}/{project}/saves")
+}
+
+/// The save that a key belongs to, and what stands after its folder.
+pub(crate) fn save_of<'k>(project: &ProjectName, key: &'k str) -> Option<(TxnId, &'k str)> {
+    let (save, rest) = key.strip_prefix(&saves(project))?.strip_prefix('/')?.split_once('/')?;
+    Some((TxnId(save.parse().ok()?), rest))
 }
 
 /// The announcement of a save.
@@ -88,6 +116,17 @@ mod tests {
         assert_eq!(folded_seq(&folded(&p, 42)), Some(42));
         assert_eq!(folded_seq("projects/p/log/folded/x"), None);
         assert_eq!(part_of("projects/p/saves/x/parts/1.parquet"), None);
+        let key = save_begin(&p, save);
+        assert_eq!(save_of(&p, &key), Some((save, "begin.json")));
+        assert_eq!(save_of(&p, "projects/p/saves/x/begin.json"), None);
+        let stored = Stored { digest: save.0, epoch: 3 };
+        for kind in [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest] {
+            let key = object(&p, kind, &stored);
+            assert!(key.starts_with(&format!("{}/", objects(&p, kind))));
+            assert_eq!(object_of(&p, kind, &key), Some(stored));
+            assert_eq!(object_of(&p, kind, &format!("{key}#1")), None);
+            assert_eq!(object_of(&p, kind, &key.replace("/p/", "/q/")), None);
+        }
         assert_eq!(record(&p, u64::MAX), "projects/p/log/18446744073709551615.json");
     }
 }

@@ -10,6 +10,8 @@ pub(crate) mod keys;
 mod objects;
 mod open;
 mod parts;
+mod removal;
+mod uploads;
 
 pub use error::StoreError;
 pub use objects::{Body, BodyError, Objects};
@@ -17,3 +19,4 @@ pub use open::{OpenError, OpenMode, StoreUrl};
 
 pub(crate) use folder::batch;
 pub(crate) use objects::Created;
+pub(crate) use removal::Listed;

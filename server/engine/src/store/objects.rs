@@ -25,6 +25,7 @@ use super::StoreError;
 use super::connect::Connected;
 use super::folder::{self, Unwritten};
 use super::parts::{self, PART_BYTES, Pace, send_parts};
+use super::uploads::Uploads;
 
 /// Pieces of an answer below this length are gathered until they have [`GATHERED_BYTES`].
 const SHORT_BYTES: usize = 64 << 10;
@@ -37,9 +38,10 @@ const CREATE_TRIES: u32 = 5;
 /// The store of one URL.
 #[derive(Clone)]
 pub struct Objects {
-    store: Arc<dyn ObjectStore>,
+    pub(super) store: Arc<dyn ObjectStore>,
     signer: Option<Arc<dyn Signer>>,
     folder: Option<PathBuf>,
+    pub(super) uploads: Option<Uploads>,
     url: String,
     pace: Arc<Pace>,
 }
@@ -77,8 +79,8 @@ impl fmt::Debug for Objects {
 
 impl Objects {
     pub(super) fn over(connected: Connected, url: String) -> Self {
-        let Connected { store, signer, folder } = connected;
-        Self { store, signer, folder, url, pace: Arc::default() }
+        let Connected { store, signer, folder, uploads } = connected;
+        Self { store, signer, folder, uploads, url, pace: Arc::default() }
     }
 
     /// Returns the file of an object, where objects are files of a folder.
@@ -374,6 +376,6 @@ impl Objects {
     }
 }
 
-fn folder_error(error: io::Error) -> Error {
+pub(super) fn folder_error(error: io::Error) -> Error {
     Error::Generic { store: "folder", source: Box::new(error) }
 }

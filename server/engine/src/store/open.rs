@@ -159,7 +159,7 @@ impl Objects {
 
     /// Takes an object store that is already set up (a test's double, a wrapper with limits) and checks its marker.
     pub async fn with_store(store: Arc<dyn ObjectStore>, url: String, mode: OpenMode) -> Result<Self, OpenError> {
-        let objects = Self::over(Connected { store, signer: None, folder: None }, url);
+        let objects = Self::over(Connected { store, signer: None, folder: None, uploads: None }, url);
         objects.check_marker(mode).await?;
         Ok(objects)
     }
