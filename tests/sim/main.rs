@@ -84,3 +84,8 @@ fn a_push_dies_at_every_operation() {
 fn a_tag_dies_at_every_operation() {
     deaths(Dying::Tag);
 }
+
+#[test]
+fn a_collection_dies_at_every_operation() {
+    deaths(Dying::Collection);
+}

@@ -2,12 +2,13 @@
 //!
 //! Must never fail by itself, and never forget what was put where and when: the checker reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt as _};
 use gigastore_formats::digest::Digest;
 use object_store::memory::InMemory;
@@ -38,6 +39,8 @@ struct Kept {
     put_ms: BTreeMap<Path, u64>,
     history: Vec<Change>,
     records: u64,
+    /// Everything that was ever put, whether or not it is there still.
+    ever: BTreeMap<String, Bytes>,
 }
 
 /// The bucket of a world. Clones are the same one.
@@ -76,22 +79,34 @@ impl Bucket {
         self.kept().history.clone()
     }
 
+    /// Returns what was last put at a path, even where it was deleted since.
+    pub fn ever_stored(&self, path: &str) -> Option<Bytes> {
+        self.kept().ever.get(path).cloned()
+    }
+
+    /// Returns the paths of all that is there.
+    pub fn paths(&self) -> BTreeSet<String> {
+        self.kept().put_ms.keys().map(ToString::to_string).collect()
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn changed(&self, path: &Path, put: Option<Digest>) {
+    fn changed(&self, path: &Path, put: Option<Bytes>) {
         let mut kept = self.kept();
+        let digest = put.as_deref().map(Digest::of);
         let at_ms = self.world.wall_ms();
         match put {
-            Some(_) => {
+            Some(bytes) => {
+                kept.ever.insert(path.to_string(), bytes);
                 let before = kept.put_ms.insert(path.clone(), at_ms);
                 kept.records += u64::from(before.is_none() && is_record(path.as_ref()));
             }
             None => drop(kept.put_ms.remove(path)),
         }
         let records = kept.records;
-        kept.history.push(Change { at_ms, path: path.to_string(), put, records });
+        kept.history.push(Change { at_ms, path: path.to_string(), put: digest, records });
     }
 
     /// Puts the world's time in the place of the machine's.
@@ -105,9 +120,9 @@ impl Bucket {
 #[async_trait]
 impl ObjectStore for Bucket {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        let digest = Digest::of(&payload.iter().flatten().copied().collect::<Vec<u8>>());
+        let bytes = payload.iter().flatten().copied().collect::<Vec<u8>>();
         let done = self.inner.put_opts(location, payload, opts).await?;
-        self.changed(location, Some(digest));
+        self.changed(location, Some(bytes.into()));
         Ok(done)
     }
 
@@ -158,7 +173,7 @@ impl ObjectStore for Bucket {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let bytes = self.inner.get(from).await?.bytes().await?;
         self.inner.copy_opts(from, to, options).await?;
-        self.changed(to, Some(Digest::of(&bytes)));
+        self.changed(to, Some(bytes));
         Ok(())
     }
 }
@@ -180,7 +195,7 @@ impl MultipartUpload for Upload {
     async fn complete(&mut self) -> Result<PutResult> {
         let done = self.inner.complete().await?;
         let bytes = self.bucket.inner.get(&self.location).await?.bytes().await?;
-        self.bucket.changed(&self.location, Some(Digest::of(&bytes)));
+        self.bucket.changed(&self.location, Some(bytes));
         Ok(done)
     }
 

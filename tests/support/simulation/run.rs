@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use gigastore_engine::Engine;
 use gigastore_engine::store::{Objects, OpenMode};
+use gigastore_formats::collect::{CollectRequest, FenceFate};
+use gigastore_formats::record::TxnId;
+use gigastore_formats::retention::Verb;
 use gigastore_formats::table::tokens::{TokenFileSpec, TokenFileWriter, TokenWidth};
-use gigastore_formats::wire::{Depth, VerifyRequest};
+use gigastore_formats::wire::{Depth, VerifyRequest, with_causes};
 
 use super::bucket::Bucket;
 use super::cast::{Ledger, Role, Stage, Work, project};
 use super::checker;
 use super::line::{Death, Line};
-use super::weather::Weather;
+use super::weather::{LATEST, Weather};
 use super::world::{NOBODY, World};
 
 /// Virtual time after which nothing goes wrong any more, and all must come to an end.
@@ -67,26 +70,38 @@ fn save(run: &'static str, step: u64, rank: (u32, u32), attempt: &'static str, c
     Work::Save { run, step, rank, attempt, content }
 }
 
-fn role(who: &str, script: Vec<Work>) -> Role {
-    Role { who: who.to_owned(), script, death: None }
+fn keep(verb: Verb, name: &'static str, number: u64) -> Work {
+    Work::Keep { verb, name, number }
 }
 
-/// The participants of a seed: a run saved by two ranks, two rivals at one run, two pushers of one dataset, one who
-/// tags, one who reads what is acknowledged.
-fn cast(files: &Files) -> Vec<Role> {
-    let two_ranks = |rank| (0..3).map(|step| save("a", step, (rank, 2), "job", 0)).collect();
+fn collect(n: u32, grace: Duration, save_timeout: Duration) -> Work {
+    Work::Collect { n, grace, save_timeout }
+}
+
+fn role(who: &str, scripts: Vec<Vec<Work>>) -> Role {
+    Role { who: who.to_owned(), scripts, death: None }
+}
+
+/// The participants of a seed: two processes with a rank each of one run, a rival each at another, a pusher each of one
+/// dataset, and who tags, pins and drops; one that reads what is acknowledged; and two that collect.
+fn cast(world: &World, files: &Files) -> Vec<Role> {
+    let rank = |rank| (0..4).map(|step| save("a", step, (rank, 2), "job", 0)).collect();
     let rival = |attempt, content| (0..3).map(|step| save("b", step, (0, 1), attempt, content * (step % 2))).collect();
     let tag = |tag, number| Work::Tag { name: "a", tag, number };
     let restore = |run, step| Work::Restore { run, step };
+    let grace = Duration::from_secs([0, 20, 300][world.below(3) as usize]);
+    // A save that counts as abandoned at once: then only epochs keep its objects.
+    let save_timeout = Duration::from_millis([1, 60_000, 86_400_000][world.below(3) as usize]);
+    let collections = |n| (0..n).map(|n| collect(n, grace, save_timeout)).collect();
+    let tagger = vec![tag("good", 1), tag("good", 2), tag("best", 1)];
+    let dropper = vec![keep(Verb::Drop, "a", 0), keep(Verb::Drop, "b", 0), keep(Verb::Drop, "data", 1)];
+    let pinner = vec![keep(Verb::Pin, "a", 0), keep(Verb::Pin, "b", 1)];
+    let reader = vec![restore("b", 0), restore("a", 0), restore("a", 1), restore("b", 2), restore("a", 3)];
     vec![
-        role("rank-0", two_ranks(0)),
-        role("rank-1", two_ranks(1)),
-        role("rival-1", rival("first", 1)),
-        role("rival-2", rival("second", 2)),
-        role("pusher-1", vec![files.push(0), files.push(1)]),
-        role("pusher-2", vec![files.push(2), files.push(0)]),
-        role("tagger", vec![tag("good", 0), tag("good", 1), tag("best", 0)]),
-        role("reader", vec![restore("a", 0), restore("b", 0), restore("a", 1), restore("b", 2), restore("a", 2)]),
+        role("one", vec![rank(0), rival("first", 1), vec![files.push(0), files.push(1)], tagger]),
+        role("two", vec![rank(1), rival("second", 2), vec![files.push(2), files.push(0)], dropper, pinner]),
+        role("three", vec![reader, collections(4)]),
+        role("four", vec![collections(6)]),
     ]
 }
 
@@ -94,7 +109,8 @@ fn cast(files: &Files) -> Vec<Role> {
 pub fn seed(seed: u64, files: &Files) -> Outcome {
     let world = World::new(seed);
     let weather = Weather::of(&world);
-    run(&world, weather, CALM_AFTER, cast(files))
+    let roles = cast(&world, files);
+    run(&world, weather, CALM_AFTER, roles)
 }
 
 /// What dies at one of its operations.
@@ -108,23 +124,35 @@ pub enum Dying {
     Push,
     /// A tag.
     Tag,
+    /// Collections, after a drop that leaves garbage.
+    Collection,
 }
 
 impl Dying {
     fn roles(self, files: &Files, death: Option<Death>) -> Vec<Role> {
+        let one = |step| save("a", step, (0, 1), "job", 0);
+        let now = Duration::ZERO;
         let (mut dying, others) = match self {
-            Self::Save => {
-                let steps = [save("a", 1, (0, 1), "job", 0), save("a", 2, (0, 1), "job", 0)];
-                (role("dying", steps.into()), vec![])
-            }
+            Self::Save => (role("dying", vec![vec![one(1), one(2)]]), vec![]),
             Self::Rank => {
-                let rank = |rank| vec![save("a", 1, (rank, 2), "job", 0)];
+                let rank = |rank| vec![vec![save("a", 1, (rank, 2), "job", 0)]];
                 (role("dying", rank(0)), vec![role("other", rank(1))])
             }
-            Self::Push => (role("dying", vec![files.push(0), files.push(1)]), vec![]),
+            Self::Push => (role("dying", vec![vec![files.push(0), files.push(1)]]), vec![]),
             Self::Tag => {
                 let tag = Work::Tag { name: "a", tag: "good", number: 1 };
-                (role("dying", vec![save("a", 1, (0, 1), "job", 0), tag]), vec![])
+                (role("dying", vec![vec![one(1), tag]]), vec![])
+            }
+            Self::Collection => {
+                let script = vec![
+                    one(1),
+                    one(2),
+                    keep(Verb::Drop, "a", 1),
+                    collect(0, now, now),
+                    collect(1, now, now),
+                    collect(2, now, now),
+                ];
+                (role("dying", vec![script]), vec![])
             }
         };
         dying.death = death;
@@ -141,7 +169,13 @@ impl Dying {
 fn run(world: &World, weather: Weather, calm_after: Duration, roles: Vec<Role>) -> Outcome {
     let (world, ledger) = (world.clone(), Ledger::default());
     let bucket = Bucket::new(&world);
-    let stage = Stage { world: world.clone(), bucket: bucket.clone(), weather, calm_after, ledger: ledger.clone() };
+    let works = || roles.iter().flat_map(|role| role.scripts.iter().flatten());
+    let dropped = works().filter_map(|work| match work {
+        Work::Keep { verb: Verb::Drop, name, number } => Some((*name, *number)),
+        _ => None,
+    });
+    let (of, dropped) = (ledger.clone(), dropped.collect());
+    let stage = Stage { world: world.clone(), bucket: bucket.clone(), weather, calm_after, ledger: of, dropped };
     let lines: Vec<Arc<Mutex<Vec<Line>>>> = roles.iter().map(|role| stage.enter(role.clone())).collect();
     let mut wrong = Vec::new();
     match world.run_until(|| roles.iter().all(|role| stage.has_ended(role))) {
@@ -166,7 +200,7 @@ fn check(world: &World, bucket: &Bucket, ledger: &Ledger) -> Vec<String> {
     let ended = Arc::clone(&done);
     world.spawn(NOBODY, async move {
         // What is still under way may land before, while and after this looks.
-        let mut wrong = checker::check(&over, &told).await;
+        let mut wrong = checker::check(&over, &told, false).await;
         match Objects::with_store(Arc::new(over.clone()), "sim:///".to_owned(), OpenMode::Existing).await {
             Ok(objects) => {
                 let engine = Engine::over(objects, ambient);
@@ -175,6 +209,10 @@ fn check(world: &World, bucket: &Bucket, ledger: &Ledger) -> Vec<String> {
                     Ok(report) => wrong.extend(report.findings.iter().map(|finding| format!("{finding:?}"))),
                     Err(error) => wrong.push(error.to_string()),
                 }
+                // Now nothing is under way any more.
+                engine.ambient().sleep(LATEST * 3).await;
+                wrong.extend(collect_twice(&engine).await);
+                wrong.extend(checker::check(&over, &told, true).await);
             }
             Err(error) => wrong.push(error.to_string()),
         }
@@ -185,4 +223,21 @@ fn check(world: &World, bucket: &Bucket, ledger: &Ledger) -> Vec<String> {
         Ok(()) => found.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         Err(stuck) => vec![format!("the check is stuck: {stuck}")],
     }
+}
+
+/// Collects twice without any grace; what that does not delete is needed.
+async fn collect_twice(engine: &Engine) -> Option<String> {
+    for n in 0..2u8 {
+        let request = CollectRequest {
+            grace_ms: 0,
+            save_timeout_ms: 0,
+            ..CollectRequest::new(project(), TxnId::derive(&[b"last", &[n]]))
+        };
+        match engine.collect(&request).await {
+            Ok(report) if matches!(report.fence, FenceFate::Raised(_)) => {}
+            Ok(report) => return Some(format!("a collection alone raised no fence: {report:?}")),
+            Err(error) => return Some(with_causes(&error)),
+        }
+    }
+    None
 }
