@@ -5,8 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
+use gigastore_tests::simulation::cast::Files;
 use gigastore_tests::simulation::line::Death;
-use gigastore_tests::simulation::run::{Dying, Files, Outcome, seed};
+use gigastore_tests::simulation::run::{Dying, Outcome, seed};
 
 /// Seeds that every change runs, twice each.
 const SEEDS: u64 = 60;

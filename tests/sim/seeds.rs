@@ -4,7 +4,8 @@
 
 use std::process::ExitCode;
 
-use gigastore_tests::simulation::run::{Files, seed};
+use gigastore_tests::simulation::cast::Files;
+use gigastore_tests::simulation::run::seed;
 
 const USAGE: &str = "usage: sim --seeds N [--seed FIRST] [--trace]";
 

@@ -47,9 +47,9 @@ const PARTS_IN_FLIGHT: usize = 16;
 /// Missing ranks that an error names one by one.
 const RANKS_NAMED: usize = 16;
 
-/// The parts of a save that are stored: for each rank their digests, ascending; more than one where the rank was run
-/// again.
-type StoredParts = BTreeMap<u32, BTreeSet<Digest>>;
+/// The parts of a save that are stored: for each rank when each came, by the store's clock, and its digest; more than one
+/// where the rank was run again.
+type StoredParts = BTreeMap<u32, BTreeSet<(u64, Digest)>>;
 
 impl Engine {
     /// Opens a save, or finds it open. Says which checkpoint is at this step already.
@@ -212,25 +212,27 @@ impl Engine {
     /// Lists the parts that are there.
     async fn list_parts(&self, project: &ProjectName, save: TxnId) -> Result<StoredParts, FinishError> {
         let mut parts = StoredParts::new();
-        for (key, _) in self.objects.list(&keys::save_parts(project, save)).await.map_err(SaveError::from)? {
-            if let Some((rank, digest)) = keys::part_of(&key) {
-                parts.entry(rank).or_default().insert(digest);
+        let mut listed = self.objects.listed(&keys::save_parts(project, save));
+        while let Some(part) = listed.try_next().await.map_err(SaveError::from)? {
+            if let Some((rank, digest)) = keys::part_of(&part.key) {
+                parts.entry(rank).or_default().insert((part.modified_ms, digest));
             }
         }
         Ok(parts)
     }
 
-    /// Reads one part of each rank. A rank that was run again may have found other places for the same content, as
-    /// another step was committed meanwhile: then it delivered two parts that say the same, and the one with the
-    /// smaller digest is taken, by every joiner. Two that say different things are a conflict. Cursors are joined as
-    /// they come: each rank has one of all lanes, and all of them at once would be the square of the number of ranks.
+    /// Reads one part of each rank. A rank that was run again may have found other places for the same content, or the
+    /// step itself, as another step was committed or dropped meanwhile: then it delivered two parts that say the same,
+    /// and the newer one is taken, whose places were looked at last. (Which of them is the newer by a wrong clock can
+    /// cost another run, and nothing else.) Two that say different things are a conflict. Cursors are joined as they
+    /// come: each rank has one of all lanes, and all of them at once would be the square of the number of ranks.
     async fn read_parts(
         &self,
         project: &ProjectName,
         save: TxnId,
         parts: StoredParts,
     ) -> Result<(Vec<Part>, JoinedCursors), FinishError> {
-        let all = parts.into_iter().flat_map(|(rank, digests)| digests.into_iter().map(move |digest| (rank, digest)));
+        let all = parts.into_iter().flat_map(|(rank, parts)| parts.into_iter().map(move |(_, digest)| (rank, digest)));
         let mut read = futures::stream::iter(all)
             .map(|(rank, digest)| async move {
                 Ok::<_, FinishError>((rank, digest, self.read_stored_part(project, save, rank, digest).await?))
@@ -244,6 +246,7 @@ impl Engine {
                     if !says_the_same(before, &part) {
                         return Err(FinishError::TwoParts { rank, first: first.short(), second: digest.short() });
                     }
+                    (*first, *before) = (digest, part);
                 }
                 before => {
                     if let Some((other, _, before)) = before {
@@ -275,11 +278,11 @@ impl Engine {
     }
 }
 
-/// Tells whether two parts of one rank have the same content, wherever each says that its bytes lie.
+/// Tells whether two parts of one rank have the same content, wherever each says that its bytes lie, and whatever
+/// checkpoint at the same step each found equal.
 fn says_the_same(a: &Part, b: &Part) -> bool {
     a.content == b.content
         && a.meta.world_size == b.meta.world_size
-        && a.meta.compared_to == b.meta.compared_to
         && a.meta.metadata == b.meta.metadata
         && a.meta.cursors == b.meta.cursors
 }

@@ -5,7 +5,8 @@
 //! operation under another identity: a save has its attempt, a tag its transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use gigastore_formats::digest::Digest;
 use gigastore_formats::name::{Name, ProjectName, Selector, Target};
 use gigastore_formats::record::{SaveBegin, TxnId};
 use gigastore_formats::retention::Verb;
+use gigastore_formats::table::tokens::{TokenFileSpec, TokenFileWriter, TokenWidth};
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::{Committed, Fault, FaultCode, with_causes};
@@ -42,7 +44,7 @@ const BUDGET: u64 = 16 << 20;
 const PACK_BYTES: u64 = 1500;
 
 /// Tries of one operation in one life; more mean that it never ends.
-const TRIES: u32 = 400;
+const TRIES: u32 = 2000;
 
 /// Conflicts of one operation until its user gives up: most come from fences and drops, and go away by trying again.
 const CONFLICTS: u32 = 40;
@@ -57,6 +59,32 @@ pub fn project() -> ProjectName {
 
 fn name(text: &str) -> Name {
     text.parse().expect("a sound name")
+}
+
+/// Files that pushes take, in a folder of their own; the same content in every run.
+#[derive(Clone, Debug)]
+pub struct Files(PathBuf);
+
+impl Files {
+    /// Writes them.
+    pub fn new(folder: &Path) -> std::io::Result<Self> {
+        let files = Self(folder.to_owned());
+        for i in 0..3 {
+            let spec = TokenFileSpec { row_group_tokens: 8, ..TokenFileSpec::new(TokenWidth::U16) };
+            let mut writer =
+                TokenFileWriter::new(File::create(files.path(i))?, spec).map_err(std::io::Error::other)?;
+            for document in 0..5 {
+                let tokens: Vec<u32> = (0..7).map(|at| i * 100 + document * 10 + at).collect();
+                writer.push(&format!("{i}-{document}"), tokens.as_slice()).map_err(std::io::Error::other)?;
+            }
+            writer.finish().map_err(std::io::Error::other)?;
+        }
+        Ok(files)
+    }
+
+    fn path(&self, i: u32) -> PathBuf {
+        self.0.join(format!("{i}.parquet"))
+    }
 }
 
 /// One operation of a script.
@@ -79,8 +107,8 @@ pub enum Work {
     Push {
         /// The dataset.
         dataset: &'static str,
-        /// The file.
-        file: PathBuf,
+        /// Which of the [`Files`].
+        file: u32,
     },
     /// A tag is set.
     Tag {
@@ -249,6 +277,8 @@ pub struct Stage {
     pub calm_after: Duration,
     /// What participants were told.
     pub ledger: Ledger,
+    /// What pushers push.
+    pub files: Files,
     /// Steps that somebody drops at some time.
     pub dropped: BTreeSet<(&'static str, u64)>,
 }
@@ -428,7 +458,8 @@ impl User {
             Work::Save { .. } => save(store, work).await,
             Work::Push { dataset, file } => {
                 let spec = PushSpec { append: true, ..PushSpec::new(project(), name(dataset)) };
-                let pushed = store.push(&spec, std::slice::from_ref(file), &Progress::default()).await?;
+                let file = self.stage.files.path(*file);
+                let pushed = store.push(&spec, &[file], &Progress::default()).await?;
                 Ok(done(&pushed.committed))
             }
             Work::Tag { name: of, tag, number } => {

@@ -82,6 +82,9 @@ impl Line {
     /// is what the trace says of it.
     async fn ask<T: Send + 'static>(&self, said: String, changes: bool, request: Request<T>) -> Result<T> {
         let Shared { world, owner, name, death, .. } = &*self.0;
+        if !world.is_alive(*owner) {
+            return std::future::pending().await;
+        }
         let n = self.0.operations.fetch_add(1, Ordering::SeqCst) + 1;
         let planned = death.filter(|death| death.operation == n).map(|death| death.after_effect);
         let dies = planned.or_else(|| self.happens(self.0.weather.dies).then(|| world.below(2) == 1));

@@ -2,8 +2,6 @@
 //!
 //! Must never let one run know of another.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,18 +11,17 @@ use gigastore_engine::store::{Objects, OpenMode};
 use gigastore_formats::collect::{CollectRequest, FenceFate};
 use gigastore_formats::record::TxnId;
 use gigastore_formats::retention::Verb;
-use gigastore_formats::table::tokens::{TokenFileSpec, TokenFileWriter, TokenWidth};
 use gigastore_formats::wire::{Depth, VerifyRequest, with_causes};
 
 use super::bucket::Bucket;
-use super::cast::{Ledger, Role, Stage, Work, project};
+use super::cast::{Files, Ledger, Role, Stage, Work, project};
 use super::checker;
 use super::line::{Death, Line};
 use super::weather::{LATEST, Weather};
 use super::world::{NOBODY, World};
 
 /// Virtual time after which nothing goes wrong any more, and all must come to an end.
-const CALM_AFTER: Duration = Duration::from_secs(1200);
+const CALM_AFTER: Duration = Duration::from_secs(400);
 
 /// What came of a run.
 #[derive(Clone, Debug)]
@@ -41,29 +38,8 @@ pub struct Outcome {
     pub told: u64,
 }
 
-/// Files that pushes take, in a folder of their own; the same content in every run.
-#[derive(Clone, Debug)]
-pub struct Files(PathBuf);
-
-impl Files {
-    /// Writes them.
-    pub fn new(folder: &Path) -> std::io::Result<Self> {
-        for i in 0..3u32 {
-            let spec = TokenFileSpec { row_group_tokens: 8, ..TokenFileSpec::new(TokenWidth::U16) };
-            let file = File::create(folder.join(format!("{i}.parquet")))?;
-            let mut writer = TokenFileWriter::new(file, spec).map_err(std::io::Error::other)?;
-            for document in 0..5u32 {
-                let tokens: Vec<u32> = (0..7).map(|at| i * 100 + document * 10 + at).collect();
-                writer.push(&format!("{i}-{document}"), tokens.as_slice()).map_err(std::io::Error::other)?;
-            }
-            writer.finish().map_err(std::io::Error::other)?;
-        }
-        Ok(Self(folder.to_owned()))
-    }
-
-    fn push(&self, i: u64) -> Work {
-        Work::Push { dataset: "data", file: self.0.join(format!("{i}.parquet")) }
-    }
+fn push(file: u32) -> Work {
+    Work::Push { dataset: "data", file }
 }
 
 fn save(run: &'static str, step: u64, rank: (u32, u32), attempt: &'static str, content: u64) -> Work {
@@ -84,7 +60,7 @@ fn role(who: &str, scripts: Vec<Vec<Work>>) -> Role {
 
 /// The participants of a seed: two processes with a rank each of one run, a rival each at another, a pusher each of one
 /// dataset, and who tags, pins and drops; one that reads what is acknowledged; and two that collect.
-fn cast(world: &World, files: &Files) -> Vec<Role> {
+fn cast(world: &World) -> Vec<Role> {
     let rank = |rank| (0..4).map(|step| save("a", step, (rank, 2), "job", 0)).collect();
     let rival = |attempt, content| (0..3).map(|step| save("b", step, (0, 1), attempt, content * (step % 2))).collect();
     let tag = |tag, number| Work::Tag { name: "a", tag, number };
@@ -98,8 +74,8 @@ fn cast(world: &World, files: &Files) -> Vec<Role> {
     let pinner = vec![keep(Verb::Pin, "a", 0), keep(Verb::Pin, "b", 1)];
     let reader = vec![restore("b", 0), restore("a", 0), restore("a", 1), restore("b", 2), restore("a", 3)];
     vec![
-        role("one", vec![rank(0), rival("first", 1), vec![files.push(0), files.push(1)], tagger]),
-        role("two", vec![rank(1), rival("second", 2), vec![files.push(2), files.push(0)], dropper, pinner]),
+        role("one", vec![rank(0), rival("first", 1), vec![push(0), push(1)], tagger]),
+        role("two", vec![rank(1), rival("second", 2), vec![push(2), push(0)], dropper, pinner]),
         role("three", vec![reader, collections(4)]),
         role("four", vec![collections(6)]),
     ]
@@ -109,8 +85,8 @@ fn cast(world: &World, files: &Files) -> Vec<Role> {
 pub fn seed(seed: u64, files: &Files) -> Outcome {
     let world = World::new(seed);
     let weather = Weather::of(&world);
-    let roles = cast(&world, files);
-    run(&world, weather, CALM_AFTER, roles)
+    let roles = cast(&world);
+    run(&world, files, weather, roles)
 }
 
 /// What dies at one of its operations.
@@ -129,7 +105,7 @@ pub enum Dying {
 }
 
 impl Dying {
-    fn roles(self, files: &Files, death: Option<Death>) -> Vec<Role> {
+    fn roles(self, death: Option<Death>) -> Vec<Role> {
         let one = |step| save("a", step, (0, 1), "job", 0);
         let now = Duration::ZERO;
         let (mut dying, others) = match self {
@@ -138,7 +114,7 @@ impl Dying {
                 let rank = |rank| vec![vec![save("a", 1, (rank, 2), "job", 0)]];
                 (role("dying", rank(0)), vec![role("other", rank(1))])
             }
-            Self::Push => (role("dying", vec![vec![files.push(0), files.push(1)]]), vec![]),
+            Self::Push => (role("dying", vec![vec![push(0), push(1)]]), vec![]),
             Self::Tag => {
                 let tag = Work::Tag { name: "a", tag: "good", number: 1 };
                 (role("dying", vec![vec![one(1), tag]]), vec![])
@@ -161,12 +137,12 @@ impl Dying {
 
     /// Runs it with a death, or without: then all its operations are counted.
     pub fn run(self, seed: u64, files: &Files, death: Option<Death>) -> Outcome {
-        run(&World::new(seed), Weather::fair(), CALM_AFTER, self.roles(files, death))
+        run(&World::new(seed), files, Weather::fair(), self.roles(death))
     }
 }
 
 /// Runs roles to their end, and checks.
-fn run(world: &World, weather: Weather, calm_after: Duration, roles: Vec<Role>) -> Outcome {
+fn run(world: &World, files: &Files, weather: Weather, roles: Vec<Role>) -> Outcome {
     let (world, ledger) = (world.clone(), Ledger::default());
     let bucket = Bucket::new(&world);
     let works = || roles.iter().flat_map(|role| role.scripts.iter().flatten());
@@ -174,8 +150,15 @@ fn run(world: &World, weather: Weather, calm_after: Duration, roles: Vec<Role>) 
         Work::Keep { verb: Verb::Drop, name, number } => Some((*name, *number)),
         _ => None,
     });
-    let (of, dropped) = (ledger.clone(), dropped.collect());
-    let stage = Stage { world: world.clone(), bucket: bucket.clone(), weather, calm_after, ledger: of, dropped };
+    let stage = Stage {
+        world: world.clone(),
+        bucket: bucket.clone(),
+        weather,
+        calm_after: CALM_AFTER,
+        ledger: ledger.clone(),
+        files: files.clone(),
+        dropped: dropped.collect(),
+    };
     let lines: Vec<Arc<Mutex<Vec<Line>>>> = roles.iter().map(|role| stage.enter(role.clone())).collect();
     let mut wrong = Vec::new();
     match world.run_until(|| roles.iter().all(|role| stage.has_ended(role))) {

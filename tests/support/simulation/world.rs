@@ -67,6 +67,9 @@ struct State {
     tasks: BTreeMap<u64, (Owner, Option<Task<()>>)>,
     timers: BTreeMap<(Duration, u64), Waker>,
     living: BTreeSet<Owner>,
+    /// Tasks of the dead, which are dropped once no task is running: a participant may die in one of its own, and what
+    /// the rest of that one would learn of the others' end it must not act on.
+    ended: Vec<Task<()>>,
     /// The last number given to a task, a timer or an owner.
     last: u64,
     trace: String,
@@ -91,6 +94,7 @@ impl World {
             tasks: BTreeMap::new(),
             timers: BTreeMap::new(),
             living: BTreeSet::from([NOBODY]),
+            ended: Vec::new(),
             last: 0,
             trace: String::new(),
         };
@@ -150,20 +154,12 @@ impl World {
 
     /// Ends a participant: none of its tasks goes on. What it sent is on its way.
     pub fn kill(&self, owner: Owner) {
-        let mut ended = Vec::new();
-        {
-            let mut state = self.state();
-            state.living.remove(&owner);
-            for (of, task) in state.tasks.values_mut() {
-                // The task that is running has been taken out; it is dropped when it comes back.
-                if *of == owner {
-                    ended.push(task.take());
-                }
-            }
-            state.tasks.retain(|_, (of, _)| *of != owner);
-        }
-        // Destructors may wake, and ask for things that the dead do not get.
-        drop(ended);
+        let mut state = self.state();
+        let State { living, tasks, ended, .. } = &mut *state;
+        living.remove(&owner);
+        // The task that is running has been taken out; it is dropped when it comes back.
+        ended.extend(tasks.values_mut().filter(|(of, _)| *of == owner).filter_map(|(_, task)| task.take()));
+        tasks.retain(|_, (of, _)| *of != owner);
     }
 
     /// Starts a task; none where its owner is dead.
@@ -190,7 +186,7 @@ impl World {
     pub fn end(&self) {
         let mut state = self.state();
         state.living.clear();
-        let left = (std::mem::take(&mut state.tasks), std::mem::take(&mut state.timers));
+        let left = (std::mem::take(&mut state.tasks), std::mem::take(&mut state.timers), std::mem::take(&mut state.ended));
         drop(state);
         drop(left);
     }
@@ -238,14 +234,20 @@ impl World {
         let waker = Waker::from(Arc::new(TaskWaker { id, world: Arc::clone(&self.0) }));
         let polled = task.as_mut().poll(&mut Context::from_waker(&waker));
         let mut state = self.state();
+        let ended = std::mem::take(&mut state.ended);
         match (polled, state.tasks.get_mut(&id)) {
-            (Poll::Pending, Some((_, slot))) => *slot = Some(task),
+            (Poll::Pending, Some((_, slot))) => {
+                *slot = Some(task);
+                drop(state);
+            }
             _ => {
                 state.tasks.remove(&id);
                 drop(state);
                 drop(task);
             }
         }
+        // Destructors may wake, and ask for things that the dead do not get.
+        drop(ended);
         true
     }
 }
