@@ -47,6 +47,10 @@ const PARTS_IN_FLIGHT: usize = 16;
 /// Missing ranks that an error names one by one.
 const RANKS_NAMED: usize = 16;
 
+/// Tries to announce a save. A second is for an older announcement that was swept between two looks; more mean that
+/// somebody sweeps what was just stored.
+const ANNOUNCE_TRIES: u32 = 4;
+
 /// The parts of a save that are stored: for each rank when each came, by the store's clock, and its digest; more than one
 /// where the rank was run again.
 type StoredParts = BTreeMap<u32, BTreeSet<(u64, Digest)>>;
@@ -70,8 +74,16 @@ impl Engine {
                 epoch: state.epoch,
             };
             let key = keys::save_begin(project, save);
-            if let Created::Exists(_) = self.objects.create(&key, vec![seal(&begin).0.into()]).await? {
-                self.check_same_save(&key, request).await?;
+            let mut tries = 1;
+            while let Created::Exists(_) = self.objects.create(&key, vec![seal(&begin).0.into()]).await? {
+                match self.check_same_save(&key, request).await {
+                    // One that counted as abandoned was swept a moment ago: this save is announced again.
+                    Err(SaveError::Store(StoreError::NotFound { .. })) if tries < ANNOUNCE_TRIES => tries += 1,
+                    checked => {
+                        checked?;
+                        break;
+                    }
+                }
             }
             // Collectors look for open saves after they have read the log; so the log is read again after announcing.
             state = self.state(project).await?;
@@ -267,7 +279,11 @@ impl Engine {
         expected: Digest,
     ) -> Result<Part, FinishError> {
         let key = keys::save_part(project, save, rank, expected);
-        let bytes = self.objects.get(&key, MAX_PART_BYTES).await.map_err(SaveError::from)?;
+        let bytes = match self.objects.get(&key, MAX_PART_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => return Err(FinishError::Swept { rank }),
+            Err(error) => return Err(SaveError::from(error).into()),
+        };
         // Not a byte is parsed before its digest is known to be right.
         let read = self.ambient.computed(move || match Digest::of(&bytes) {
             actual if actual == expected => Ok(read_part(&bytes)),

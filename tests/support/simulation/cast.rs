@@ -43,6 +43,9 @@ const BUDGET: u64 = 16 << 20;
 /// Bytes that packs aim at: a checkpoint of some KiB has several.
 const PACK_BYTES: u64 = 1500;
 
+/// How long a rank waits for the other.
+const DEADLINE: Duration = Duration::from_secs(20);
+
 /// Tries of one operation in one life; more mean that it never ends.
 const TRIES: u32 = 2000;
 
@@ -523,6 +526,7 @@ async fn save(store: &Store, work: &Work) -> Result<Ended, Failed> {
     let spec = SaveSpec {
         attempt: Some((*attempt).to_owned()),
         pack_bytes: PACK_BYTES,
+        deadline: DEADLINE,
         metadata: BTreeMap::from([("content".to_owned(), content.to_string())]),
         ..SaveSpec::new(project(), name(run), *step, *world_size)
     };

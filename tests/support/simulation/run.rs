@@ -21,7 +21,7 @@ use super::weather::{LATEST, Weather};
 use super::world::{NOBODY, World};
 
 /// Virtual time after which nothing goes wrong any more, and all must come to an end.
-const CALM_AFTER: Duration = Duration::from_secs(400);
+const CALM_AFTER: Duration = Duration::from_secs(150);
 
 /// What came of a run.
 #[derive(Clone, Debug)]
