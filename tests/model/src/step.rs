@@ -266,7 +266,8 @@ impl Scenario {
         let acknowledged = took || self.breaks(Mutation::VoidAcknowledged);
         let phase = if acknowledged { Phase::Done } else { Phase::Refused };
         state.ops[usize::from(op)] = OpState { phase, keys: 0, ..state.ops[usize::from(op)] };
-        if let (true, Work::Drop(name), true) = (took, self.ops[usize::from(op)].work, self.breaks(Mutation::DropDeletes))
+        if let (true, Work::Drop(name), true) =
+            (took, self.ops[usize::from(op)].work, self.breaks(Mutation::DropDeletes))
         {
             for entry in state.log().iter().flatten().map(|entry| entry.act()).collect::<Vec<_>>() {
                 match entry {

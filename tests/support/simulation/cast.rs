@@ -74,8 +74,7 @@ impl Files {
         let files = Self(folder.to_owned());
         for i in 0..3 {
             let spec = TokenFileSpec { row_group_tokens: 8, ..TokenFileSpec::new(TokenWidth::U16) };
-            let mut writer =
-                TokenFileWriter::new(File::create(files.path(i))?, spec).map_err(std::io::Error::other)?;
+            let mut writer = TokenFileWriter::new(File::create(files.path(i))?, spec).map_err(std::io::Error::other)?;
             for document in 0..5 {
                 let tokens: Vec<u32> = (0..7).map(|at| i * 100 + document * 10 + at).collect();
                 writer.push(&format!("{i}-{document}"), tokens.as_slice()).map_err(std::io::Error::other)?;
@@ -542,5 +541,9 @@ pub fn tensors(step: u64, content: u64) -> Vec<Tensor> {
         let data: Vec<u8> = (0..elements).map(|_| chance.draw() as u8).collect();
         Tensor { name: name.to_owned(), dtype: Dtype::U8, shape: vec![elements], data: Bytes::from(data) }
     };
-    vec![tensor("always", 1 << 16, 2000), tensor("each", 3 << 16 | step, 700), tensor("second", 2 << 16 | step / 2, 1200)]
+    vec![
+        tensor("always", 1 << 16, 2000),
+        tensor("each", 3 << 16 | step, 700),
+        tensor("second", 2 << 16 | step / 2, 1200),
+    ]
 }

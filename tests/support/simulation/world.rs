@@ -186,7 +186,8 @@ impl World {
     pub fn end(&self) {
         let mut state = self.state();
         state.living.clear();
-        let left = (std::mem::take(&mut state.tasks), std::mem::take(&mut state.timers), std::mem::take(&mut state.ended));
+        let left =
+            (std::mem::take(&mut state.tasks), std::mem::take(&mut state.timers), std::mem::take(&mut state.ended));
         drop(state);
         drop(left);
     }
