@@ -6,6 +6,7 @@
 //! must never change anything.
 
 mod bodies;
+mod dropped;
 mod plan;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +54,7 @@ impl Engine {
         };
         let plan = self.plan(request, &state, &mut report).await?;
         self.verify_objects(project, request.depth, plan, &mut report, progress).await?;
+        self.without_dropped(request, &state, &mut report).await?;
         report.findings.sort_by(|a, b| (&a.object, a.range).cmp(&(&b.object, b.range)));
         Ok(report)
     }
