@@ -87,6 +87,8 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
         ],
         &[],
     ),
+    ("gigastore-fuzz", &["gigastore-tests"], &[]),
+    ("gigastore-model", &[], &["tokio", "object_store"]),
     ("xtask", &[], &[]),
 ];
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
+mod again;
 mod collect;
 mod commits;
 mod committers;

@@ -8,6 +8,7 @@ mod failover;
 mod keeping;
 mod killed;
 mod many;
+mod overload;
 mod process;
 #[allow(dead_code, reason = "shared with the tests of the command line")]
 #[path = "../cli/run.rs"]

@@ -7,11 +7,13 @@
 //! | [`cursors`] | cursors of a data stream, with what some ranks saw |
 //! | [`faulty`] | an object store that numbers, records, fails, cuts and kills, as a plan says |
 //! | [`groups`] | versions of datasets with a million row groups from little content |
+//! | [`hostile`] | every parser of bytes that somebody else made, for fuzzing |
 //! | [`model`] | small transformer-shaped tensors, the same for the same seed, and a safetensors file of them |
 //! | [`opened`] | stores, services and whole saves in one call |
 //! | [`prepared`] | other people's readers and files |
 //! | [`raw`] | HTTP by hand |
 //! | [`rows`] | checkpoints of a million rows from little content |
+//! | [`simulation`] | a made-up world of time, chance, threads and store, all from one seed |
 //! | [`tables`] | tables without tokens, of one schema |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
@@ -19,9 +21,11 @@
 pub mod cursors;
 pub mod faulty;
 pub mod groups;
+pub mod hostile;
 pub mod model;
 pub mod opened;
 pub mod prepared;
 pub mod raw;
 pub mod rows;
+pub mod simulation;
 pub mod tables;

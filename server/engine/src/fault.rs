@@ -164,7 +164,7 @@ impl From<&SaveError> for Fault {
 impl From<&FinishError> for Fault {
     fn from(error: &FinishError) -> Self {
         match error {
-            FinishError::MissingRanks { .. } => Self::new(FaultCode::MissingRanks, error),
+            FinishError::MissingRanks { .. } | FinishError::Swept { .. } => Self::new(FaultCode::MissingRanks, error),
             FinishError::TwoParts { .. } | FinishError::Aborted | FinishError::Committed => {
                 Self::new(FaultCode::Conflict, error)
             }

@@ -15,9 +15,11 @@
 //! | `copies.rs` | other places that hold the same bytes |
 //! | `repair.rs` | true bytes over damaged ones |
 //! | `rebuild.rs` | a pack's header made anew |
+//! | `dropped.rs` | what was dropped while it was looked at |
 
 mod bodies;
 mod copies;
+mod dropped;
 mod pace;
 mod pass;
 mod plan;
@@ -63,6 +65,7 @@ impl Engine {
         let Some(state) = self.verified_state(project, &mut report).await? else { return Ok(report) };
         let plan = self.plan(request, &state, &mut report).await?;
         self.verify_objects(project, request.depth, plan, &mut report, progress).await?;
+        self.without_dropped(request, &state, &mut report).await?;
         report.findings.sort_by(|a, b| (&a.object, a.range).cmp(&(&b.object, b.range)));
         Ok(report)
     }

@@ -108,8 +108,8 @@ pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("POST", "/v1/projects/{project}/scrub", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/damaged", Some(Access::Read)),
     ("DELETE", "/v1/projects/{project}/names/{name}/{selector}", Some(Access::Admin)),
-    ("PUT", "/v1/projects/{project}/pins/{name}/{number}", Some(Access::Write)),
-    ("DELETE", "/v1/projects/{project}/pins/{name}/{number}", Some(Access::Write)),
+    ("PUT", "/v1/projects/{project}/pins/{name}/{selector}", Some(Access::Write)),
+    ("DELETE", "/v1/projects/{project}/pins/{name}/{selector}", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/policies", Some(Access::Read)),
     ("PUT", "/v1/projects/{project}/policies/{name}", Some(Access::Admin)),
     ("POST", "/v1/projects/{project}/retain", Some(Access::Admin)),
@@ -165,7 +165,7 @@ pub(crate) fn router(service: Shared) -> Router {
         .route(&below("/verify"), post(projects::verify))
         .route(&below("/scrub"), post(projects::scrub))
         .route(&below("/damaged"), get(projects::damaged))
-        .route(&below("/pins/{name}/{number}"), put(upkeep::pin).delete(upkeep::unpin))
+        .route(&below("/pins/{name}/{selector}"), put(upkeep::pin).delete(upkeep::unpin))
         .route(&below("/policies"), get(upkeep::policies))
         .route(&below("/policies/{name}"), put(upkeep::set_policy))
         .route(&below("/retain"), post(upkeep::retain))

@@ -1,0 +1,5 @@
+//! Lets a fuzzer find inputs of `pack_header`. Must never do anything that the target does not.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gigastore_fuzz::run("pack_header", data));
