@@ -23,12 +23,15 @@ const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// Scrubs all projects, as long as the service runs.
 pub(crate) async fn scrub_always(shared: Shared, rate: u64) {
+    // What was damaged when the service started is looked at at once: it may have come with a replica for it.
+    let mut started = true;
     loop {
         match shared.engine.projects().await {
             Ok(projects) => {
                 for project in projects {
-                    scrub(&shared, &project, rate).await;
+                    scrub(&shared, &project, rate, started).await;
                 }
+                started = false;
             }
             Err(error) => tracing::warn!(error = with_causes(&error), "projects can't be listed: nothing is scrubbed"),
         }
@@ -37,8 +40,8 @@ pub(crate) async fn scrub_always(shared: Shared, rate: u64) {
 }
 
 /// Scrubs a project where its turn has come; says in the log why where that does not go well.
-async fn scrub(shared: &Shared, project: &ProjectName, rate: u64) {
-    if !turn_has_come(shared, project).await {
+async fn scrub(shared: &Shared, project: &ProjectName, rate: u64, started: bool) {
+    if !turn_has_come(shared, project, started).await {
         return;
     }
     let request = ScrubRequest { project: project.clone(), rate: Some(rate), dry_run: false };
@@ -61,18 +64,18 @@ async fn scrub(shared: &Shared, project: &ProjectName, rate: u64) {
                 }
                 return;
             }
-            () = shared.ambient.sleep(TELL_EVERY) => { turn_has_come(shared, project).await; }
+            () = shared.ambient.sleep(TELL_EVERY) => { turn_has_come(shared, project, false).await; }
         }
     }
 }
 
-/// Tells the metrics how far a project is, and whether its next pass is due or under way.
-async fn turn_has_come(shared: &Shared, project: &ProjectName) -> bool {
+/// Tells the metrics how far a project is; returns whether its next pass is due or under way.
+async fn turn_has_come(shared: &Shared, project: &ProjectName, started: bool) -> bool {
     match shared.engine.coverage(project).await {
         Ok(coverage) => {
             shared.metrics.coverage(project, coverage);
             let since = coverage.completed.map(|then| shared.ambient.wall_ms().saturating_sub(then));
-            since.is_none_or(|ms| Duration::from_millis(ms) >= PASS_EVERY)
+            (started && coverage.damaged > 0) || since.is_none_or(|ms| Duration::from_millis(ms) >= PASS_EVERY)
         }
         Err(error) => {
             tracing::warn!(%project, error = with_causes(&error), "what was scrubbed can't be read");

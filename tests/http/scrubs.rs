@@ -82,6 +82,8 @@ async fn a_service_puts_right_what_its_replica_has_and_tells_how_far_it_is() {
     let before: Vec<(PathBuf, Vec<u8>)> =
         packs(&folder).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
     before.iter().for_each(|(path, _)| flip(path));
+    // A pass that could repair nothing has just come to its end.
+    assert!(!first.store(None).scrub(&request(), None, &|_| {}).await.unwrap().findings.is_empty());
     let limits = Limits { scrub_rate: Some(1 << 40), replica: Some(replica), ..Limits::default() };
     let (address, engine) = Served::another(&folder, None, limits, false).await;
     let served = Served { address, engine, folder: tempfile::tempdir().unwrap() };
