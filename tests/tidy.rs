@@ -88,6 +88,7 @@ const DIRECTIONS: &[(&str, &[&str], &[&str])] = &[
         &[],
     ),
     ("gigastore-fuzz", &["gigastore-tests"], &[]),
+    ("gigastore-model", &[], &["tokio", "object_store"]),
     ("xtask", &[], &[]),
 ];
 

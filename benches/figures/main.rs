@@ -9,6 +9,7 @@ mod coded;
 mod corpus;
 mod data;
 mod local;
+mod log;
 mod peer;
 mod python;
 mod row;
@@ -91,6 +92,7 @@ impl Plan {
         let runs = self.runs();
         let size = match row.group {
             "data" => format!("{} M tokens", self.million_tokens()),
+            "log" => "few records".to_owned(),
             _ => format!("{} MiB", self.bytes() >> 20),
         };
         let how = if self.quick { format!("quick: {size}, {runs} runs") } else { format!("median of {runs} runs") };
@@ -188,6 +190,7 @@ fn measure(group: &str, plan: &Plan) -> Res<()> {
         "adaptive" => runtime.block_on(slow::adaptive(plan)),
         "seaweed" => runtime.block_on(seaweed::seaweed(plan)),
         "plan" => runtime.block_on(rows::plan(plan)),
+        "log" => runtime.block_on(log::log(plan)),
         "async" => runtime.block_on(stall::stall(plan)),
         "coded" => runtime.block_on(coded::coded(plan)),
         "python" => runtime.block_on(python::python(plan)),

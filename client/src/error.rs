@@ -6,7 +6,9 @@ mod background;
 mod dataset;
 mod details;
 mod files;
+mod mirror;
 mod stream;
+mod sums;
 
 use std::error::Error;
 use std::io::ErrorKind;

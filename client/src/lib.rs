@@ -37,6 +37,8 @@
 //! | [`store`] | a store by its URL |
 //! | [`checkpoint`] | save, restore, compare, local models in and out |
 //! | [`dataset`] | push Parquet files, read them |
+//! | [`mirror`] | checkpoints and datasets from one store into another |
+//! | [`sums`] | files against a list of `b3sum` |
 //! | [`transfer`] | budget, buffers, sources and sinks, progress |
 //! | [`transport`] | the seam: the same calls in this process and over a network |
 //! | [`error`] | what kind of fault each error is |
@@ -52,8 +54,10 @@ mod cached;
 pub mod checkpoint;
 pub mod dataset;
 pub mod error;
+pub mod mirror;
 mod staging;
 pub mod store;
+pub mod sums;
 pub mod transfer;
 pub mod transport;
 

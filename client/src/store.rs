@@ -9,9 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gigastore_formats::ambient::Ambient;
+use gigastore_formats::damage::DamageMark;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::record::{Record, TxnId};
-use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, Probe, ProjectInfo, VerifyReport, VerifyRequest};
+use gigastore_formats::wire::{
+    CommitInfo, Fault, FaultCode, Probe, ProjectInfo, RebuildReport, ScrubReport, ScrubRequest, VerifyReport,
+    VerifyRequest,
+};
 
 #[cfg(feature = "embedded")]
 pub use gigastore_engine::store::StoreUrl;
@@ -89,19 +93,12 @@ impl Store {
 
     #[cfg(feature = "embedded")]
     async fn embedded(url: &str, mode: OpenMode, ambient: &Arc<dyn Ambient>) -> Result<Arc<dyn Transport>, Fault> {
-        use std::ffi::OsString;
-
         use gigastore_engine::store::OpenMode as Engines;
         let mode = match mode {
             OpenMode::Existing => Engines::Existing,
             OpenMode::Create => Engines::Create,
         };
-        let url = url.parse().map_err(|error| Fault::from(&error))?;
-        // No setting of a store has bytes that are not UTF-8; other programs' variables may.
-        let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
-        let settings: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
-        let engine = gigastore_engine::Engine::open(&url, mode, settings, Arc::clone(ambient)).await;
-        Ok(Arc::new(engine.map_err(|error| Fault::from(&error))?))
+        Ok(Arc::new(crate::transport::embedded::open(url, mode, ambient).await?))
     }
 
     #[cfg(not(feature = "embedded"))]
@@ -154,6 +151,29 @@ impl Store {
     /// Verifies what a project stores; damage is in the report, not an error.
     pub async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault> {
         self.transport.verify(request, progress).await
+    }
+
+    /// Verifies every object of a project at a bounded rate, marks what is damaged, and repairs what it can: from other
+    /// objects that hold the same bytes, and from the store at the URL `replica`, which is opened in this process. A
+    /// pass that was interrupted goes on where it was.
+    pub async fn scrub(
+        &self,
+        request: &ScrubRequest,
+        replica: Option<&str>,
+        progress: OnVerify<'_>,
+    ) -> Result<ScrubReport, Fault> {
+        self.transport.scrub(request, replica, progress).await
+    }
+
+    /// Makes the log of a project anew from manifests and packs, where every record is lost; with `dry_run` only says
+    /// what it would hold. For stores that are opened in this process.
+    pub async fn rebuild_log(&self, project: &ProjectName, dry_run: bool) -> Result<RebuildReport, Fault> {
+        self.transport.rebuild_log(project, dry_run).await
+    }
+
+    /// Lists the objects of a project that are marked as damaged, with what was found.
+    pub async fn damaged(&self, project: &ProjectName) -> Result<Vec<DamageMark>, Fault> {
+        self.transport.damaged(project).await
     }
 
     /// Explains an object that is not there: its commit was dropped meanwhile (gone), or the store lost it.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use gigastore_formats::damage::DamageMark;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::plan::{PlanAnswer, PlanRequest};
@@ -23,8 +24,8 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, SaveRequest, Session,
-    VerifyProgress, VerifyReport, VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, Fault, FaultCode, FinishRequest, Probe, ProjectInfo, RebuildReport,
+    SaveRequest, ScrubReport, ScrubRequest, Session, VerifyProgress, VerifyReport, VerifyRequest,
 };
 
 use upkeep::Upkeep;
@@ -269,6 +270,26 @@ pub trait Transport: Upkeep + fmt::Debug + Send + Sync + 'static {
 
     /// Verifies what a project stores.
     async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault>;
+
+    /// Verifies every object of a project, marks what is damaged and repairs what it can: from other objects, and from
+    /// the second store at the URL `replica`.
+    async fn scrub(
+        &self,
+        request: &ScrubRequest,
+        replica: Option<&str>,
+        progress: OnVerify<'_>,
+    ) -> Result<ScrubReport, Fault>;
+
+    /// Makes the log of a project anew where every record is lost; with `dry_run` only says what it would hold. For a
+    /// store that is opened in this process only: whoever serves it is stopped meanwhile.
+    async fn rebuild_log(&self, project: &ProjectName, dry_run: bool) -> Result<RebuildReport, Fault> {
+        let _ = (project, dry_run);
+        let text = "a log is made anew on the store itself (file:///…, s3://…), with its services stopped";
+        Err(Fault::of(FaultCode::Invalid, text))
+    }
+
+    /// Lists the objects of a project that are marked as damaged.
+    async fn damaged(&self, project: &ProjectName) -> Result<Vec<DamageMark>, Fault>;
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`digest`], [`verified`] | BLAKE3 digests, and the group trees that make any range checkable |
 //! | [`sealed`], [`record`] | self-checking JSON documents, and the records of the log |
+//! | [`damage`] | the mark of a damaged object |
 //! | [`name`], [`object`], [`range`] | names and targets, names of stored objects, byte ranges |
 //! | [`moment`] | moments as dates |
 //! | [`tensor`] | element types, boxes, safetensors headers, the files that tensors make |
@@ -26,6 +27,7 @@
 
 pub mod ambient;
 pub mod collect;
+pub mod damage;
 pub mod digest;
 pub mod guard;
 pub mod limits;

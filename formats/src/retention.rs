@@ -42,18 +42,37 @@ pub struct Done {
 /// Which steps of a run, or versions of a dataset, are kept: those that any of its rules names. Whatever it says, what
 /// is tagged or pinned, the newest, and the newest that verifies are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Unchecked")]
 pub struct Policy {
     version: u32,
-    /// The so many committed last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     last: Option<u64>,
-    /// Those whose number is a multiple of this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     every: Option<u64>,
-    /// Those committed less than so many milliseconds before the newest, by the times of their records.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     younger_than_ms: Option<u64>,
+}
+
+/// A policy as it is read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unchecked {
+    version: u32,
+    last: Option<u64>,
+    every: Option<u64>,
+    younger_than_ms: Option<u64>,
+}
+
+impl TryFrom<Unchecked> for Policy {
+    type Error = PolicyError;
+
+    fn try_from(read: Unchecked) -> Result<Self, PolicyError> {
+        let Unchecked { version, last, every, younger_than_ms } = read;
+        if version > POLICY_VERSION {
+            return Err(PolicyError::Newer { actual: version });
+        }
+        Self::new(last, every, younger_than_ms)
+    }
 }
 
 /// Why a policy can't be used.
@@ -82,8 +101,9 @@ pub enum PolicyError {
 impl Policy {
     /// Makes a policy of its rules, at least one of which keeps something.
     pub fn new(last: Option<u64>, every: Option<u64>, younger_than_ms: Option<u64>) -> Result<Self, PolicyError> {
-        let policy = Self { version: POLICY_VERSION, last, every, younger_than_ms };
-        policy.check().map(|()| policy)
+        let rules = [last, every, younger_than_ms];
+        let sound = rules.iter().any(Option::is_some) && rules.iter().flatten().all(|number| *number > 0);
+        if sound { Ok(Self { version: POLICY_VERSION, last, every, younger_than_ms }) } else { Err(PolicyError::Empty) }
     }
 
     /// Returns the so many that are kept for having been committed last.
@@ -123,17 +143,7 @@ impl Policy {
         if version > POLICY_VERSION {
             return Err(PolicyError::Newer { actual: version });
         }
-        let policy: Self = serde_json::from_str(text).map_err(PolicyError::Content)?;
-        policy.check().map(|()| policy)
-    }
-
-    fn check(&self) -> Result<(), PolicyError> {
-        if self.version > POLICY_VERSION {
-            return Err(PolicyError::Newer { actual: self.version });
-        }
-        let rules = [self.last, self.every, self.younger_than_ms];
-        let sound = rules.iter().any(Option::is_some) && rules.iter().flatten().all(|number| *number > 0);
-        if sound { Ok(()) } else { Err(PolicyError::Empty) }
+        serde_json::from_str::<Unchecked>(text).map_err(PolicyError::Content)?.try_into()
     }
 
     /// Returns the numbers that no rule keeps, ascending; of all live steps or versions in any order.

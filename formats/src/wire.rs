@@ -3,6 +3,8 @@
 //!
 //! Must never hold behaviour beyond parsing and printing.
 
+mod scrub;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -12,6 +14,8 @@ use crate::digest::Digest;
 use crate::name::{Name, ProjectName};
 use crate::object::{ObjectKind, Stored};
 use crate::record::{Commit, Record, Sort, TxnId};
+
+pub use scrub::{Coverage, LeftOut, RebuildReport, Recovered, Repair, ScrubLine, ScrubReport, ScrubRequest};
 
 /// A save of one checkpoint, as every rank of it describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -15,6 +15,7 @@
 //! | `maps.rs` | files of the store that the kernel sends by itself |
 //! | `collect.rs` | policies and collections in the background |
 //! | `metrics.rs` | what `/metrics` shows |
+//! | `scrubbing.rs` | the scrub in the background |
 //!
 //! *Architecture invariants:* what a call means is the engine's, so a service and an embedded client can share one
 //! bucket; no route answers about a project to a token without a scope on it; nothing here names the object store.
@@ -37,6 +38,7 @@ mod pace;
 mod packs;
 
 mod run;
+mod scrubbing;
 pub mod tokens;
 
 pub use auth::Access;

@@ -14,7 +14,7 @@ use gigastore_formats::collect::CollectReport;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::TxnId;
 use gigastore_formats::retention::RetainReport;
-use gigastore_formats::wire::{Fault, FaultCode};
+use gigastore_formats::wire::{Coverage, Fault, FaultCode};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -63,6 +63,10 @@ pub(crate) struct Metrics {
     /// Opened groups of slices that were kept, and those that had to be read.
     pub(crate) groups_kept: Counter,
     pub(crate) groups_read: Counter,
+    /// Bytes that the scrub has read.
+    pub(crate) scrubbed: Counter,
+    /// Damaged objects that were put right.
+    pub(crate) repaired: Counter,
     memory: Gauge<u64, AtomicU64>,
     connections: Gauge<u64, AtomicU64>,
     /// Collections that were begun by the service itself and failed.
@@ -71,6 +75,7 @@ pub(crate) struct Metrics {
     dropped: Counter,
     collections: Mutex<BTreeMap<ProjectName, Duration>>,
     log: Mutex<BTreeMap<ProjectName, u64>>,
+    scrubs: Mutex<BTreeMap<ProjectName, Coverage>>,
     saves: Gauge<u64, AtomicU64>,
     open: Mutex<BTreeSet<TxnId>>,
 }
@@ -94,6 +99,8 @@ impl Metrics {
             manifests_read: Counter::default(),
             groups_kept: Counter::default(),
             groups_read: Counter::default(),
+            scrubbed: Counter::default(),
+            repaired: Counter::default(),
             memory: Gauge::default(),
             connections: Gauge::default(),
             collection_failures: Counter::default(),
@@ -101,6 +108,7 @@ impl Metrics {
             dropped: Counter::default(),
             collections: Mutex::default(),
             log: Mutex::default(),
+            scrubs: Mutex::default(),
             saves: Gauge::default(),
             open: Mutex::default(),
             registry: Registry::default(),
@@ -115,6 +123,9 @@ impl Metrics {
         registry.register("manifests_read", "Manifests that had to be read", metrics.manifests_read.clone());
         registry.register("groups_kept", "Groups of slices found opened", metrics.groups_kept.clone());
         registry.register("groups_read", "Groups of slices that had to be read", metrics.groups_read.clone());
+        let help = "Bytes verified by scrubs";
+        registry.register_with_unit("scrubbed", help, Unit::Bytes, metrics.scrubbed.clone());
+        registry.register("repaired_objects", "Damaged objects that were put right", metrics.repaired.clone());
         registry.register_with_unit("memory", "Memory given to requests", Unit::Bytes, metrics.memory.clone());
         registry.register_collector(Box::new(Kept(Arc::clone(cache))));
         let failures = gate.failures.clone();
@@ -145,6 +156,11 @@ impl Metrics {
     /// Notes the newest record of a project. Called for projects that have a log only.
     pub(crate) fn log(&self, project: &ProjectName, seq: u64) {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), seq);
+    }
+
+    /// Notes how much of a project scrubs have verified.
+    pub(crate) fn coverage(&self, project: &ProjectName, coverage: Coverage) {
+        self.scrubs.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), coverage);
     }
 
     /// Notes a collection that ended now.
@@ -198,10 +214,34 @@ impl Metrics {
                 writeln!(text, "gigastore_collection_age_seconds{{project=\"{project}\"}} {age}")?;
             }
         }
+        let scrubs = self.scrubs.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, help, number) in SCRUBBED {
+            writeln!(text, "# HELP gigastore_{name} {help}.")?;
+            writeln!(text, "# TYPE gigastore_{name} gauge")?;
+            for (project, coverage) in scrubs.iter().filter(|(project, _)| may_see(project)) {
+                if let Some(number) = number(coverage) {
+                    writeln!(text, "gigastore_{name}{{project=\"{project}\"}} {number}")?;
+                }
+            }
+        }
         text.push_str(END);
         Ok(text)
     }
 }
+
+/// What is said of the scrubs of each project; times in seconds since 1970.
+type OfScrub = fn(&Coverage) -> Option<u64>;
+const SCRUBBED: [(&str, &str, OfScrub); 5] = [
+    ("scrub_objects", "Packs and files that live commits refer to", |scrub| Some(scrub.objects)),
+    ("scrub_verified_objects", "Those of them that were ever verified whole", |scrub| Some(scrub.verified)),
+    ("scrub_oldest_timestamp_seconds", "When the one verified longest ago was verified", |scrub| {
+        scrub.oldest.map(|ms| ms / 1000)
+    }),
+    ("scrub_completed_timestamp_seconds", "When a pass over everything came to its end", |scrub| {
+        scrub.completed.map(|ms| ms / 1000)
+    }),
+    ("damaged_objects", "Objects that are marked as damaged", |scrub| Some(scrub.damaged)),
+];
 
 /// What the cache counts, each number of both tiers.
 type OfTier = fn(&Tier) -> u64;

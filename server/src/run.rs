@@ -28,6 +28,7 @@ use crate::http::{Service, Shared, router};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
 use crate::packs::Packs;
+use crate::scrubbing;
 use crate::tokens::TokenError;
 
 /// Files that a service needs open beside its connections.
@@ -106,6 +107,10 @@ pub struct Limits {
     pub commit: Duration,
     /// How long requests in flight have to finish at the end.
     pub drain: Duration,
+    /// Bytes a second at which everything stored is verified in the background; `None`: nothing is.
+    pub scrub_rate: Option<u64>,
+    /// A second store, from which damaged objects are repaired.
+    pub replica: Option<Engine>,
     /// How often the service applies the policies of all projects and collects them; `None` for never.
     pub collect_every: Option<Duration>,
     /// Age of a fence before what it condemned is deleted.
@@ -115,7 +120,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 128 MiB of bodies, no cache (32 GiB in its folder, where there is one), 512 MiB of manifests, 1 GiB free, 16,384
     /// connections, 30 s for heads and for each MiB of a body or answer, 10 s to wait for memory, 60 s to finish. No
-    /// collections, as other services of the same store, or a timer, may have them.
+    /// scrub, and no collections, as other services of the same store, or a timer, may have them.
     fn default() -> Self {
         Self {
             memory: 128 << 20,
@@ -132,6 +137,8 @@ impl Default for Limits {
             write: Duration::from_secs(30),
             commit: Duration::from_secs(20),
             drain: Duration::from_secs(60),
+            scrub_rate: None,
+            replica: None,
             collect_every: None,
             collect_grace: Duration::from_millis(DEFAULT_GRACE_MS),
         }
@@ -228,6 +235,7 @@ impl Server {
         let cache = Arc::new(Cache::new(config.engine.clone(), &config.ambient, &config.limits));
         let service = Arc::new(Service {
             engine: config.engine,
+            replica: config.limits.replica.clone(),
             ambient: config.ambient,
             admission: Admission::new(config.limits.memory, config.limits.admission, disk),
             metrics: Metrics::new(&cache, &gate),
@@ -261,6 +269,7 @@ impl Server {
     /// Serves until `stop`, then finishes what is in flight.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let follow = tokio::spawn(Arc::clone(&self.service.gate).follow());
+        let _scrub = scrubbing::start(&self.service, self.limits.scrub_rate);
         let Limits { collect_every, collect_grace, .. } = self.limits;
         let collect =
             collect_every.map(|every| tokio::spawn(collect_forever(Arc::clone(&self.service), every, collect_grace)));

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use gigastore_formats::digest::Digest;
 use serde_json::Value;
 
 use crate::run::{Desk, flip};
@@ -150,4 +151,38 @@ fn a_first_save_that_was_not_finished_hides_no_other_project() {
         assert!(said.stderr.contains("bbb: nothing is committed"), "{said:?}");
         desk.fails(4, &[command, "bbb"], &["bbb"]);
     }
+}
+
+/// What `b3sum` prints for files.
+fn b3sums(folder: &std::path::Path, names: &[&str]) -> String {
+    let line = |name: &&str| format!("{}  {name}\n", Digest::of(&fs::read(folder.join(name)).unwrap()));
+    names.iter().map(line).collect()
+}
+
+#[test]
+fn files_are_compared_with_what_b3sum_has_printed() {
+    let desk = desk();
+    desk.ok(&["ckpt", "restore", "demo/run@1", "--out", "out"]);
+    fs::write(desk.path("sums.txt"), b3sums(&desk.path("out"), &["model.safetensors"])).unwrap();
+    let said = desk.ok(&["verify", "demo/run@1", "--against", "sums.txt"]);
+    assert!(said.contains("1 of 1 listed files are the same"), "{said}");
+    fs::write(desk.path("data.txt"), b3sums(&desk.path(""), &["t.parquet"]).replace("  ", "  ./")).unwrap();
+    let report = desk.json(&["verify", "gigastore://demo/data", "--against", "data.txt"]);
+    assert_eq!((&report["same"][0], report["different"].as_array().unwrap().len()), (&"t.parquet".into(), 0));
+
+    let other = format!("{}  model.safetensors\n{}  more.bin\n", Digest::of(b"other"), Digest::of(b"x"));
+    fs::write(desk.path("other.txt"), other).unwrap();
+    let said = desk.run(&["--format", "json", "verify", "demo/run", "--against", "other.txt"]);
+    assert_eq!(said.code, Some(7), "{said:?}");
+    let report: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(report["different"].as_array().unwrap().len(), 2, "{report:#}");
+    assert!(report["different"][1]["actual"].is_null(), "{report:#}");
+    // Damage is found by the store's own hashes before anything is compared.
+    let pack = desk.stored("/packs/");
+    flip(&pack, fs::metadata(&pack).unwrap().len() as usize / 2);
+    desk.fails(7, &["verify", "demo/run", "--against", "sums.txt"], &["integrity failure"]);
+    desk.fails(2, &["verify", "--against", "sums.txt"], &["--against"]);
+    desk.fails(2, &["verify", "demo", "--against", "sums.txt"], &["one checkpoint or dataset version"]);
+    fs::write(desk.path("bad.txt"), "nonsense\n").unwrap();
+    desk.fails(1, &["verify", "demo/run", "--against", "bad.txt"], &["line 1"]);
 }

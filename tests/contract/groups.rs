@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::future::join_all;
 use gigastore_client::Coded;
@@ -22,6 +23,7 @@ use gigastore_tests::model::Tensor;
 use gigastore_tests::opened::{engine, open, save};
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use object_store::{ObjectStore, ObjectStoreExt};
 
 type Below = Arc<dyn ObjectStore>;
@@ -79,7 +81,10 @@ async fn what_arrives_together_shares_records_and_stands_once() {
     let below: Below = Arc::new(InMemory::new());
     filled(&below).await;
     let before = records(&*below).await.len();
-    let engine: Engine = engine(Arc::clone(&below), OpenMode::Existing).await.unwrap();
+    // A put that takes a while, as on any disk or network: others arrive meanwhile.
+    let slow = ThrottleConfig { wait_put_per_call: Duration::from_millis(20), ..ThrottleConfig::default() };
+    let slow: Below = Arc::new(ThrottledStore::new(Arc::clone(&below), slow));
+    let engine: Engine = engine(slow, OpenMode::Existing).await.unwrap();
     // Of each run: a pin of what is there, one of what is not, and the first again, as a retry.
     let pins = (0..RUNS).flat_map(|n| [(n, 1, "pin"), (n, 9, "absent"), (n, 1, "pin")]).map(|(n, step, what)| {
         let engine = engine.clone();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
+mod again;
 mod collect;
 mod commits;
 mod committers;
@@ -12,3 +13,4 @@ mod places;
 mod pushes;
 mod retain;
 mod saves;
+mod scrub;

@@ -17,6 +17,7 @@ mod plans;
 mod proxy;
 mod racing;
 mod ranges;
+mod scrubs;
 mod served;
 mod upkeep;
 mod weather;

@@ -59,7 +59,7 @@ async fn a_client_of_a_service_keeps_drops_and_collects() {
         deleted += report.deleted().bytes;
     }
     let report = store.collect(&request(&store)).await.unwrap();
-    assert!(report.packs.count >= 3 && report.live == 2, "{report:?}");
+    assert!(report.packs.count >= 1 && report.live == 2, "{report:?}");
     let usage = store.usage(&UsageRequest { project: "p".parse().unwrap(), grace_ms: 0 }).await.unwrap();
     assert_eq!((usage.stored, usage.later.count), (usage.needed, 0));
     assert_eq!(served.metric("gigastore_collected_bytes_total").await, report.deleted().bytes + deleted);

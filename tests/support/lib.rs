@@ -13,6 +13,7 @@
 //! | [`prepared`] | other people's readers and files |
 //! | [`raw`] | HTTP by hand |
 //! | [`rows`] | checkpoints of a million rows from little content |
+//! | [`simulation`] | a made-up world of time, chance, threads and store, all from one seed |
 //! | [`tables`] | tables without tokens, of one schema |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
@@ -26,4 +27,5 @@ pub mod opened;
 pub mod prepared;
 pub mod raw;
 pub mod rows;
+pub mod simulation;
 pub mod tables;

@@ -10,7 +10,9 @@ mod du;
 mod gc;
 mod keep;
 mod ls;
+mod mirror;
 mod retain;
+mod scrub;
 mod serve;
 mod token;
 mod verify;
@@ -30,6 +32,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Data(data::Data),
     Verify(verify::Verify),
+    Scrub(scrub::Scrub),
+    Mirror(mirror::Mirror),
     Ls(ls::Ls),
     Du(du::Du),
     Gc(gc::Gc),
@@ -58,6 +62,8 @@ pub(crate) async fn run(globals: Globals, command: Command) -> Result<(), Failur
         Command::Ckpt(command) => ckpt::run(&globals, command).await,
         Command::Data(command) => data::run(&globals, command).await,
         Command::Verify(command) => command.run(&globals).await,
+        Command::Scrub(command) => command.run(&globals).await,
+        Command::Mirror(command) => command.run(&globals).await,
         Command::Ls(command) => command.run(&globals).await,
         Command::Du(command) => command.run(&globals).await,
         Command::Gc(command) => command.run(&globals).await,

@@ -10,6 +10,7 @@ mod context;
 mod duration;
 mod failure;
 mod output;
+mod rate;
 mod service;
 
 use std::ffi::OsString;

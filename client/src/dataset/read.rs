@@ -140,6 +140,11 @@ impl Dataset {
         &self.bound.info
     }
 
+    /// Returns the store that it was opened in.
+    pub(crate) fn store(&self) -> &Store {
+        &self.bound.store
+    }
+
     /// Returns what its manifest says of it as a whole.
     pub fn meta(&self) -> &DatasetMeta {
         &self.meta

@@ -110,6 +110,7 @@ impl Compressor {
                 return self.raw();
             }
             tokio::select! {
+                biased;
                 turn = Arc::clone(&self.shared.turn).acquire_owned() => {
                     let turn = turn.expect("the semaphore is never closed");
                     if !self.speeds().raw_is_better() {

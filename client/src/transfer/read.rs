@@ -142,6 +142,8 @@ pub(crate) async fn read_slices(
     loop {
         let room = running.len() < window.size() && !waiting.is_done();
         tokio::select! {
+            // In this order and not in one drawn by chance: the window is filled first.
+            biased;
             next = waiting.next(), if room => {
                 if let Some(read) = next.transpose()? {
                     running.push(deliver(store, project, read, progress));

@@ -4,12 +4,16 @@
 
 mod upkeep;
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use gigastore_engine::store::OpenMode;
 use gigastore_engine::{Engine, PackBody};
+use gigastore_formats::ambient::Ambient;
+use gigastore_formats::damage::DamageMark;
 use gigastore_formats::manifest::checkpoint::Selection;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -18,12 +22,21 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Record, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
-    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, Probe, ProjectInfo, SaveRequest, Session,
-    VerifyReport, VerifyRequest,
+    CommitInfo, Committed, DatasetRequest, Fault, FinishRequest, Probe, ProjectInfo, RebuildReport, SaveRequest,
+    ScrubReport, ScrubRequest, Session, VerifyReport, VerifyRequest,
 };
 
 use super::{Held, OnVerify, PackBytes, Pieces, Taker, Transport};
 use crate::transfer::local::pass_file;
+
+/// Opens the store at `url` in this process, with the settings of the environment.
+pub async fn open(url: &str, mode: OpenMode, ambient: &Arc<dyn Ambient>) -> Result<Engine, Fault> {
+    let url = url.parse().map_err(fault)?;
+    // No setting of a store has bytes that are not UTF-8; other programs' variables may.
+    let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
+    let settings: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
+    Engine::open(&url, mode, settings, Arc::clone(ambient)).await.map_err(fault)
+}
 
 /// Turns an error of the engine into what a client sees of it.
 fn fault<E>(error: E) -> Fault
@@ -167,5 +180,26 @@ impl Transport for Engine {
 
     async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault> {
         Engine::verify(self, request, progress).await.map_err(fault)
+    }
+
+    async fn scrub(
+        &self,
+        request: &ScrubRequest,
+        replica: Option<&str>,
+        progress: OnVerify<'_>,
+    ) -> Result<ScrubReport, Fault> {
+        let replica = match replica {
+            Some(url) => Some(open(url, OpenMode::Existing, &self.ambient()).await?),
+            None => None,
+        };
+        Engine::scrub(self, request, replica.as_ref(), progress).await.map_err(fault)
+    }
+
+    async fn rebuild_log(&self, project: &ProjectName, dry_run: bool) -> Result<RebuildReport, Fault> {
+        Engine::rebuild_log(self, project, dry_run).await.map_err(fault)
+    }
+
+    async fn damaged(&self, project: &ProjectName) -> Result<Vec<DamageMark>, Fault> {
+        Engine::damaged(self, project).await.map_err(fault)
     }
 }

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `remote.rs` | endpoints, retries, failover, deadlines on progress |
+//! | `lines.rs` | answers that come line by line while work goes on |
 //! | `pause.rs` | how long is waited between tries, and when a call is given up |
 //! | `places.rs` | where a service lets its clients read past it |
 //! | `reads.rs` | ranges of objects |
@@ -12,6 +13,7 @@
 //!
 //! Must never return bytes of another length than asked for, nor send a call again that the service has answered.
 
+mod lines;
 mod pause;
 mod places;
 mod reads;
@@ -25,9 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures::stream::StreamExt;
+use bytes::Bytes;
 use gigastore_formats::ambient::Ambient;
+use gigastore_formats::damage::DamageMark;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::plan::{PlanAnswer, PlanRequest};
@@ -36,7 +38,8 @@ use gigastore_formats::record::{Record, SaveBegin, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
     CommitInfo, Committed, DatasetRequest, DirectPlace, ExistsRequest, Fault, FaultCode, FinishRequest, LogPage,
-    PlacesAnswer, Probe, ProbeReceipt, ProjectInfo, SaveRequest, Session, VerifyLine, VerifyReport, VerifyRequest,
+    PlacesAnswer, Probe, ProbeReceipt, ProjectInfo, SaveRequest, ScrubLine, ScrubReport, ScrubRequest, Session,
+    VerifyLine, VerifyReport, VerifyRequest,
 };
 use reqwest::Method;
 use serde::Serialize;
@@ -320,22 +323,42 @@ impl Transport for Http {
 
     async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault> {
         let call = Call::new(Method::POST, below(&request.project, "/verify"), body(request)?);
-        let mut pieces = self.remote.streamed(call).await?;
-        let mut line = BytesMut::new();
-        while let Some(piece) = pieces.next().await {
-            line.extend_from_slice(&piece?);
-            while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-                match parse(&line.split_to(end + 1))? {
-                    VerifyLine::Progress(now) => progress(now),
-                    VerifyLine::Report(report) => return Ok(report),
-                    VerifyLine::Fault(fault) => return Err(fault),
-                }
+        let report = lines::last(&self.remote, call, |line| match line {
+            VerifyLine::Progress(now) => {
+                progress(now);
+                None
             }
-            if line.len() > MAX_ANSWER_BYTES {
-                return Err(Fault::of(FaultCode::Invalid, "the service's report does not end"));
-            }
+            VerifyLine::Report(report) => Some(Ok(report)),
+            VerifyLine::Fault(fault) => Some(Err(fault)),
+        });
+        report.await
+    }
+
+    async fn scrub(
+        &self,
+        request: &ScrubRequest,
+        replica: Option<&str>,
+        progress: OnVerify<'_>,
+    ) -> Result<ScrubReport, Fault> {
+        if replica.is_some() {
+            let text = "a service repairs from the store that it was started with (serve --scrub-replica URL), and \
+                        opens no other for a client";
+            return Err(Fault::of(FaultCode::Invalid, text));
         }
-        Err(Fault::of(FaultCode::Unavailable, "the service broke off the verification: run it again"))
+        let call = Call::new(Method::POST, below(&request.project, "/scrub"), body(request)?);
+        let report = lines::last(&self.remote, call, |line| match line {
+            ScrubLine::Progress(now) => {
+                progress(now);
+                None
+            }
+            ScrubLine::Report(report) => Some(Ok(report)),
+            ScrubLine::Fault(fault) => Some(Err(fault)),
+        });
+        report.await
+    }
+
+    async fn damaged(&self, project: &ProjectName) -> Result<Vec<DamageMark>, Fault> {
+        self.ask(Call::get(below(project, "/damaged"))).await
     }
 }
 

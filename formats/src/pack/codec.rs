@@ -109,6 +109,12 @@ pub fn decode_group(frame: &[u8], dtype: Dtype, logical_len: u64) -> Result<Vec<
     read.map_err(|produced| CodecError::Short { expected: logical_len, actual: produced as u64 })
 }
 
+/// Returns the bytes of the frame that `bytes` start with: where the next one starts when the lengths are lost.
+pub fn frame_len(bytes: &[u8]) -> Result<u64, CodecError> {
+    let refuse = |code| CodecError::Zstd { expected: 0, reason: zstd_safe::get_error_name(code) };
+    zstd_safe::find_frame_compressed_size(bytes).map(|len| len as u64).map_err(refuse)
+}
+
 /// Returns which groups of a slice of `len` bytes decide on its codec; none for a slice that is raw in any case.
 pub fn sampled_groups(len: u64) -> Vec<u64> {
     if len < MIN_CODED_BYTES {

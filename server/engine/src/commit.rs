@@ -190,7 +190,12 @@ impl Engine {
         }
     }
 
-    async fn store_manifest(&self, project: &ProjectName, epoch: u64, bytes: Vec<u8>) -> Result<Index, CommitError> {
+    pub(crate) async fn store_manifest(
+        &self,
+        project: &ProjectName,
+        epoch: u64,
+        bytes: Vec<u8>,
+    ) -> Result<Index, CommitError> {
         let actual = bytes.len() as u64;
         if actual > MAX_MANIFEST_BYTES {
             return Err(CommitError::TooLong { actual });
@@ -198,8 +203,7 @@ impl Engine {
         let hashed = self.ambient.computed(move || (GroupTree::of(GroupSize::File, &bytes), bytes));
         let (tree, bytes) = hashed.await;
         let object = Stored { digest: tree.root(), epoch };
-        let key = crate::store::keys::object(project, ObjectKind::Manifest, &object);
-        self.store_object(key, actual, Body::Whole(vec![bytes.into()])).await?;
+        self.store_content(project, ObjectKind::Manifest, object, actual, Body::Whole(vec![bytes.into()])).await?;
         Ok(Index::new(object, &tree))
     }
 }

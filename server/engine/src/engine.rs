@@ -13,6 +13,7 @@ use gigastore_formats::wire::Committed;
 use crate::commit::CommitError;
 use crate::flights::Flights;
 use crate::log::{Log, LogError, State};
+use crate::quarantine::Marks;
 use crate::save::FinishError;
 use crate::store::{Objects, OpenError, OpenMode, StoreError, StoreUrl, keys};
 
@@ -22,6 +23,7 @@ pub struct Engine {
     pub(crate) objects: Objects,
     pub(crate) ambient: Arc<dyn Ambient>,
     logs: Arc<Mutex<BTreeMap<ProjectName, Arc<Log>>>>,
+    pub(crate) marks: Arc<Marks>,
     pub(crate) saves_joining: Flights<Result<Committed, Arc<FinishError>>>,
     pub(crate) datasets_joining: Flights<Result<Committed, Arc<CommitError>>>,
 }
@@ -46,7 +48,8 @@ impl Engine {
     /// Runs on a store that is open already.
     pub fn over(objects: Objects, ambient: Arc<dyn Ambient>) -> Self {
         let (saves_joining, datasets_joining) = Default::default();
-        Self { objects, ambient, logs: Arc::default(), saves_joining, datasets_joining }
+        let (logs, marks) = Default::default();
+        Self { objects, ambient, logs, marks, saves_joining, datasets_joining }
     }
 
     /// Returns the store's URL.

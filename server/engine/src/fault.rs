@@ -14,6 +14,7 @@ use crate::log::{AppendError, LogError};
 use crate::place::PlaceError;
 use crate::probe::ProbeError;
 use crate::read::ReadError;
+use crate::rebuild::RebuildError;
 use crate::retain::{PolicyRefusal, RetainError};
 use crate::save::{FinishError, SaveError};
 use crate::store::{OpenError, StoreError};
@@ -108,6 +109,24 @@ impl From<&ReadError> for Fault {
     }
 }
 
+impl From<&RebuildError> for Fault {
+    fn from(error: &RebuildError) -> Self {
+        match error {
+            RebuildError::LogThere { first, .. } => {
+                Self { object: Some(first.clone()), ..Self::new(FaultCode::Conflict, error) }
+            }
+            RebuildError::Busy { .. } => Self::new(FaultCode::Conflict, error),
+            RebuildError::Nothing { .. } => Self::new(FaultCode::NotFound, error),
+            RebuildError::Manifest(_) => Self::new(FaultCode::Invalid, error),
+            RebuildError::Append(source) => of_append(source),
+            RebuildError::Commit(source) => source.into(),
+            RebuildError::Log(source) => source.into(),
+            RebuildError::Read(source) => source.into(),
+            RebuildError::Store(source) => source.into(),
+        }
+    }
+}
+
 impl From<&UploadError> for Fault {
     fn from(error: &UploadError) -> Self {
         match error {
@@ -145,7 +164,7 @@ impl From<&SaveError> for Fault {
 impl From<&FinishError> for Fault {
     fn from(error: &FinishError) -> Self {
         match error {
-            FinishError::MissingRanks { .. } => Self::new(FaultCode::MissingRanks, error),
+            FinishError::MissingRanks { .. } | FinishError::Swept { .. } => Self::new(FaultCode::MissingRanks, error),
             FinishError::TwoParts { .. } | FinishError::Aborted | FinishError::Committed => {
                 Self::new(FaultCode::Conflict, error)
             }

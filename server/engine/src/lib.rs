@@ -12,10 +12,12 @@
 //! | `flights.rs` | operations that many ask for and one does |
 //! | `probe.rs` | a store tried out |
 //! | `follow.rs` | the records that a follower has not seen |
+//! | `scrub.rs` | verification of everything that is stored, and repair of what can be put right |
+//! | `rebuild.rs` | a lost log made anew from manifests and packs |
+//! | `quarantine.rs` | marks of damaged objects, to which nothing new refers |
 //! | `keep.rs`, `retain.rs` | pins and drops; policies, and the drops that they lead to |
 //! | `collect.rs` | what no live commit needs is condemned by a fence, and deleted later |
 //! | `usage.rs` | what is stored, for what, and what will go |
-//! | `scrub.rs` | verification of everything that is stored |
 //! | `fault.rs` | what each error means to a client |
 //!
 //! *Architecture invariants:* nothing outside [`store`] names `object_store`; no clock, randomness or thread but
@@ -34,7 +36,9 @@ mod keep;
 pub mod log;
 mod place;
 mod probe;
+mod quarantine;
 mod read;
+mod rebuild;
 mod retain;
 mod save;
 mod scrub;
@@ -50,6 +54,7 @@ pub use keep::KeepRefusal;
 pub use place::PlaceError;
 pub use probe::ProbeError;
 pub use read::ReadError;
+pub use rebuild::RebuildError;
 pub use retain::{PolicyRefusal, RetainError};
 pub use save::{FinishError, SaveError};
 pub use upload::{PackBody, UploadError};

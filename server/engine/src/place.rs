@@ -122,10 +122,12 @@ impl Engine {
         }
         let Kept { packs: kept, mut needs, unread } = self.kept_by(project, state, run, &merged.bases).await?;
         let rows = merged.rows.as_slice();
+        let marked = self.marked(project).await?;
         let mut searches = Vec::with_capacity(by_pack.len());
         for (pack, members) in &by_pack {
             let mut candidates: Vec<Stored> = kept.get(pack).copied().into_iter().collect();
             candidates.extend(usable_epochs(state).map(|epoch| Stored { digest: *pack, epoch }));
+            candidates.retain(|stored| !marked.contains(&(ObjectKind::Pack, *stored)));
             searches.push((*pack, candidates, members.clone()));
         }
         let found: Vec<(Digest, Option<Found>)> = futures::stream::iter(searches)

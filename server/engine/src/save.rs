@@ -47,9 +47,13 @@ const PARTS_IN_FLIGHT: usize = 16;
 /// Missing ranks that an error names one by one.
 const RANKS_NAMED: usize = 16;
 
-/// The parts of a save that are stored: for each rank their digests, ascending; more than one where the rank was run
-/// again.
-type StoredParts = BTreeMap<u32, BTreeSet<Digest>>;
+/// Tries to announce a save. A second is for an older announcement that was swept between two looks; more mean that
+/// somebody sweeps what was just stored.
+const ANNOUNCE_TRIES: u32 = 4;
+
+/// The parts of a save that are stored: for each rank when each came, by the store's clock, and its digest; more than one
+/// where the rank was run again.
+type StoredParts = BTreeMap<u32, BTreeSet<(u64, Digest)>>;
 
 impl Engine {
     /// Opens a save, or finds it open. Says which checkpoint is at this step already.
@@ -70,8 +74,16 @@ impl Engine {
                 epoch: state.epoch,
             };
             let key = keys::save_begin(project, save);
-            if let Created::Exists(_) = self.objects.create(&key, vec![seal(&begin).0.into()]).await? {
-                self.check_same_save(&key, request).await?;
+            let mut tries = 1;
+            while let Created::Exists(_) = self.objects.create(&key, vec![seal(&begin).0.into()]).await? {
+                match self.check_same_save(&key, request).await {
+                    // One that counted as abandoned was swept a moment ago: this save is announced again.
+                    Err(SaveError::Store(StoreError::NotFound { .. })) if tries < ANNOUNCE_TRIES => tries += 1,
+                    checked => {
+                        checked?;
+                        break;
+                    }
+                }
             }
             // Collectors look for open saves after they have read the log; so the log is read again after announcing.
             state = self.state(project).await?;
@@ -212,25 +224,27 @@ impl Engine {
     /// Lists the parts that are there.
     async fn list_parts(&self, project: &ProjectName, save: TxnId) -> Result<StoredParts, FinishError> {
         let mut parts = StoredParts::new();
-        for (key, _) in self.objects.list(&keys::save_parts(project, save)).await.map_err(SaveError::from)? {
-            if let Some((rank, digest)) = keys::part_of(&key) {
-                parts.entry(rank).or_default().insert(digest);
+        let mut listed = self.objects.listed(&keys::save_parts(project, save));
+        while let Some(part) = listed.try_next().await.map_err(SaveError::from)? {
+            if let Some((rank, digest)) = keys::part_of(&part.key) {
+                parts.entry(rank).or_default().insert((part.modified_ms, digest));
             }
         }
         Ok(parts)
     }
 
-    /// Reads one part of each rank. A rank that was run again may have found other places for the same content, as
-    /// another step was committed meanwhile: then it delivered two parts that say the same, and the one with the
-    /// smaller digest is taken, by every joiner. Two that say different things are a conflict. Cursors are joined as
-    /// they come: each rank has one of all lanes, and all of them at once would be the square of the number of ranks.
+    /// Reads one part of each rank. A rank that was run again may have found other places for the same content, or the
+    /// step itself, as another step was committed or dropped meanwhile: then it delivered two parts that say the same,
+    /// and the newer one is taken, whose places were looked at last. (Which of them is the newer by a wrong clock can
+    /// cost another run, and nothing else.) Two that say different things are a conflict. Cursors are joined as they
+    /// come: each rank has one of all lanes, and all of them at once would be the square of the number of ranks.
     async fn read_parts(
         &self,
         project: &ProjectName,
         save: TxnId,
         parts: StoredParts,
     ) -> Result<(Vec<Part>, JoinedCursors), FinishError> {
-        let all = parts.into_iter().flat_map(|(rank, digests)| digests.into_iter().map(move |digest| (rank, digest)));
+        let all = parts.into_iter().flat_map(|(rank, parts)| parts.into_iter().map(move |(_, digest)| (rank, digest)));
         let mut read = futures::stream::iter(all)
             .map(|(rank, digest)| async move {
                 Ok::<_, FinishError>((rank, digest, self.read_stored_part(project, save, rank, digest).await?))
@@ -244,6 +258,7 @@ impl Engine {
                     if !says_the_same(before, &part) {
                         return Err(FinishError::TwoParts { rank, first: first.short(), second: digest.short() });
                     }
+                    (*first, *before) = (digest, part);
                 }
                 before => {
                     if let Some((other, _, before)) = before {
@@ -264,7 +279,11 @@ impl Engine {
         expected: Digest,
     ) -> Result<Part, FinishError> {
         let key = keys::save_part(project, save, rank, expected);
-        let bytes = self.objects.get(&key, MAX_PART_BYTES).await.map_err(SaveError::from)?;
+        let bytes = match self.objects.get(&key, MAX_PART_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => return Err(FinishError::Swept { rank }),
+            Err(error) => return Err(SaveError::from(error).into()),
+        };
         // Not a byte is parsed before its digest is known to be right.
         let read = self.ambient.computed(move || match Digest::of(&bytes) {
             actual if actual == expected => Ok(read_part(&bytes)),
@@ -275,11 +294,11 @@ impl Engine {
     }
 }
 
-/// Tells whether two parts of one rank have the same content, wherever each says that its bytes lie.
+/// Tells whether two parts of one rank have the same content, wherever each says that its bytes lie, and whatever
+/// checkpoint at the same step each found equal.
 fn says_the_same(a: &Part, b: &Part) -> bool {
     a.content == b.content
         && a.meta.world_size == b.meta.world_size
-        && a.meta.compared_to == b.meta.compared_to
         && a.meta.metadata == b.meta.metadata
         && a.meta.cursors == b.meta.cursors
 }

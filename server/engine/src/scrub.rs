@@ -3,16 +3,39 @@
 //!
 //! The log is read from its first record, without the folded cache; manifests and lists of packs are read whole; packs
 //! and files by their lengths, a sample of them or all of them by every byte. Must never stop at the first damage, and
-//! must never change anything.
+//! `verify` must never change anything: only `pass.rs` marks and repairs.
+//!
+//! | file | what |
+//! |---|---|
+//! | `plan.rs` | what there is to look at |
+//! | `bodies.rs` | every byte of one object |
+//! | `pace.rs` | bytes counted, and held to a rate |
+//! | `pass.rs` | a scrub: all objects, those first that were verified longest ago |
+//! | `times.rs` | when which object was verified last |
+//! | `copies.rs` | other places that hold the same bytes |
+//! | `repair.rs` | true bytes over damaged ones |
+//! | `rebuild.rs` | a pack's header made anew |
+//! | `dropped.rs` | what was dropped while it was looked at |
 
 mod bodies;
+mod copies;
+mod dropped;
+mod pace;
+mod pass;
 mod plan;
+mod rebuild;
+mod repair;
+mod times;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::stream::StreamExt;
+use futures::stream::{StreamExt, TryStreamExt};
+use gigastore_formats::damage::DamageMark;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_RECORD_BYTES;
+use gigastore_formats::moment::Moment;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::Record;
 use gigastore_formats::wire::{Depth, Finding, VerifyProgress, VerifyReport, VerifyRequest, with_causes};
@@ -22,6 +45,7 @@ use crate::log::{LogError, State, read_record};
 use crate::read::ReadError;
 use crate::store::{StoreError, keys};
 
+use pace::Meter;
 use plan::{Item, Plan};
 
 /// Objects verified at once: enough to keep a store and all cores busy; each holds one window of bytes.
@@ -38,23 +62,33 @@ impl Engine {
     pub async fn verify(&self, request: &VerifyRequest, progress: OnProgress<'_>) -> Result<VerifyReport, ReadError> {
         let mut report = VerifyReport::default();
         let project = &request.project;
-        self.verify_log(project, &mut report).await?;
-        let state = match self.state(project).await {
-            Ok(state) => state,
+        let Some(state) = self.verified_state(project, &mut report).await? else { return Ok(report) };
+        let plan = self.plan(request, &state, &mut report).await?;
+        self.verify_objects(project, request.depth, plan, &mut report, progress).await?;
+        self.without_dropped(request, &state, &mut report).await?;
+        report.findings.sort_by(|a, b| (&a.object, a.range).cmp(&(&b.object, b.range)));
+        Ok(report)
+    }
+
+    /// Verifies the log and returns what it adds up to; `None` where it can't be read, which the report says then.
+    async fn verified_state(
+        &self,
+        project: &ProjectName,
+        report: &mut VerifyReport,
+    ) -> Result<Option<Arc<State>>, ReadError> {
+        self.verify_log(project, report).await?;
+        match self.state(project).await {
+            Ok(state) => Ok(Some(state)),
             // The damaged record is in the report; what it would have made visible can't be known.
-            Err(LogError::Damaged { .. }) => return Ok(report),
+            Err(LogError::Damaged { .. }) => Ok(None),
             Err(LogError::Store { source, .. }) => {
                 if report.findings.is_empty() {
                     let affects = vec!["everything of this project".to_owned()];
                     report.findings.push(self.not_read(affects, source).await?);
                 }
-                return Ok(report);
+                Ok(None)
             }
-        };
-        let plan = self.plan(request, &state, &mut report).await?;
-        self.verify_objects(project, request.depth, plan, &mut report, progress).await?;
-        report.findings.sort_by(|a, b| (&a.object, a.range).cmp(&(&b.object, b.range)));
-        Ok(report)
+        }
     }
 
     /// Reads every record from the first on. Stops at the first that is damaged: nothing after it can be trusted.
@@ -128,23 +162,29 @@ impl Engine {
             progress(VerifyProgress { objects_done, objects, bytes_done, bytes });
         };
         tell();
+        let count = |bytes: u64| {
+            read.fetch_add(bytes, Ordering::Relaxed);
+            tell();
+        };
+        let meter = &Meter::new(&*self.ambient, None, &count);
+        let marks = self.damaged(project).await?;
+        let marks: BTreeMap<_, _> = marks.iter().map(|mark| ((mark.kind, mark.object), mark)).collect();
         let mut results = futures::stream::iter(items)
             .map(|(item, whole)| {
-                let (read, tell) = (&read, &tell);
+                let mark = marks.get(&(item.kind, item.object)).copied();
                 async move {
-                    let count = move |bytes: u64| {
-                        read.fetch_add(bytes, Ordering::Relaxed);
-                        tell();
-                    };
-                    let findings = self.verify_object(project, &item, whole, &count).await;
-                    (item.len, whole, findings)
+                    let mut findings = self.verify_object(project, &item, whole, meter).await?;
+                    // What is read whole shows by itself whether the mark is right.
+                    if let Some(mark) = mark.filter(|_| !whole && findings.is_empty()) {
+                        findings.push(marked(project, &item, mark));
+                    }
+                    Ok::<_, ReadError>((item.len, whole, findings))
                 }
             })
             .buffer_unordered(OBJECTS_IN_FLIGHT);
-        while let Some((len, whole, findings)) = results.next().await {
+        while let Some((len, whole, findings)) = results.try_next().await? {
             done.fetch_add(1, Ordering::Relaxed);
             tell();
-            let findings = findings?;
             report.objects += 1;
             if !findings.iter().any(Finding::is_unreadable) {
                 let counted = if whole { &mut report.bytes_read } else { &mut report.bytes_by_length };
@@ -161,12 +201,12 @@ impl Engine {
         project: &ProjectName,
         item: &Item,
         whole: bool,
-        count: &(dyn Fn(u64) + Send + Sync),
+        meter: &Meter<'_>,
     ) -> Result<Vec<Finding>, ReadError> {
         let key = keys::object(project, item.kind, &item.object);
         let looked = match self.objects.len(&key).await {
             Ok(Some(actual)) if actual == item.len && !whole => return Ok(Vec::new()),
-            Ok(Some(actual)) if actual == item.len => self.verify_body(&key, item, count).await,
+            Ok(Some(actual)) if actual == item.len => self.verify_body(&key, item, meter).await,
             Ok(found) => {
                 let actual = found.map(|actual| format!("expected {} bytes, actual {actual}", item.len));
                 let problem = actual.unwrap_or_else(|| "the object is missing".to_owned());
@@ -212,6 +252,17 @@ fn reads_whole(depth: Depth, item: &Item, salt: u64) -> bool {
             let drawn = u32::from_le_bytes(*Digest::of(&bytes).as_bytes().first_chunk().expect("32 bytes have 4"));
             f64::from(drawn) < share * (f64::from(u32::MAX) + 1.0)
         }
+    }
+}
+
+/// Says that an object whose length is right is known to be damaged.
+fn marked(project: &ProjectName, item: &Item, mark: &DamageMark) -> Finding {
+    let since = Moment::of_ms(mark.since);
+    Finding {
+        object: keys::object(project, item.kind, &item.object),
+        affects: item.affects(),
+        range: mark.damages.first().and_then(|damage| damage.range),
+        problem: format!("marked as damaged since {since}: {}", mark.problem()),
     }
 }
 

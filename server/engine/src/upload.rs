@@ -1,7 +1,8 @@
 //! Packs and dataset files on their way in: checked group after group as they pass, visible only when all of it
 //! matched.
 //!
-//! Must never overwrite an object, and never make one visible whose bytes were not checked by somebody in this process.
+//! Must never overwrite an object but one that is marked as damaged, and never make one visible whose bytes were not
+//! checked by somebody in this process.
 
 use std::sync::Arc;
 
@@ -75,16 +76,30 @@ pub enum UploadError {
 }
 
 impl Engine {
-    /// Returns the length of each object, `None` for those that are not there.
+    /// Returns the length of each object that something new may refer to; `None` for those that are not there, or are
+    /// marked as damaged: an upload of their content puts them right.
     pub async fn lengths(
         &self,
         project: &ProjectName,
         kind: ObjectKind,
         objects: &[Stored],
     ) -> Result<Vec<Option<u64>>, StoreError> {
-        let keys: Vec<String> = objects.iter().map(|stored| keys::object(project, kind, stored)).collect();
-        let lengths = futures::stream::iter(keys).map(|key| async move { self.objects.len(&key).await });
+        let marked = self.marked(project).await?;
+        let lengths = futures::stream::iter(objects.to_vec()).map(|stored| {
+            let sound = !marked.contains(&(kind, stored));
+            async move { if sound { self.len_of(project, kind, &stored).await } else { Ok(None) } }
+        });
         lengths.buffered(LOOKUPS_IN_FLIGHT).try_collect().await
+    }
+
+    /// Returns the length of an object, damaged or not; `None` where it is not there.
+    pub async fn len_of(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: &Stored,
+    ) -> Result<Option<u64>, StoreError> {
+        self.objects.len(&keys::object(project, kind, object)).await
     }
 
     /// Returns the bytes that an upload of an object of `len` bytes holds in memory.
@@ -125,7 +140,7 @@ impl Engine {
                 Body::Stream { len, pieces: head.chain(checked).boxed() }
             }
         };
-        self.store_object(key, len, body).await
+        self.store_content(project, ObjectKind::Pack, pack, len, body).await
     }
 
     /// Stores a dataset file of which `tree` is the group tree. Nothing is sent where it is there already.
@@ -137,10 +152,9 @@ impl Engine {
         bytes: BoxStream<'static, Result<Bytes, BodyError>>,
     ) -> Result<Stored, UploadError> {
         let blob = Stored { digest: tree.root(), epoch };
-        let key = keys::object(project, ObjectKind::Blob, &blob);
         let len = tree.len();
         let pieces = checked(StreamCheck::new(tree), bytes, Arc::clone(&self.ambient)).boxed();
-        self.store_object(key, len, Body::Stream { len, pieces }).await?;
+        self.store_content(project, ObjectKind::Blob, blob, len, Body::Stream { len, pieces }).await?;
         Ok(blob)
     }
 
@@ -153,11 +167,10 @@ impl Engine {
         len: u64,
         bytes: BoxStream<'static, Result<Bytes, BodyError>>,
     ) -> Result<(), UploadError> {
-        let key = keys::object(project, ObjectKind::Blob, &blob);
         let hasher = StreamHasher::new(GroupSize::File);
         let check = NameCheck { hasher, passed: 0, expected: blob.digest, len };
         let pieces = checked(check, bytes, Arc::clone(&self.ambient)).boxed();
-        self.store_object(key, len, Body::Stream { len, pieces }).await
+        self.store_content(project, ObjectKind::Blob, blob, len, Body::Stream { len, pieces }).await
     }
 
     /// Makes the names of stored objects durable, before a commit refers to them: whoever stored one may have died when
@@ -172,7 +185,21 @@ impl Engine {
         self.objects.keep_names(&self.ambient, keys).await
     }
 
-    pub(crate) async fn store_object(&self, key: String, expected: u64, body: Body) -> Result<(), UploadError> {
+    /// Stores an object of `expected` bytes under the name of its content; over the one that is there where that is
+    /// marked as damaged: both have one content, and these bytes are it.
+    pub(crate) async fn store_content(
+        &self,
+        project: &ProjectName,
+        kind: ObjectKind,
+        object: Stored,
+        expected: u64,
+        body: Body,
+    ) -> Result<(), UploadError> {
+        let key = keys::object(project, kind, &object);
+        if self.marked(project).await?.contains(&(kind, object)) {
+            self.objects.replace(&self.ambient, &key, body).await?;
+            return Ok(self.unmark(project, kind, object).await?);
+        }
         match self.objects.store(&self.ambient, &key, body).await? {
             Created::Exists(actual) if actual != expected => Err(UploadError::Damaged { key, expected, actual }),
             Created::New | Created::Exists(_) => Ok(()),
@@ -181,7 +208,7 @@ impl Engine {
 }
 
 /// Something that checks bytes as they pass.
-trait Check: Send + 'static {
+pub(crate) trait Check: Send + 'static {
     fn update(&mut self, bytes: &[u8]) -> Result<(), BodyError>;
     fn finish(self) -> Result<(), BodyError>;
 }
@@ -250,7 +277,7 @@ impl Check for NameCheck {
 
 /// Passes pieces on once `check` has taken them; ends with an error at the first that does not match, or where the
 /// stream ends too early. The hashing runs on the pool of the ambient, for some pieces at once.
-fn checked<C: Check>(
+pub(crate) fn checked<C: Check>(
     check: C,
     pieces: BoxStream<'static, Result<Bytes, BodyError>>,
     ambient: Arc<dyn Ambient>,

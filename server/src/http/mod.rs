@@ -7,7 +7,8 @@
 //! | `saves.rs` | `saves` |
 //! | `checkpoints.rs` | `checkpoints`, `plan`, files of checkpoints |
 //! | `datasets.rs` | `datasets` and their files |
-//! | `projects.rs` | the project itself, `names`, `tags`, `log`, `verify` |
+//! | `projects.rs` | the project itself, `names`, `tags`, `log`, `verify`, `scrub`, `damaged` |
+//! | `lines.rs` | answers that come line by line while work goes on |
 //! | `upkeep.rs` | `pins`, `policies`, `retain`, `usage`, `collect`, `DELETE names` |
 //! | `hub.rs` | beside them: `/api/models`, `/api/datasets`, `/{project}/{name}/resolve`: a Hugging Face Hub |
 //! | `meta.rs` | `/healthz`, `/readyz`, `/metrics`, `/v1/probe` |
@@ -20,6 +21,7 @@ mod checkpoints;
 mod datasets;
 mod error;
 mod hub;
+mod lines;
 mod meta;
 mod objects;
 mod projects;

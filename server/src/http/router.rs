@@ -35,6 +35,8 @@ use crate::packs::Packs;
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) engine: Engine,
+    /// A second store, from which damaged objects are repaired.
+    pub(crate) replica: Option<Engine>,
     pub(crate) ambient: Arc<dyn Ambient>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) admission: Admission,
@@ -103,9 +105,11 @@ pub const ROUTES: &[(&str, &str, Option<Access>)] = &[
     ("PUT", "/v1/projects/{project}/tags/{name}/{tag}", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/log", Some(Access::Read)),
     ("POST", "/v1/projects/{project}/verify", Some(Access::Read)),
+    ("POST", "/v1/projects/{project}/scrub", Some(Access::Write)),
+    ("GET", "/v1/projects/{project}/damaged", Some(Access::Read)),
     ("DELETE", "/v1/projects/{project}/names/{name}/{selector}", Some(Access::Admin)),
-    ("PUT", "/v1/projects/{project}/pins/{name}/{number}", Some(Access::Write)),
-    ("DELETE", "/v1/projects/{project}/pins/{name}/{number}", Some(Access::Write)),
+    ("PUT", "/v1/projects/{project}/pins/{name}/{selector}", Some(Access::Write)),
+    ("DELETE", "/v1/projects/{project}/pins/{name}/{selector}", Some(Access::Write)),
     ("GET", "/v1/projects/{project}/policies", Some(Access::Read)),
     ("PUT", "/v1/projects/{project}/policies/{name}", Some(Access::Admin)),
     ("POST", "/v1/projects/{project}/retain", Some(Access::Admin)),
@@ -159,7 +163,9 @@ pub(crate) fn router(service: Shared) -> Router {
         .route(&below("/tags/{name}/{tag}"), put(projects::tag))
         .route(&below("/log"), get(projects::log))
         .route(&below("/verify"), post(projects::verify))
-        .route(&below("/pins/{name}/{number}"), put(upkeep::pin).delete(upkeep::unpin))
+        .route(&below("/scrub"), post(projects::scrub))
+        .route(&below("/damaged"), get(projects::damaged))
+        .route(&below("/pins/{name}/{selector}"), put(upkeep::pin).delete(upkeep::unpin))
         .route(&below("/policies"), get(upkeep::policies))
         .route(&below("/policies/{name}"), put(upkeep::set_policy))
         .route(&below("/retain"), post(upkeep::retain))

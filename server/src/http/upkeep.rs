@@ -76,7 +76,8 @@ async fn keep(
 ) -> Result<Response<Body>, Refused> {
     let (project, name) = (objects::project(&in_path)?, named(&name)?);
     let number: u64 = number.parse().map_err(|_| {
-        Refused::invalid(format!("{number:?} is no step or version: a tag may move before it is looked at"))
+        let shown: String = number.chars().take(40).collect();
+        Refused::invalid(format!("{shown:?} is no step or version: a tag may move before it is looked at"))
     })?;
     document(&shared.engine.keep(&project, operation.id(shared), verb, &name, number).await.map_err(refused)?)
 }
@@ -109,9 +110,6 @@ pub(super) async fn set_policy(
     let (project, name) = (objects::project(&in_path)?, named(&name)?);
     let (Set { txn, policy }, _admitted) = json(&shared, &headers, body).await?;
     let txn = Operation { txn }.id(&shared);
-    // Its numbers came past the rules of a policy.
-    let policy = policy.map(|policy| Policy::new(policy.last(), policy.every(), policy.younger_than_ms()));
-    let policy = policy.transpose().map_err(|error| Refused::new(Fault::new(FaultCode::Invalid, &error)))?;
     shared.engine.set_policy(&project, txn, &name, policy.as_ref()).await.map_err(refused)?;
     document(&())
 }

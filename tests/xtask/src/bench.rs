@@ -13,7 +13,7 @@ use crate::step::{Step, StepError, Steps};
 use crate::venv::{cannot_write, pip, start_anew};
 
 /// Groups of rows that need Python packages: what others do, a real S3 server, real weights, our own package.
-const NEED_PACKAGES: &[&str] = &["seaweed", "peers", "coded", "python", "data"];
+const NEED_PACKAGES: &[&str] = &["seaweed", "log", "peers", "coded", "python", "data"];
 
 /// Groups of rows that need other readers of datasets as well, and texts.
 const NEED_READERS: &[&str] = &["data"];

@@ -6,6 +6,7 @@
 mod bench;
 mod data;
 mod fuzz;
+mod proof;
 mod python;
 mod soak;
 mod step;
@@ -31,6 +32,10 @@ cargo xtask soak NAME [--minutes N]
                     what CI does for seconds, for longer: corruption, disk, fuzz or reality
 cargo xtask fuzz TARGET [--seconds N]
                     libFuzzer on one parser: the targets are the folders of tests/fuzz/seeds
+cargo xtask sim --seeds N [--seed FIRST] [--trace]
+                    run the engine and client in N made-up worlds; says how to see again what fails
+cargo xtask soak model [--steps N]
+                    search the states of the model of commits and collections that are too many for every change
 cargo xtask help    print this
 
 The tests find the data by GIGASTORE_TEST_VENV, GIGASTORE_TEST_MODEL, GIGASTORE_TEST_PARQUET and
@@ -46,6 +51,8 @@ fn main() -> ExitCode {
         ["bench", ref rest @ ..] => bench::bench(&root(), rest),
         ["soak", ref rest @ ..] if soak::knows(rest) => soak::soak(&root(), rest),
         ["fuzz", ref rest @ ..] if fuzz::knows(&root(), rest) => fuzz::fuzz(&root(), rest),
+        ["sim", ref rest @ ..] => proof::simulation(rest),
+        ["soak", "model", ref rest @ ..] => proof::model(rest),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             Ok(())

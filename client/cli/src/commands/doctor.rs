@@ -4,12 +4,13 @@
 
 use clap::Args;
 use gigastore_client::store::{OpenMode, Store};
-use gigastore_formats::wire::{Fault, Probe};
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::wire::{Fault, Probe, Recovered};
 use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{say, say_json, size, table};
+use crate::output::{moment, note, say, say_json, size, table};
 
 /// Bytes of the trial of throughput: enough for a second at 100 Mbit/s.
 const TRIAL_BYTES: u64 = 16 << 20;
@@ -17,7 +18,7 @@ const TRIAL_BYTES: u64 = 16 << 20;
 /// Clocks that differ by more than this make times of commits misleading (and tokens end early or late).
 const SKEW_MS: u64 = 5000;
 
-/// Look whether a store or service can be used, and how well
+/// Look whether a store or service can be used, and how well; or make a lost log anew
 ///
 /// Checks that it is reached, that the credentials are taken, that a second creation of an object is
 /// refused (what commits rest on), how far its clock is off, and how fast bytes go in and out. Leaves
@@ -28,9 +29,17 @@ const SKEW_MS: u64 = 5000;
 ///   gigastore --store s3://bucket/prefix doctor
 ///
 ///   GIGASTORE_TOKEN=… gigastore --store "$URL_OF_A_SERVICE" doctor
+///
+///   gigastore --store file:///data/store doctor --rebuild-log demo --dry-run
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
-pub(crate) struct Doctor {}
+pub(crate) struct Doctor {
+    /// Where every log record of this project is lost: commit what its manifests, packs and files hold, in a log made
+    /// anew. What was dropped and not yet collected comes back; tags, pins and policies are known only where a folded
+    /// state is left. Nobody else may write meanwhile; refused where there is a log
+    #[arg(long, value_name = "PROJECT")]
+    rebuild_log: Option<ProjectName>,
+}
 
 /// A check that was made.
 struct Check {
@@ -40,6 +49,9 @@ struct Check {
 
 impl Doctor {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        if let Some(project) = &self.rebuild_log {
+            return rebuild(globals, project).await;
+        }
         let mut checks = Vec::new();
         for endpoint in endpoints(globals.url()?) {
             checks.extend(examine(endpoint).await);
@@ -71,6 +83,45 @@ impl Doctor {
             }
         }
     }
+}
+
+/// Makes a log anew, and says what it holds.
+async fn rebuild(globals: &Globals, project: &ProjectName) -> Result<(), Failure> {
+    let report = globals.open().await?.rebuild_log(project, globals.dry_run).await?;
+    if globals.json() {
+        say_json(&json!({ "project": project, "dry_run": globals.dry_run, "report": report }));
+        return Ok(());
+    }
+    let row = |one: &Recovered| {
+        vec![
+            format!("{}@{}", one.name, one.number),
+            moment(one.time),
+            one.content.to_string(),
+            one.manifest.to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = report.recovered.iter().map(row).collect();
+    table(&["recovered", "stored", "content", "manifest"], &rows);
+    if !report.left.is_empty() {
+        let rows: Vec<Vec<String>> = report.left.iter().map(|one| vec![one.object.clone(), one.why.clone()]).collect();
+        table(&["left out", "why"], &rows);
+    }
+    let known = match report.folded {
+        Some(seq) => format!("tags, pins and drops up to record {seq} are known from a folded state"),
+        None => "tags, pins and drops are not known".to_owned(),
+    };
+    say(&format_args!(
+        "{project}: {} log records {}, {} recovered, {} manifests left out, epoch {}; {known}",
+        report.records,
+        if globals.dry_run { "would be written" } else { "written" },
+        report.recovered.len(),
+        report.left.len(),
+        report.epoch
+    ));
+    if !globals.dry_run && !globals.quiet {
+        note(&"now run `gigastore verify`: a log says what there is, not that every byte of it is sound");
+    }
+    Ok(())
 }
 
 /// Each endpoint of a service is looked at by itself: failover would hide one that is gone.

@@ -61,11 +61,12 @@ impl Du {
             Some(project) => (vec![project], false),
             None => (store.projects().await?, true),
         };
-        let (mut used, mut total) = (Vec::new(), UsageReport::default());
+        let (mut used, mut total, mut damaged) = (Vec::new(), UsageReport::default(), 0);
         for project in projects {
             match of_project(&store, &project).await {
                 Ok(found) => {
                     used.extend(found);
+                    damaged += store.damaged(&project).await?.len();
                     let request = UsageRequest { project, grace_ms: DEFAULT_GRACE_MS };
                     add(&mut total, &store.usage(&request).await?);
                 }
@@ -75,9 +76,12 @@ impl Du {
         }
         let shares = Shares::of(&used);
         if globals.json() {
-            print_json(&used, &shares, &total);
+            print_json(&used, &shares, &total, damaged);
         } else {
             print(&used, &shares, &total);
+            if damaged > 0 {
+                say(&format_args!("{damaged} objects are marked as damaged: see `gigastore scrub`"));
+            }
         }
         Ok(())
     }
@@ -124,7 +128,7 @@ impl Used {
     }
 }
 
-fn print_json(used: &[Used], shares: &Shares<'_>, total: &UsageReport) {
+fn print_json(used: &[Used], shares: &Shares<'_>, total: &UsageReport, damaged: usize) {
     let names: Vec<_> = used
         .iter()
         .map(|one| {
@@ -137,8 +141,8 @@ fn print_json(used: &[Used], shares: &Shares<'_>, total: &UsageReport) {
         .collect();
     say_json(&json!({
         "names": names, "logical_bytes": shares.logical, "stored_bytes": shares.stored, "in_store": total.stored,
-        "needed": total.needed, "reclaimable": total.reclaimable, "reclaimable_later": total.later,
-        "sparse": total.sparse, "sparse_used_bytes": total.sparse_used,
+        "damaged_objects": damaged, "needed": total.needed, "reclaimable": total.reclaimable,
+        "reclaimable_later": total.later, "sparse": total.sparse, "sparse_used_bytes": total.sparse_used,
     }));
 }
 

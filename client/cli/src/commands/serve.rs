@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use gigastore_client::transport::embedded::open;
+use gigastore_engine::store::OpenMode;
 use gigastore_server::Tls;
 use serde_json::json;
 
@@ -14,6 +16,7 @@ use crate::context::Globals;
 use crate::duration::duration;
 use crate::failure::Failure;
 use crate::output::{say, say_json, would};
+use crate::rate::rate;
 use crate::service;
 
 /// Put the store behind HTTP
@@ -74,6 +77,13 @@ pub(crate) struct Serve {
     /// How long requests in flight have to finish at the end
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     drain: u64,
+    /// Verify everything stored in the background, reading so many bytes a second, and repair what can be repaired (see
+    /// `gigastore scrub`); a pass a day. Default: off
+    #[arg(long, value_name = "BYTES/S", value_parser = rate)]
+    scrub_rate: Option<u64>,
+    /// A second store with the same projects, from which damaged objects are repaired
+    #[arg(long, value_name = "URL")]
+    scrub_replica: Option<String>,
     /// Apply the policies of all projects and collect them so often, such as 6h (see `gigastore retain` and `gc`)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     collect_every: Option<Duration>,
@@ -120,6 +130,10 @@ impl Serve {
         limits.cache = self.cache.map_or(limits.cache, |mib| mib << 20);
         limits.cache_folder = self.cache_dir;
         limits.cache_disk = self.cache_disk << 20;
+        limits.scrub_rate = self.scrub_rate;
+        if let Some(replica) = &self.scrub_replica {
+            limits.replica = Some(open(replica, OpenMode::Existing, &config.ambient).await?);
+        }
         // Before anybody is told that it serves: who was told may end it at once.
         let stop = stop_signal()?;
         let server = service::bind(config).await?;

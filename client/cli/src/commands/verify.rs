@@ -2,18 +2,21 @@
 //!
 //! Must never exit 0 where anything is damaged.
 
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use clap::Args;
 use gigastore_client::store::Store;
+use gigastore_client::sums::{Difference, Sums};
+use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::name::{ProjectName, Target};
 use gigastore_formats::wire::{Depth, Finding, VerifyProgress, VerifyReport, VerifyRequest};
 use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{nothing_committed, say, say_json, shown, size, table};
+use crate::output::{note, nothing_committed, say, say_json, shown, size, table, with_progress};
 
 /// Verify that everything stored is what was committed
 ///
@@ -26,6 +29,8 @@ use crate::output::{nothing_committed, say, say_json, shown, size, table};
 ///   gigastore verify                       (all projects)
 ///
 ///   gigastore verify demo/minilm@100 --quick
+///
+///   gigastore verify demo/minilm@100 --against b3sums.txt
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Verify {
@@ -37,6 +42,10 @@ pub(crate) struct Verify {
     /// Read this share of the objects whole
     #[arg(long, value_name = "PERCENT", value_parser = share)]
     sample: Option<f64>,
+    /// Read the files of a checkpoint or dataset version and compare their digests with a list that b3sum has
+    /// printed (`cd out && b3sum * > b3sums.txt`)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "sample"], requires = "target")]
+    against: Option<PathBuf>,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -48,6 +57,9 @@ fn share(text: &str) -> Result<f64, String> {
 impl Verify {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let store = globals.open().await?;
+        if let (Some(list), Some(target)) = (&self.against, &self.target) {
+            return against(globals, &store, target, list).await;
+        }
         let started = Instant::now();
         let mut reports = Vec::new();
         for request in self.requests(&store).await? {
@@ -118,10 +130,49 @@ pub(crate) async fn verify(globals: &Globals, store: &Store, request: &VerifyReq
     Ok(shown(globals.quiet, "verifying", snapshot, store.verify(request, &tell)).await?)
 }
 
-fn print(project: &ProjectName, report: &VerifyReport, seconds: f64) {
-    if !report.findings.is_empty() {
-        let rows: Vec<Vec<String>> = report
-            .findings
+/// Compares the files of a target with a list of digests.
+async fn against(globals: &Globals, store: &Store, target: &str, list: &Path) -> Result<(), Failure> {
+    let plain = target.strip_prefix("gigastore://").unwrap_or(target);
+    let target: Target = plain.parse().map_err(|error: gigastore_formats::name::NameError| {
+        Failure::usage(error.to_string()).with_hint("--against needs one checkpoint or dataset version")
+    })?;
+    let text = std::fs::read_to_string(list);
+    let text = text.map_err(|error| Failure::local(&format!("{} can't be read", list.display()), &error))?;
+    let (sums, progress) = (Sums::parse(&text)?, Progress::default());
+    let comparing = store.compare_sums(&target, &sums, &progress);
+    let report = with_progress(globals.quiet, "reading", &progress, comparing).await?;
+    let actual = |one: &Difference| one.actual.map_or("no such file".to_owned(), |digest| digest.to_string());
+    if globals.json() {
+        let different: Vec<_> = report
+            .different
+            .iter()
+            .map(|one| json!({ "path": one.path, "expected": one.expected, "actual": one.actual }))
+            .collect();
+        say_json(&json!({
+            "target": target.to_string(), "same": report.same, "different": different, "unlisted": report.unlisted,
+            "bytes": report.bytes,
+        }));
+    } else {
+        if !report.different.is_empty() {
+            let row = |one: &Difference| vec![one.path.clone(), one.expected.to_string(), actual(one)];
+            table(&["file", "expected", "actual"], &report.different.iter().map(row).collect::<Vec<_>>());
+        }
+        let (same, all) = (report.same.len(), report.same.len() + report.different.len());
+        say(&format_args!("{target}: {same} of {all} listed files are the same, {} read", size(report.bytes)));
+        if !report.unlisted.is_empty() && !globals.quiet {
+            note(&format_args!("not in the list: {}", report.unlisted.join(", ")));
+        }
+    }
+    match report.different.len() {
+        0 => Ok(()),
+        count => Err(Failure::integrity(format!("{count} files of {target} are not what {} says", list.display()))),
+    }
+}
+
+/// Prints what is damaged, and what it affects.
+pub(crate) fn print_findings(findings: &[Finding]) {
+    if !findings.is_empty() {
+        let rows: Vec<Vec<String>> = findings
             .iter()
             .map(|finding| {
                 let range = finding.range.map_or("-".to_owned(), |(start, end)| format!("{start}..{end}"));
@@ -130,6 +181,10 @@ fn print(project: &ProjectName, report: &VerifyReport, seconds: f64) {
             .collect();
         table(&["object", "bytes", "affects", "problem"], &rows);
     }
+}
+
+fn print(project: &ProjectName, report: &VerifyReport, seconds: f64) {
+    print_findings(&report.findings);
     let verdict = match &report.findings[..] {
         [] => "sound",
         findings if findings.iter().all(Finding::is_unreadable) => "NOT READ",

@@ -103,7 +103,8 @@ impl Engine {
         let mut files = Vec::with_capacity(dataset.rows.len());
         files.extend(dataset.rows.iter().map(|row| (row.path.clone(), row.bytes, row.blob)));
         let checks = futures::stream::iter(files).map(|(path, expected, blob)| async move {
-            match self.lengths(project, ObjectKind::Blob, &[blob]).await?.pop().flatten() {
+            // Of a file that an older version has, too, damage is no news; what is sent anew was put right.
+            match self.len_of(project, ObjectKind::Blob, &blob).await? {
                 Some(actual) if actual == expected => Ok(()),
                 actual => Err(CommitError::File { path, expected, actual }),
             }

@@ -134,6 +134,8 @@ impl Log {
         let Group { entries, mut proposed, deferred, .. } = group(waiting, &state);
         if !entries.is_empty() {
             let record = Record { seq: state.seq + 1, prev: state.head, entries };
+            // A state that somebody holds is copied when it moves.
+            drop(state);
             match self.fill_slot(&record).await {
                 // What this process wrote it need not read again.
                 Ok(true) => proposed = answered(proposed, &self.seen()),

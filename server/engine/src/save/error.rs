@@ -87,6 +87,15 @@ pub enum FinishError {
         /// The first of them.
         ranks: String,
     },
+    /// A part was listed, and then it was not there any more.
+    #[error(
+        "the part of rank {rank} was swept while it was to be read, because this save counted as abandoned; nothing \
+         was committed: run the same again, only what is missing is sent"
+    )]
+    Swept {
+        /// The rank.
+        rank: u32,
+    },
     /// Somebody gave the save up.
     #[error("this save was aborted: save again under a new attempt")]
     Aborted,

@@ -14,15 +14,13 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{Finding, with_causes};
 
+use super::pace::Meter;
 use super::plan::{Expected, Holds, Item, rows_of};
 use crate::engine::Engine;
 use crate::read::ReadError;
 
 /// Bytes read at once: eight groups of a tensor, thirty-two of a file.
-const WINDOW_BYTES: u64 = 8 << 20;
-
-/// Counts bytes as they are read.
-type Count<'a> = &'a (dyn Fn(u64) + Send + Sync);
+pub(super) const WINDOW_BYTES: u64 = 8 << 20;
 
 impl Engine {
     /// Verifies every byte of an object whose length is right.
@@ -30,12 +28,12 @@ impl Engine {
         &self,
         key: &str,
         item: &Item,
-        count: Count<'_>,
+        meter: &Meter<'_>,
     ) -> Result<Vec<Finding>, ReadError> {
         match &item.holds {
-            Holds::File { tree, .. } => self.verify_file(key, item, tree, count).await,
+            Holds::File { tree, .. } => self.verify_file(key, item, tree, meter).await,
             Holds::Slices { header_len, slices } => {
-                let found = self.verify_pack(key, item, *header_len, count).await?;
+                let found = self.verify_pack(key, item, *header_len, meter).await?;
                 let header = match found {
                     Ok(header) => header,
                     Err(findings) => return Ok(findings),
@@ -50,14 +48,14 @@ impl Engine {
         key: &str,
         item: &Item,
         tree: &GroupTree,
-        count: Count<'_>,
+        meter: &Meter<'_>,
     ) -> Result<Vec<Finding>, ReadError> {
         let mut findings = Vec::new();
         let mut start = 0;
         while start < tree.len() {
             let range = window(start, tree.len());
             let bytes = self.objects.get_range(key, range).await?;
-            count(range.len());
+            meter.read(range.len()).await;
             let copy = tree.clone();
             let damaged = self.ambient.computed(move || damaged_groups(&copy, range.start(), &bytes)).await;
             findings.extend(damaged.into_iter().map(|(range, problem)| Finding {
@@ -77,12 +75,12 @@ impl Engine {
         key: &str,
         item: &Item,
         header_len: u64,
-        count: Count<'_>,
+        meter: &Meter<'_>,
     ) -> Result<Result<PackHeader, Vec<Finding>>, ReadError> {
         let Stored { digest, .. } = item.object;
         let range = ByteRange::new(0, header_len.min(item.len)).expect("0 is the smallest number");
         let bytes = self.objects.get_range(key, range).await?;
-        count(range.len());
+        meter.read(range.len()).await;
         let parsed = self.ambient.computed(move || PackHeader::parse(digest, &bytes)).await;
         let header = match parsed {
             Ok(header) => header,
@@ -97,16 +95,16 @@ impl Engine {
         while start < item.len {
             let range = window(start, item.len);
             let bytes = self.objects.get_range(key, range).await?;
-            count(range.len());
+            meter.read(range.len()).await;
             let (result, same) = self.ambient.computed(move || (check.update(&bytes), check)).await;
             check = same;
             if let Err(first) = result {
-                return Ok(Err(self.damaged_entries(key, item, &header, first).await?));
+                return Ok(Err(self.damaged_entries(key, item, &header, first, meter).await?));
             }
             start = range.end();
         }
         if let Err(first) = check.finish() {
-            return Ok(Err(self.damaged_entries(key, item, &header, first).await?));
+            return Ok(Err(self.damaged_entries(key, item, &header, first, meter).await?));
         }
         Ok(Ok(header))
     }
@@ -118,10 +116,11 @@ impl Engine {
         item: &Item,
         header: &PackHeader,
         first: PackDamage,
+        meter: &Meter<'_>,
     ) -> Result<Vec<Finding>, ReadError> {
         let mut findings = Vec::new();
         for entry in header.entries() {
-            findings.extend(self.damaged_groups_of(key, item, entry).await?);
+            findings.extend(self.damaged_groups_of(key, item, entry, meter).await?);
         }
         let covered = |damage: &PackDamage| {
             let range = (damage.range.start(), damage.range.end());
@@ -140,11 +139,18 @@ impl Engine {
         Ok(findings)
     }
 
-    async fn damaged_groups_of(&self, key: &str, item: &Item, entry: &PackEntry) -> Result<Vec<Finding>, ReadError> {
+    async fn damaged_groups_of(
+        &self,
+        key: &str,
+        item: &Item,
+        entry: &PackEntry,
+        meter: &Meter<'_>,
+    ) -> Result<Vec<Finding>, ReadError> {
         let mut findings = Vec::new();
         for index in 0..entry.slice.tree.groups() {
             let range = entry.stored_groups(index..index + 1);
             let bytes = self.objects.get_range(key, range).await?;
+            meter.wait(range.len()).await;
             let copy = entry.clone();
             let opened = self.ambient.computed(move || copy.open_group(index, &bytes).map(drop)).await;
             if let Err(fault) = opened {
@@ -184,7 +190,7 @@ fn unexpected(key: &str, header: &PackHeader, slices: &BTreeMap<Expected, Vec<Ar
     .collect()
 }
 
-fn window(start: u64, len: u64) -> ByteRange {
+pub(super) fn window(start: u64, len: u64) -> ByteRange {
     ByteRange::new(start, len.min(start + WINDOW_BYTES)).expect("a window ends after its start")
 }
 

@@ -48,8 +48,22 @@ impl From<io::Error> for Unwritten {
     }
 }
 
-/// Writes an object to the file `path`, durably, where there is none.
-pub(super) async fn write(ambient: &Arc<dyn Ambient>, path: PathBuf, body: Body) -> Result<(), Unwritten> {
+/// What becomes of a file that has the name already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Naming {
+    /// It stays, and the new one is given up.
+    New,
+    /// The new one takes its place; who has it open reads on in the old one.
+    Over,
+}
+
+/// Writes an object to the file `path`, durably.
+pub(super) async fn write(
+    ambient: &Arc<dyn Ambient>,
+    path: PathBuf,
+    body: Body,
+    naming: Naming,
+) -> Result<(), Unwritten> {
     let incoming = ambient.waited(move || Incoming::new(path)).await?;
     let mut staged = Staged { incoming: Some(incoming), ambient: Arc::clone(ambient) };
     match body {
@@ -63,7 +77,7 @@ pub(super) async fn write(ambient: &Arc<dyn Ambient>, path: PathBuf, body: Body)
         }
     }
     match staged.incoming.take() {
-        Some(incoming) => ambient.waited(move || incoming.publish()).await,
+        Some(incoming) => ambient.waited(move || incoming.publish(naming)).await,
         None => Err(io::Error::other("its file is gone").into()),
     }
 }
@@ -126,6 +140,8 @@ struct Incoming {
     written: u64,
     /// Bytes that the disk was set to work on.
     begun: u64,
+    /// The staged name is gone: another writer may have it by now.
+    renamed: bool,
 }
 
 impl Incoming {
@@ -138,7 +154,7 @@ impl Incoming {
             staged.push(format!("#{number}"));
             let staged = PathBuf::from(staged);
             match OpenOptions::new().write(true).create_new(true).open(&staged) {
-                Ok(file) => return Ok(Self { file, staged, path, written: 0, begun: 0 }),
+                Ok(file) => return Ok(Self { file, staged, path, written: 0, begun: 0, renamed: false }),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
                 Err(error) if error.kind() == ErrorKind::NotFound => make_folder(folder_of(&path)?)?,
                 Err(error) => return Err(failed("made", &staged)(error)),
@@ -158,11 +174,17 @@ impl Incoming {
     }
 
     /// Makes the file durable, then visible, then its name durable.
-    fn publish(self) -> Result<(), Unwritten> {
+    fn publish(mut self, naming: Naming) -> Result<(), Unwritten> {
         self.file.sync_data().map_err(failed("synced", &self.staged))?;
-        match fs::hard_link(&self.staged, &self.path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Unwritten::Exists),
-            linked => linked.map_err(failed("linked", &self.path))?,
+        match naming {
+            Naming::New => match fs::hard_link(&self.staged, &self.path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Unwritten::Exists),
+                linked => linked.map_err(failed("linked", &self.path))?,
+            },
+            Naming::Over => {
+                fs::rename(&self.staged, &self.path).map_err(failed("renamed", &self.path))?;
+                self.renamed = true;
+            }
         }
         let folder = folder_of(&self.path)?.to_owned();
         // The staged name goes first, so that one sync of the folder does for both.
@@ -173,8 +195,10 @@ impl Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // One that stays takes room under a name that no object has, and nothing else.
-        let _ = fs::remove_file(&self.staged);
+        if !self.renamed {
+            // One that stays takes room under a name that no object has, and nothing else.
+            let _ = fs::remove_file(&self.staged);
+        }
     }
 }
 
@@ -246,11 +270,15 @@ mod tests {
         }
         second.write(b"other").unwrap();
         assert_eq!(names(&inner), ["x#1", "x#2"]);
-        first.publish().unwrap();
+        first.publish(Naming::New).unwrap();
         assert_eq!(names(&inner), ["x", "x#2"]);
-        assert!(matches!(second.publish(), Err(Unwritten::Exists)));
+        assert!(matches!(second.publish(Naming::New), Err(Unwritten::Exists)));
         assert_eq!(names(&inner), ["x"]);
         assert!(fs::read(&path).unwrap() == piece.repeat(3));
+        let mut over = Incoming::new(path.clone()).unwrap();
+        over.write(b"true bytes").unwrap();
+        over.publish(Naming::Over).unwrap();
+        assert_eq!((names(&inner), fs::read(&path).unwrap()), (vec!["x".to_owned()], b"true bytes".to_vec()));
     }
 
     #[test]

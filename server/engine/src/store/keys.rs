@@ -44,14 +44,48 @@ pub(crate) fn object(project: &ProjectName, kind: ObjectKind, stored: &Stored) -
     format!("{PROJECTS}/{project}/{}", stored.key(kind))
 }
 
-/// The folder of a project's objects of one kind.
-pub(crate) fn objects(project: &ProjectName, kind: ObjectKind) -> String {
-    let kind = match kind {
+/// The folder of the marks of damaged objects.
+pub(crate) fn damaged_objects(project: &ProjectName) -> String {
+    format!("{PROJECTS}/{project}/damaged")
+}
+
+/// The mark of a damaged object.
+pub(crate) fn damaged(project: &ProjectName, kind: ObjectKind, stored: &Stored) -> String {
+    format!("{}/{}/{stored}.json", damaged_objects(project), kind_folder(kind))
+}
+
+/// Kind and name of the object that a mark is about, from the mark's key.
+pub(crate) fn damaged_of(key: &str) -> Option<(ObjectKind, Stored)> {
+    let mut parts = key.rsplit('/');
+    let stored = parts.next()?.strip_suffix(".json")?.parse().ok()?;
+    let folder = parts.next()?;
+    let kinds = [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest];
+    Some((kinds.into_iter().find(|kind| kind_folder(*kind) == folder)?, stored))
+}
+
+/// The folder that objects of a kind lie in.
+pub(crate) fn kind_folder(kind: ObjectKind) -> &'static str {
+    match kind {
         ObjectKind::Pack => "packs",
         ObjectKind::Blob => "blobs",
         ObjectKind::Manifest => "manifests",
-    };
-    format!("{PROJECTS}/{project}/{kind}")
+    }
+}
+
+/// When which object was verified last.
+pub(crate) fn scrub_times(project: &ProjectName) -> String {
+    format!("{PROJECTS}/{project}/scrub/times.json")
+}
+
+/// The name of the object of a pack's, file's or manifest's key.
+pub(crate) fn stored_of(key: &str) -> Option<Stored> {
+    let name = key.rsplit('/').next()?;
+    name.strip_suffix(".safetensors").or_else(|| name.strip_suffix(".parquet"))?.parse().ok()
+}
+
+/// The folder of a project's objects of one kind.
+pub(crate) fn objects(project: &ProjectName, kind: ObjectKind) -> String {
+    format!("{PROJECTS}/{project}/{}", kind_folder(kind))
 }
 
 /// The object that a key is of; `None` where it is not exactly the key of one.
@@ -116,10 +150,15 @@ mod tests {
         assert_eq!(folded_seq(&folded(&p, 42)), Some(42));
         assert_eq!(folded_seq("projects/p/log/folded/x"), None);
         assert_eq!(part_of("projects/p/saves/x/parts/1.parquet"), None);
+        let stored = Stored { digest: save.0, epoch: 3 };
+        for kind in [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest] {
+            assert_eq!(damaged_of(&damaged(&p, kind, &stored)), Some((kind, stored)));
+            assert_eq!(stored_of(&object(&p, kind, &stored)), Some(stored));
+        }
+        assert_eq!(damaged_of("projects/p/damaged/logs/x.json"), None);
         let key = save_begin(&p, save);
         assert_eq!(save_of(&p, &key), Some((save, "begin.json")));
         assert_eq!(save_of(&p, "projects/p/saves/x/begin.json"), None);
-        let stored = Stored { digest: save.0, epoch: 3 };
         for kind in [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest] {
             let key = object(&p, kind, &stored);
             assert!(key.starts_with(&format!("{}/", objects(&p, kind))));

@@ -1,7 +1,9 @@
 //! The few operations that Gigastore needs of an object store: get, create, stream in, list, length.
 //!
-//! Must never overwrite an object (folded state, a cache, is the one exception and says so) and never return fewer
-//! bytes than were asked for.
+//! Must never overwrite an object (caches and marks are the exception and say so; `replace.rs` puts true bytes over
+//! damaged ones) and never return fewer bytes than were asked for.
+
+mod replace;
 
 use std::fmt;
 use std::io;
@@ -23,7 +25,7 @@ use object_store::{
 
 use super::StoreError;
 use super::connect::Connected;
-use super::folder::{self, Unwritten};
+use super::folder::{self, Naming, Unwritten};
 use super::parts::{self, PART_BYTES, Pace, send_parts};
 use super::uploads::Uploads;
 
@@ -215,13 +217,13 @@ impl Objects {
         self.store.put_opts(&Path::from(key), payload, options).await.map(|_| ())
     }
 
-    /// Writes a cache entry, over an older one if there is any. For folded state only.
+    /// Writes a cache entry or a mark, over an older one if there is any: what may be missing or stale.
     pub(crate) async fn put_cache(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
         let put = self.store.put(&Path::from(key), bytes.into()).await;
         put.map(|_| ()).map_err(|source| StoreError::sort(key, source))
     }
 
-    /// Deletes a cache entry. For folded state only.
+    /// Deletes a cache entry or a mark.
     pub(crate) async fn delete_cache(&self, key: &str) -> Result<(), StoreError> {
         match self.store.delete(&Path::from(key)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
@@ -272,7 +274,7 @@ impl Objects {
         body: Body,
     ) -> Result<Created, StoreError> {
         let failed = |error: io::Error| StoreError::sort(key, folder_error(error));
-        match folder::write(ambient, path, body).await {
+        match folder::write(ambient, path, body, Naming::New).await {
             Ok(()) => Ok(Created::New),
             Err(Unwritten::Exists) => {
                 // Something that is no file, then.

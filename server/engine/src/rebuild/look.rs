@@ -1,0 +1,201 @@
+//! Manifests as they lie in the store: each checked against its name, read, and believed only where the objects that it
+//! needs are there.
+//!
+//! Must never take an object's word for what it is: its bytes have the digest of its name, or it is left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use gigastore_formats::digest::Digest;
+use gigastore_formats::limits::MAX_MANIFEST_BYTES;
+use gigastore_formats::manifest::checkpoint::{Checkpoint, read_checkpoint};
+use gigastore_formats::manifest::dataset::{Dataset, read_dataset};
+use gigastore_formats::manifest::packs::{PackRow, read_packs, write_packs};
+use gigastore_formats::manifest::timeline::read_timeline;
+use gigastore_formats::name::{Name, ProjectName};
+use gigastore_formats::object::{ObjectKind, Stored};
+use gigastore_formats::record::{Commit, Index, Sort};
+use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::wire::LeftOut;
+
+use super::RebuildError;
+use crate::engine::Engine;
+use crate::store::{StoreError, keys};
+
+/// A checkpoint or dataset version that can be committed.
+pub(super) struct Found {
+    /// The manifest's key.
+    pub(super) key: String,
+    pub(super) commit: Commit,
+    /// When the manifest was stored, in milliseconds since 1970.
+    pub(super) time: u64,
+}
+
+/// What a manifest turned out to be.
+enum Read {
+    Checkpoint(Box<Checkpoint>),
+    Dataset(Box<Dataset>),
+    Timeline(Name, u64),
+    /// A list of packs, which is made again from the manifest.
+    Packs,
+    Unknown,
+}
+
+/// A timeline of a step, and when it was stored.
+type Timelines = BTreeMap<(Name, u64), (u64, Index)>;
+
+impl Engine {
+    /// Reads every manifest of a project.
+    pub(super) async fn look_at_manifests(
+        &self,
+        project: &ProjectName,
+        dry_run: bool,
+        left: &mut Vec<LeftOut>,
+    ) -> Result<Vec<Found>, RebuildError> {
+        let (mut found, mut timelines) = (Vec::new(), Timelines::new());
+        let mut listed = self.objects.list(&format!("{}/manifests", keys::project(project))).await?;
+        listed.sort_unstable();
+        for (key, _) in listed {
+            let Some(object) = keys::stored_of(&key) else { continue };
+            let mut leave = |why: &str| left.push(LeftOut { object: key.clone(), why: why.to_owned() });
+            let bytes = match self.objects.get(&key, MAX_MANIFEST_BYTES).await {
+                Ok(bytes) => bytes,
+                Err(StoreError::NotFound { .. } | StoreError::Short { .. } | StoreError::TooLong { .. }) => {
+                    leave("it can't be read whole");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let copy = bytes.clone();
+            let tree = self.ambient.computed(move || GroupTree::of(GroupSize::File, &copy)).await;
+            if tree.root() != object.digest {
+                leave("it is damaged: its bytes do not have the digest of its name");
+                continue;
+            }
+            let time = self.objects.modified_ms(&key).await?.and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default();
+            let index = Index::new(object, &tree);
+            let commit = match self.ambient.computed(move || read_any(&bytes)).await {
+                Read::Checkpoint(checkpoint) => self.commit_of_checkpoint(project, index, *checkpoint, dry_run).await?,
+                Read::Dataset(dataset) => self.commit_of_dataset(project, index, *dataset).await?,
+                Read::Timeline(run, step) => {
+                    let newest = timelines.entry((run, step)).or_insert_with(|| (time, index.clone()));
+                    if time >= newest.0 {
+                        *newest = (time, index);
+                    }
+                    continue;
+                }
+                Read::Packs => continue,
+                Read::Unknown => Err("no manifest of a known version".to_owned()),
+            };
+            match commit {
+                Ok(commit) => found.push(Found { key, commit, time }),
+                Err(why) => leave(&why),
+            }
+        }
+        for one in found.iter_mut().filter(|one| one.commit.sort == Sort::Checkpoint) {
+            let timeline = timelines.get(&(one.commit.name.clone(), one.commit.number));
+            one.commit.timeline = timeline.map(|(_, index)| index.clone());
+        }
+        Ok(found)
+    }
+
+    /// Describes a checkpoint, or says what it lacks.
+    async fn commit_of_checkpoint(
+        &self,
+        project: &ProjectName,
+        manifest: Index,
+        checkpoint: Checkpoint,
+        dry_run: bool,
+    ) -> Result<Result<Commit, String>, RebuildError> {
+        let mut packs: BTreeMap<Stored, PackRow> = BTreeMap::new();
+        for row in &checkpoint.rows {
+            let (pack, header_len) = (row.place.pack, row.place.header_len);
+            let new = PackRow { pack, header_len, bytes: 0, slices: 0, used: 0 };
+            let pack = packs.entry(pack).or_insert(new);
+            (pack.slices, pack.used) = (pack.slices + 1, pack.used + row.place.stored_len);
+        }
+        for pack in packs.values_mut() {
+            let key = keys::object(project, ObjectKind::Pack, &pack.pack);
+            let header = self.pack_header(&key, pack.pack.digest, pack.header_len).await?;
+            let Some((header, _)) = header else {
+                return Ok(Err(format!("{key} is missing, or its header is damaged")));
+            };
+            let (expected, actual) = (header.object_len(), self.objects.len(&key).await?);
+            if actual != Some(expected) {
+                return Ok(Err(format!("{key} should have {expected} bytes, and has {}", actual.unwrap_or_default())));
+            }
+            let places: BTreeSet<(u64, Digest)> =
+                header.entries().iter().map(|entry| (entry.stored.start(), entry.slice.tree.root())).collect();
+            let mut rows = checkpoint.rows.iter().filter(|row| row.place.pack == pack.pack);
+            if let Some(row) = rows.find(|row| !places.contains(&(row.place.offset, row.blake3))) {
+                return Ok(Err(format!("{key} has no slice {} where the manifest says", row.slice)));
+            }
+            pack.bytes = expected;
+        }
+        let rows: Vec<PackRow> = packs.into_values().collect();
+        let list = self.ambient.computed(move || write_packs(&rows)).await?;
+        let epoch = manifest.object.epoch;
+        let packs = if dry_run {
+            let tree = GroupTree::of(GroupSize::File, &list);
+            Index::new(Stored { digest: tree.root(), epoch }, &tree)
+        } else {
+            // Under the epoch of the manifest, where the lost commit had it: what is there is not sent again.
+            self.store_manifest(project, epoch, list).await?
+        };
+        Ok(Ok(Commit {
+            sort: Sort::Checkpoint,
+            name: checkpoint.meta.run,
+            number: checkpoint.meta.step,
+            manifest,
+            packs: Some(packs),
+            timeline: None,
+            content: checkpoint.content,
+            bytes: checkpoint.rows.iter().map(|row| row.slice.bytes()).sum(),
+            items: checkpoint.rows.len() as u64,
+            world_size: checkpoint.meta.world_size,
+        }))
+    }
+
+    /// Describes a dataset version, or says what it lacks.
+    async fn commit_of_dataset(
+        &self,
+        project: &ProjectName,
+        manifest: Index,
+        dataset: Dataset,
+    ) -> Result<Result<Commit, String>, RebuildError> {
+        for row in &dataset.rows {
+            let actual = self.len_of(project, ObjectKind::Blob, &row.blob).await?;
+            if actual != Some(row.bytes) {
+                let (key, expected) = (keys::object(project, ObjectKind::Blob, &row.blob), row.bytes);
+                let actual = actual.map_or("is missing".to_owned(), |actual| format!("has {actual}"));
+                return Ok(Err(format!("{} in {key} should have {expected} bytes, and {actual}", row.path)));
+            }
+        }
+        Ok(Ok(Commit {
+            sort: Sort::Dataset,
+            name: dataset.meta.name,
+            number: dataset.meta.version,
+            manifest,
+            packs: None,
+            timeline: None,
+            content: dataset.content,
+            bytes: dataset.rows.iter().map(|row| row.bytes).sum(),
+            items: dataset.rows.len() as u64,
+            world_size: 0,
+        }))
+    }
+}
+
+/// Reads a manifest of whatever kind it is.
+fn read_any(bytes: &Bytes) -> Read {
+    if let Ok(checkpoint) = read_checkpoint(bytes) {
+        return Read::Checkpoint(Box::new(checkpoint));
+    }
+    if let Ok(dataset) = read_dataset(bytes) {
+        return Read::Dataset(Box::new(dataset));
+    }
+    if read_packs(bytes).is_ok() {
+        return Read::Packs;
+    }
+    read_timeline(bytes).map_or(Read::Unknown, |timeline| Read::Timeline(timeline.meta.run, timeline.meta.step))
+}

@@ -1,0 +1,113 @@
+//! The scrub in the background: one project after the other, at a bounded rate, a pass a day; and what is told of it.
+//!
+//! Must never hold up a request: it has a rate of its own, and waits for the store like everyone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use gigastore_formats::name::ProjectName;
+use gigastore_formats::wire::{Fault, ScrubReport, ScrubRequest, VerifyProgress, with_causes};
+
+use crate::http::Shared;
+
+/// Pause between two looks for a project whose turn it is.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Time between the end of a pass over a project and the next one: a day. A store of 4 TB takes as long at 50 MB/s; of
+/// a smaller one nothing more would be learned by reading it again and again.
+const PASS_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// Pause between two looks at how far a pass is, for the metrics.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
+/// Scrubs all projects, as long as the service runs.
+pub(crate) async fn scrub_always(shared: Shared, rate: u64) {
+    loop {
+        match shared.engine.projects().await {
+            Ok(projects) => {
+                for project in projects {
+                    scrub(&shared, &project, rate).await;
+                }
+            }
+            Err(error) => tracing::warn!(error = with_causes(&error), "projects can't be listed: nothing is scrubbed"),
+        }
+        shared.ambient.sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Scrubs a project where its turn has come; says in the log why where that does not go well.
+async fn scrub(shared: &Shared, project: &ProjectName, rate: u64) {
+    if !turn_has_come(shared, project).await {
+        return;
+    }
+    let request = ScrubRequest { project: project.clone(), rate: Some(rate), dry_run: false };
+    let counted = AtomicU64::new(0);
+    let count = |now: VerifyProgress| {
+        let before = counted.swap(now.bytes_done, Ordering::Relaxed);
+        shared.metrics.scrubbed.inc_by(now.bytes_done.saturating_sub(before));
+    };
+    let scrub = shared.engine.scrub(&request, shared.replica.as_ref(), &count);
+    let mut scrub = std::pin::pin!(scrub);
+    loop {
+        tokio::select! {
+            ended = &mut scrub => {
+                match ended {
+                    Ok(report) => tell(shared, project, &report),
+                    Err(error) => {
+                        let error = Fault::from(&error).message;
+                        tracing::warn!(%project, error, "the scrub was broken off; it goes on later");
+                    }
+                }
+                return;
+            }
+            () = shared.ambient.sleep(TELL_EVERY) => { turn_has_come(shared, project).await; }
+        }
+    }
+}
+
+/// Tells the metrics how far a project is, and whether its next pass is due or under way.
+async fn turn_has_come(shared: &Shared, project: &ProjectName) -> bool {
+    match shared.engine.coverage(project).await {
+        Ok(coverage) => {
+            shared.metrics.coverage(project, coverage);
+            let since = coverage.completed.map(|then| shared.ambient.wall_ms().saturating_sub(then));
+            since.is_none_or(|ms| Duration::from_millis(ms) >= PASS_EVERY)
+        }
+        Err(error) => {
+            tracing::warn!(%project, error = with_causes(&error), "what was scrubbed can't be read");
+            false
+        }
+    }
+}
+
+/// Tells log and metrics what a scrub found.
+pub(crate) fn tell(shared: &Shared, project: &ProjectName, report: &ScrubReport) {
+    for repair in &report.repaired {
+        let (object, from) = (&repair.object, repair.from.join(", "));
+        tracing::warn!(%project, object, bytes = repair.bytes, from, "a damaged object was repaired");
+    }
+    for finding in &report.findings {
+        let (object, affects) = (&finding.object, finding.affects.join(", "));
+        tracing::error!(%project, object, affects, problem = finding.problem, "stored bytes are damaged");
+    }
+    shared.metrics.repaired.inc_by(report.repaired.len() as u64);
+    shared.metrics.verification_failures.inc_by(report.findings.len() as u64);
+    shared.metrics.coverage(project, report.coverage);
+    let (objects, bytes) = (report.objects, report.bytes_read);
+    tracing::info!(%project, objects, bytes, before = report.before, "scrubbed");
+}
+
+/// Starts the scrub where there is a rate for it; it ends when what is returned is dropped.
+pub(crate) fn start(shared: &Shared, rate: Option<u64>) -> Option<Ended> {
+    rate.map(|rate| Ended(tokio::spawn(scrub_always(Arc::clone(shared), rate))))
+}
+
+/// Ends a task when it is dropped.
+pub(crate) struct Ended(tokio::task::JoinHandle<()>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
