@@ -116,6 +116,9 @@ impl From<&RebuildError> for Fault {
                 Self { object: Some(first.clone()), ..Self::new(FaultCode::Conflict, error) }
             }
             RebuildError::Busy { .. } => Self::new(FaultCode::Conflict, error),
+            RebuildError::Ambiguous { first, .. } => {
+                Self { object: Some(first.clone()), ..Self::new(FaultCode::Conflict, error) }
+            }
             RebuildError::Nothing { .. } => Self::new(FaultCode::NotFound, error),
             RebuildError::Manifest(_) => Self::new(FaultCode::Invalid, error),
             RebuildError::Append(source) => of_append(source),

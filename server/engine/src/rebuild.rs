@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use gigastore_formats::limits::MAX_FOLDED_BYTES;
 use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::name::{Name, ProjectName};
+use gigastore_formats::object::ObjectKind;
 use gigastore_formats::record::{Entry, Sort};
 use gigastore_formats::sealed::unseal;
 use gigastore_formats::wire::{LeftOut, RebuildReport, Recovered};
@@ -54,6 +55,22 @@ pub enum RebuildError {
         project: ProjectName,
         /// The record.
         seq: u64,
+    },
+    /// Two manifests of one step or version, and nothing says which of them was committed.
+    #[error(
+        "{name}@{number} has two manifests of different content, {first} and {second}, and no folded state says which of \
+         them was committed (a save that lost against another leaves such a one, and so does a step that was dropped and \
+         saved anew): look at both, move the wrong one out of the store, and run the same again"
+    )]
+    Ambiguous {
+        /// The run or dataset.
+        name: Name,
+        /// The step or version.
+        number: u64,
+        /// Key of the newer manifest.
+        first: String,
+        /// Key of the older one.
+        second: String,
     },
     /// There is nothing to make a log of.
     #[error("{project} has no manifest that verifies: there is nothing to make a log of")]
@@ -98,17 +115,28 @@ impl Engine {
     pub async fn rebuild_log(&self, project: &ProjectName, dry_run: bool) -> Result<RebuildReport, RebuildError> {
         let mut left = Vec::new();
         let folded = self.left_state(project).await?;
-        let found = self.look_at_manifests(project, dry_run, &mut left).await?;
-        let chosen = choose(found, folded.as_ref(), &mut left);
+        let found = self.look_at_manifests(project, &mut left).await?;
+        let chosen = choose(found, folded.as_ref(), &mut left)?;
         if chosen.is_empty() {
             return Err(RebuildError::Nothing { project: project.clone() });
         }
         let epoch = self.highest_epoch(project).await?;
-        let records = records::records(project, &chosen, folded.as_ref(), epoch);
+        let now = self.ambient.wall_ms();
+        let records = records::records(project, &chosen, folded.as_ref(), epoch, now);
         let there = self.check_no_log(project, &records).await?;
         if !dry_run {
+            for one in chosen.values() {
+                if let Some(list) = &one.packs {
+                    // Under the epoch of the manifest, where the lost commit had it: what is there is not sent again.
+                    self.store_manifest(project, one.commit.manifest.object.epoch, list.clone()).await?;
+                }
+            }
             for (i, entries) in records.iter().enumerate().skip(there) {
                 self.append_rebuilt(project, i as u64, entries).await?;
+            }
+            // Those of the lost log would pass for newer ones than this log has.
+            for (_, key) in self.log(project).folded_keys().await? {
+                self.objects.delete_cache(&key).await?;
             }
         }
         let recovered = chosen.values().map(|one| Recovered {
@@ -166,11 +194,7 @@ impl Engine {
     /// Returns the newest folded state that is left, if any can be read. It stands on no record any more, but its own
     /// digest says that it is what somebody folded.
     async fn left_state(&self, project: &ProjectName) -> Result<Option<State>, StoreError> {
-        let listed = self.objects.list(&keys::folded_states(project)).await?;
-        let mut folded: Vec<(u64, String)> =
-            listed.into_iter().filter_map(|(key, _)| Some((keys::folded_seq(&key)?, key))).collect();
-        folded.sort_unstable();
-        for (seq, key) in folded.into_iter().rev() {
+        for (seq, key) in self.log(project).folded_keys().await? {
             let bytes = match self.objects.get(&key, MAX_FOLDED_BYTES).await {
                 Ok(bytes) => bytes,
                 Err(StoreError::NotFound { .. } | StoreError::TooLong { .. } | StoreError::Short { .. }) => continue,
@@ -187,20 +211,25 @@ impl Engine {
         Ok(None)
     }
 
-    /// Returns the highest epoch in which anything of a project was stored.
+    /// Returns the highest epoch in which a manifest of a project was stored: nobody but an engine does that. What else
+    /// was uploaded in a later one waits until the project is there again.
     async fn highest_epoch(&self, project: &ProjectName) -> Result<u64, StoreError> {
-        let mut highest = 0;
-        for folder in ["packs", "blobs", "manifests"] {
-            for (key, _) in self.objects.list(&format!("{}/{folder}", keys::project(project))).await? {
-                highest = highest.max(keys::stored_of(&key).map_or(0, |stored| stored.epoch));
-            }
-        }
-        Ok(highest)
+        let listed = self.objects.list(&keys::objects(project, ObjectKind::Manifest)).await?;
+        Ok(listed
+            .iter()
+            .filter_map(|(key, _)| keys::stored_of(key))
+            .map(|stored| stored.epoch)
+            .max()
+            .unwrap_or_default())
     }
 }
 
 /// Takes one manifest for each step and version, and says why others are left out.
-fn choose(mut found: Vec<Found>, folded: Option<&State>, left: &mut Vec<LeftOut>) -> BTreeMap<(Name, u64), Found> {
+fn choose(
+    mut found: Vec<Found>,
+    folded: Option<&State>,
+    left: &mut Vec<LeftOut>,
+) -> Result<BTreeMap<(Name, u64), Found>, RebuildError> {
     // The newest first: one that was committed again after a drop.
     found.sort_by_key(|one| (std::cmp::Reverse(one.time), one.commit.manifest.object));
     let mut sorts: BTreeMap<Name, Sort> =
@@ -228,10 +257,14 @@ fn choose(mut found: Vec<Found>, folded: Option<&State>, left: &mut Vec<LeftOut>
             }
         }
         if let Some(taken) = chosen.get(&(name.clone(), number)) {
+            if taken.commit.content != one.commit.content {
+                let (first, second) = (taken.key.clone(), one.key.clone());
+                return Err(RebuildError::Ambiguous { name, number, first, second });
+            }
             leave(format!("{name}@{number} is taken from {}, which is newer", taken.key));
             continue;
         }
         chosen.insert((name, number), one);
     }
-    chosen
+    Ok(chosen)
 }

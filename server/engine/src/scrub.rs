@@ -65,7 +65,7 @@ impl Engine {
         let Some(state) = self.verified_state(project, &mut report).await? else { return Ok(report) };
         let plan = self.plan(request, &state, &mut report).await?;
         self.verify_objects(project, request.depth, plan, &mut report, progress).await?;
-        self.without_dropped(request, &state, &mut report).await?;
+        self.without_dropped(request, &state, &mut report.findings).await?;
         report.findings.sort_by(|a, b| (&a.object, a.range).cmp(&(&b.object, b.range)));
         Ok(report)
     }

@@ -188,7 +188,7 @@ impl Log {
     }
 
     /// Lists the folded states, newest first: number and key.
-    pub(super) async fn folded_keys(&self) -> Result<Vec<(u64, String)>, StoreError> {
+    pub(crate) async fn folded_keys(&self) -> Result<Vec<(u64, String)>, StoreError> {
         let mut found: Vec<(u64, String)> = self
             .objects
             .list(&keys::folded_states(&self.project))

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_MANIFEST_BYTES;
-use gigastore_formats::manifest::checkpoint::{Checkpoint, read_checkpoint};
+use gigastore_formats::manifest::checkpoint::{Checkpoint, CheckpointRow, read_checkpoint};
 use gigastore_formats::manifest::dataset::{Dataset, read_dataset};
 use gigastore_formats::manifest::packs::{PackRow, read_packs, write_packs};
 use gigastore_formats::manifest::timeline::read_timeline;
@@ -27,6 +27,8 @@ pub(super) struct Found {
     /// The manifest's key.
     pub(super) key: String,
     pub(super) commit: Commit,
+    /// The list of a checkpoint's packs, which is stored again.
+    pub(super) packs: Option<Vec<u8>>,
     /// When the manifest was stored, in milliseconds since 1970.
     pub(super) time: u64,
 }
@@ -41,6 +43,9 @@ enum Read {
     Unknown,
 }
 
+/// A commit, and the list of a checkpoint's packs.
+type Described = (Commit, Option<Vec<u8>>);
+
 /// A timeline of a step, and when it was stored.
 type Timelines = BTreeMap<(Name, u64), (u64, Index)>;
 
@@ -49,7 +54,6 @@ impl Engine {
     pub(super) async fn look_at_manifests(
         &self,
         project: &ProjectName,
-        dry_run: bool,
         left: &mut Vec<LeftOut>,
     ) -> Result<Vec<Found>, RebuildError> {
         let (mut found, mut timelines) = (Vec::new(), Timelines::new());
@@ -75,7 +79,7 @@ impl Engine {
             let time = self.objects.modified_ms(&key).await?.and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default();
             let index = Index::new(object, &tree);
             let commit = match self.ambient.computed(move || read_any(&bytes)).await {
-                Read::Checkpoint(checkpoint) => self.commit_of_checkpoint(project, index, *checkpoint, dry_run).await?,
+                Read::Checkpoint(checkpoint) => self.commit_of_checkpoint(project, index, *checkpoint).await?,
                 Read::Dataset(dataset) => self.commit_of_dataset(project, index, *dataset).await?,
                 Read::Timeline(run, step) => {
                     let newest = timelines.entry((run, step)).or_insert_with(|| (time, index.clone()));
@@ -88,7 +92,7 @@ impl Engine {
                 Read::Unknown => Err("no manifest of a known version".to_owned()),
             };
             match commit {
-                Ok(commit) => found.push(Found { key, commit, time }),
+                Ok((commit, packs)) => found.push(Found { key, commit, packs, time }),
                 Err(why) => leave(&why),
             }
         }
@@ -105,8 +109,7 @@ impl Engine {
         project: &ProjectName,
         manifest: Index,
         checkpoint: Checkpoint,
-        dry_run: bool,
-    ) -> Result<Result<Commit, String>, RebuildError> {
+    ) -> Result<Result<Described, String>, RebuildError> {
         let mut packs: BTreeMap<Stored, PackRow> = BTreeMap::new();
         for row in &checkpoint.rows {
             let (pack, header_len) = (row.place.pack, row.place.header_len);
@@ -114,6 +117,8 @@ impl Engine {
             let pack = packs.entry(pack).or_insert(new);
             (pack.slices, pack.used) = (pack.slices + 1, pack.used + row.place.stored_len);
         }
+        let mut rows_of: BTreeMap<Stored, Vec<&CheckpointRow>> = BTreeMap::new();
+        checkpoint.rows.iter().for_each(|row| rows_of.entry(row.place.pack).or_default().push(row));
         for pack in packs.values_mut() {
             let key = keys::object(project, ObjectKind::Pack, &pack.pack);
             let header = self.pack_header(&key, pack.pack.digest, pack.header_len).await?;
@@ -126,7 +131,7 @@ impl Engine {
             }
             let places: BTreeSet<(u64, Digest)> =
                 header.entries().iter().map(|entry| (entry.stored.start(), entry.slice.tree.root())).collect();
-            let mut rows = checkpoint.rows.iter().filter(|row| row.place.pack == pack.pack);
+            let mut rows = rows_of[&pack.pack].iter();
             if let Some(row) = rows.find(|row| !places.contains(&(row.place.offset, row.blake3))) {
                 return Ok(Err(format!("{key} has no slice {} where the manifest says", row.slice)));
             }
@@ -135,14 +140,9 @@ impl Engine {
         let rows: Vec<PackRow> = packs.into_values().collect();
         let list = self.ambient.computed(move || write_packs(&rows)).await?;
         let epoch = manifest.object.epoch;
-        let packs = if dry_run {
-            let tree = GroupTree::of(GroupSize::File, &list);
-            Index::new(Stored { digest: tree.root(), epoch }, &tree)
-        } else {
-            // Under the epoch of the manifest, where the lost commit had it: what is there is not sent again.
-            self.store_manifest(project, epoch, list).await?
-        };
-        Ok(Ok(Commit {
+        let tree = GroupTree::of(GroupSize::File, &list);
+        let packs = Index::new(Stored { digest: tree.root(), epoch }, &tree);
+        let commit = Commit {
             sort: Sort::Checkpoint,
             name: checkpoint.meta.run,
             number: checkpoint.meta.step,
@@ -153,7 +153,8 @@ impl Engine {
             bytes: checkpoint.rows.iter().map(|row| row.slice.bytes()).sum(),
             items: checkpoint.rows.len() as u64,
             world_size: checkpoint.meta.world_size,
-        }))
+        };
+        Ok(Ok((commit, Some(list))))
     }
 
     /// Describes a dataset version, or says what it lacks.
@@ -162,7 +163,7 @@ impl Engine {
         project: &ProjectName,
         manifest: Index,
         dataset: Dataset,
-    ) -> Result<Result<Commit, String>, RebuildError> {
+    ) -> Result<Result<Described, String>, RebuildError> {
         for row in &dataset.rows {
             let actual = self.len_of(project, ObjectKind::Blob, &row.blob).await?;
             if actual != Some(row.bytes) {
@@ -171,7 +172,7 @@ impl Engine {
                 return Ok(Err(format!("{} in {key} should have {expected} bytes, and {actual}", row.path)));
             }
         }
-        Ok(Ok(Commit {
+        let commit = Commit {
             sort: Sort::Dataset,
             name: dataset.meta.name,
             number: dataset.meta.version,
@@ -182,7 +183,8 @@ impl Engine {
             bytes: dataset.rows.iter().map(|row| row.bytes).sum(),
             items: dataset.rows.len() as u64,
             world_size: 0,
-        }))
+        };
+        Ok(Ok((commit, None)))
     }
 }
 

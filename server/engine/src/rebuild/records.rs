@@ -17,12 +17,14 @@ use crate::log::State;
 /// Bytes of the entries of one record: half of the limit, as an entry is counted without the record around it.
 const ENTRIES_BYTES: usize = (MAX_RECORD_BYTES / 2) as usize;
 
-/// Returns the entries of each record.
+/// Returns the entries of each record, made at the moment `now`. The fences have that time, and not one of before: what
+/// was left out is condemned by them, and collectors give it the readers' grace, in which it can be repaired.
 pub(super) fn records(
     project: &ProjectName,
     chosen: &BTreeMap<(Name, u64), Found>,
     folded: Option<&State>,
     epoch: u64,
+    now: u64,
 ) -> Vec<Vec<Entry>> {
     let mut units: Vec<Vec<Entry>> = Vec::new();
     let mut last: Option<&Name> = None;
@@ -52,8 +54,7 @@ pub(super) fn records(
         let policy = policy.map(|policy| Action::Policy { name: name.clone(), policy: policy.clone() });
         units.extend(tags.chain(pins).chain(policy).map(|action| vec![entry(project, time, action)]));
     }
-    let newest = chosen.values().map(|found| found.time).max().unwrap_or_default();
-    units.extend((1..=epoch).map(|epoch| vec![entry(project, newest, Action::Fence { epoch })]));
+    units.extend((1..=epoch).map(|epoch| vec![entry(project, now, Action::Fence { epoch })]));
     packed(units)
 }
 
@@ -118,14 +119,14 @@ mod tests {
             items: 1,
             world_size: 1,
         };
-        ((name, number), Found { key: String::new(), commit, time: number })
+        ((name, number), Found { key: String::new(), commit, packs: None, time: number })
     }
 
     #[test]
     fn versions_have_no_holes_and_fences_come_last() {
         let chosen = [found(Sort::Dataset, "data", 3), found(Sort::Checkpoint, "run", 7)].into_iter().collect();
         let project: ProjectName = "p".parse().unwrap();
-        let made = records(&project, &chosen, None, 2);
+        let made = records(&project, &chosen, None, 2, 9);
         assert_eq!(made.len(), 1);
         let kinds: Vec<String> = made[0]
             .iter()
@@ -138,13 +139,13 @@ mod tests {
             .collect();
         let expected = ["data@1", "drop data@1", "data@2", "drop data@2", "data@3", "run@7", "fence 1", "fence 2"];
         assert_eq!(kinds, expected);
-        assert_eq!(records(&project, &chosen, None, 2), made, "the same findings make the same records");
+        assert_eq!(records(&project, &chosen, None, 2, 9), made, "the same findings make the same records");
     }
 
     #[test]
     fn records_are_bounded() {
         let chosen = (0..3000).map(|step| found(Sort::Checkpoint, "run", step)).collect();
-        let made = records(&"p".parse().unwrap(), &chosen, None, 0);
+        let made = records(&"p".parse().unwrap(), &chosen, None, 0, 9);
         assert_eq!(made.iter().map(Vec::len).collect::<Vec<_>>(), [1024, 1024, 952]);
     }
 }

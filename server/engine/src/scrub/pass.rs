@@ -20,7 +20,7 @@ use gigastore_formats::wire::{
 use super::copies::Copies;
 use super::pace::Meter;
 use super::plan::{Item, Plan};
-use super::repair::Mending;
+use super::repair::{Mending, RepairError};
 use super::times::Times;
 use super::{OBJECTS_IN_FLIGHT, OnProgress};
 use crate::engine::Engine;
@@ -46,6 +46,8 @@ enum Outcome {
     Sound,
     /// Another scrub has verified it since this pass began.
     Before,
+    /// Nothing needs it any more.
+    Gone,
     Repaired(Repair),
     /// It is damaged still, or could not be read.
     Left(Vec<Finding>),
@@ -120,6 +122,7 @@ impl Engine {
         };
         (report.records, report.commits, report.findings) = (looked.records, looked.commits, looked.findings);
         pass.run(&items, &mut report, &done, &planned).await?;
+        self.without_dropped(&whole, &state, &mut report.findings).await?;
         report.bytes_read = read.load(Ordering::Relaxed);
         report.findings.sort_by(|a, b| (&a.object, a.range).cmp(&(&b.object, b.range)));
         Ok(report)
@@ -239,6 +242,7 @@ impl Pass<'_> {
             done.fetch_add(1, Ordering::Relaxed);
             match outcome {
                 Outcome::Before => report.before += 1,
+                Outcome::Gone => {}
                 Outcome::Sound => report.objects += 1,
                 Outcome::Repaired(repair) => {
                     report.objects += 1;
@@ -309,6 +313,10 @@ impl Pass<'_> {
     async fn treat(&self, item: &Item, findings: Vec<Finding>) -> Result<Outcome, ReadError> {
         let (engine, project) = (self.engine, self.project);
         let mut notes = String::new();
+        let whole = VerifyRequest { project: project.clone(), name: None, number: None, depth: Depth::Full };
+        if !engine.needed_since(&whole, self.state).await?.has(&keys::object(project, item.kind, &item.object)) {
+            return Ok(Outcome::Gone);
+        }
         if !self.dry_run
             && let Err(error) = engine.mark(project, item.kind, item.object, &findings).await
         {
@@ -328,6 +336,12 @@ impl Pass<'_> {
                     return Ok(Outcome::Repaired(repair));
                 }
                 (again, "; true bytes were written, and others were read back".to_owned())
+            }
+            Err(RepairError::Dropped) => {
+                if !self.dry_run {
+                    engine.unmark(project, item.kind, item.object).await?;
+                }
+                return Ok(Outcome::Gone);
             }
             Err(error) => (findings, format!("{NOT_REPAIRED}{}", with_causes(&error))),
         };

@@ -14,7 +14,7 @@ use gigastore_formats::pack::codec::encode_group;
 use gigastore_formats::pack::{Coding, PackCheck, PackEntry, PackHeader};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::verified::{GroupTree, StreamCheck};
-use gigastore_formats::wire::Repair;
+use gigastore_formats::wire::{Depth, Repair, VerifyRequest};
 
 use super::bodies::WINDOW_BYTES;
 use super::copies::{Copies, Place};
@@ -64,6 +64,10 @@ pub(super) enum RepairError {
         /// What kept copies from being looked at.
         troubles: String,
     },
+    /// Nothing needs the object any more, so that it may be condemned: to put it back would be to upload under a key
+    /// that others delete.
+    #[error("it was dropped meanwhile")]
+    Dropped,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -238,7 +242,7 @@ impl Engine {
     /// Finds a source for every piece of an object, and writes it from these.
     async fn mend(
         &self,
-        Mending { project, copies, dry_run, meter, .. }: &mut Mending<'_>,
+        Mending { project, state, copies, dry_run, meter }: &mut Mending<'_>,
         (kind, object): (ObjectKind, Stored),
         whole: Whole,
         mut from: BTreeSet<String>,
@@ -284,6 +288,10 @@ impl Engine {
             self.checked_through(&key, &whole, &sources, frames).await?;
         }
         if !*dry_run {
+            let all = VerifyRequest { project: project.clone(), name: None, number: None, depth: Depth::Quick };
+            if !self.needed_since(&all, state).await?.has(&key) {
+                return Err(RepairError::Dropped);
+            }
             let pieces = self.true_bytes(&whole, sources, frames);
             self.objects.replace(&self.ambient, &key, Body::Stream { len: whole.len(), pieces }).await?;
         }
