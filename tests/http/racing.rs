@@ -70,7 +70,9 @@ async fn sixty_four_clients_through_two_services_commit_exactly_once() {
     assert_eq!(transactions(&first), expected, "every transaction exactly once, and no other");
     for address in [first.address, second] {
         let info = ask(address, "GET", "/v1/projects/p", &[], b"").await.unwrap().json();
-        assert_eq!(info["seq"], runs * STEPS);
+        // Those that come together share a record.
+        let records = info["seq"].as_u64().unwrap();
+        assert!((STEPS..=runs * STEPS).contains(&records), "{records} records");
         let live = info["names"].as_array().unwrap().iter().map(|name| name["live"].as_array().unwrap().len());
         assert_eq!(live.collect::<Vec<_>>(), vec![STEPS as usize; runs as usize]);
     }
