@@ -154,6 +154,22 @@ async fn a_young_fence_condemns_and_does_not_delete() {
 }
 
 #[tokio::test]
+async fn a_save_that_lost_its_step_to_another_holds_no_fence() {
+    let below: Below = Arc::new(InMemory::new());
+    let store = open(Arc::clone(&below), OpenMode::Create).await.unwrap();
+    let spec = |step| SaveSpec::new(project(), "run".parse().unwrap(), step, 1);
+    let late = store.begin_save(spec(1), Default::default()).await.unwrap();
+    save_step(&store, 1).await;
+    late.rank(0, gigastore_tests::opened::slices(&tensors(2), 0, 1)).await.unwrap();
+    late.finish().await.unwrap_err();
+    for _ in 0..3 {
+        assert!(matches!(collect(&store).await.fence, FenceFate::Raised(_)));
+    }
+    late.finish().await.unwrap_err();
+    check_sound(&below).await;
+}
+
+#[tokio::test]
 async fn an_open_save_holds_the_fence_until_it_ends_or_is_abandoned() {
     let below: Below = Arc::new(InMemory::new());
     let store = open(Arc::clone(&below), OpenMode::Create).await.unwrap();
