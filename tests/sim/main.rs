@@ -11,7 +11,7 @@ use gigastore_tests::simulation::run::{Dying, Outcome, flawed_seed, seed};
 use gigastore_tests::simulation::script::Files;
 
 /// Seeds that every change runs, twice each.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 50;
 
 /// Runs a seed, and fails with how to run it again.
 fn sound(number: u64, outcome: &Outcome) {
@@ -55,8 +55,8 @@ fn what_a_store_must_not_do_is_seen() {
     let folder = tempfile::tempdir().unwrap();
     let files = Files::new(folder.path()).unwrap();
     for flaw in [Flaw::Overwrites, Flaw::Loses, Flaw::Alters] {
-        let seen = (0..5).map(|number| flawed_seed(number, &files, Some(flaw)).wrong.len());
-        assert!(seen.sum::<usize>() > 0, "{flaw:?} was not seen");
+        let seen = (0..5).any(|number| !flawed_seed(number, &files, Some(flaw)).wrong.is_empty());
+        assert!(seen, "{flaw:?} was not seen");
     }
 }
 

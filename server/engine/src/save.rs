@@ -51,8 +51,8 @@ const RANKS_NAMED: usize = 16;
 /// somebody sweeps what was just stored.
 const ANNOUNCE_TRIES: u32 = 4;
 
-/// The parts of a save that are stored: for each rank when each came, by the store's clock, and its digest; more than one
-/// where the rank was run again.
+/// The parts of a save that are stored: for each rank when each came, by the store's clock, and its digest; more than
+/// one where the rank was run again.
 type StoredParts = BTreeMap<u32, BTreeSet<(u64, Digest)>>;
 
 impl Engine {

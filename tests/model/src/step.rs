@@ -1,7 +1,7 @@
 //! What can happen next: a process takes a step, the store does what it was asked for, a process dies.
 //!
-//! Each step reads the store or the log once, or changes it once; a look at the tail of the log is one step, because the
-//! log only grows. Must never let a process know what it has not read.
+//! Each step reads the store or the log once, or changes it once; a look at the tail of the log is one step, because
+//! the log only grows. Must never let a process know what it has not read.
 
 use stateright::{Model, Property};
 

@@ -40,7 +40,7 @@ const PACK_BYTES: u64 = 1500;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Tries of one operation in one life; more mean that it never ends.
-const TRIES: u32 = 2000;
+const TRIES: u32 = 1000;
 
 /// Conflicts of one operation until its user gives up: most come from fences and drops, and go away by trying again.
 const CONFLICTS: u32 = 40;

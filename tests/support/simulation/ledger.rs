@@ -1,4 +1,5 @@
-//! What participants were told, and what must never have been: written down outside of them, as users would remember it.
+//! What participants were told, and what must never have been: written down outside of them, as users would remember
+//! it.
 //!
 //! Must never be changed by a death.
 

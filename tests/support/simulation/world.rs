@@ -17,7 +17,7 @@ use gigastore_formats::ambient::{Ambient, Job, Task};
 const EPOCH_MS: u64 = 1_790_000_000_000;
 
 /// Virtual time after which a run is stuck: faults end long before, and nothing waits longer than minutes.
-const LIMIT: Duration = Duration::from_secs(48 * 3600);
+const LIMIT: Duration = Duration::from_secs(2 * 3600);
 
 /// Who a task belongs to. Each life of a participant is another owner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
