@@ -56,6 +56,8 @@ struct Pass<'a> {
     engine: &'a Engine,
     project: &'a ProjectName,
     state: &'a State,
+    /// What is verified: the whole project.
+    whole: &'a VerifyRequest,
     dry_run: bool,
     began: u64,
     marked: BTreeSet<(ObjectKind, Stored)>,
@@ -95,6 +97,7 @@ impl Engine {
         let copies = |items| Copies::new(self.clone(), replica.cloned(), project.clone(), items);
         let whole = VerifyRequest { project: project.clone(), name: None, number: None, depth: Depth::Full };
         let mut plan = self.plan(&whole, &state, &mut looked).await?;
+        self.without_dropped(&whole, &state, &mut looked).await?;
         let mut only_wholes = copies(Arc::default());
         let mut mending = Mending { project, state: &state, copies: &mut only_wholes, dry_run, meter: &meter };
         for _ in 0..MANIFEST_ROUNDS {
@@ -111,6 +114,7 @@ impl Engine {
             engine: self,
             project,
             state: &state,
+            whole: &whole,
             dry_run,
             began: 0,
             marked: self.list_marks(project).await?,
@@ -289,7 +293,11 @@ impl Pass<'_> {
         if !was_marked && time >= self.began {
             return Ok(Outcome::Before);
         }
-        let findings = engine.verify_object(self.project, item, true, self.meter).await?;
+        let found = engine.verify_object(self.project, item, true, self.meter).await?;
+        // What was dropped since, a collector may have deleted: it is neither damaged nor brought back.
+        let mut found = VerifyReport { findings: found, ..VerifyReport::default() };
+        engine.without_dropped(self.whole, self.state, &mut found).await?;
+        let findings = found.findings;
         let outcome = if findings.is_empty() {
             if was_marked && !self.dry_run {
                 engine.unmark(self.project, item.kind, item.object).await?;
