@@ -51,7 +51,7 @@ impl Mirror {
             None => (self.destination.as_str(), None),
         };
         if !to.contains("://") {
-            let text = format!("{:?} is not a store: expected STORE or STORE#PROJECT, such as file:///mnt/copy", to);
+            let text = format!("{to:?} is not a store: expected STORE or STORE#PROJECT, such as file:///mnt/copy");
             return Err(Failure::usage(text));
         }
         let spec = spec(target, project)?;
