@@ -119,7 +119,6 @@ impl From<&RebuildError> for Fault {
             RebuildError::Nothing { .. } => Self::new(FaultCode::NotFound, error),
             RebuildError::Manifest(_) => Self::new(FaultCode::Invalid, error),
             RebuildError::Append(source) => of_append(source),
-            RebuildError::Commit(source) => source.into(),
             RebuildError::Log(source) => source.into(),
             RebuildError::Read(source) => source.into(),
             RebuildError::Store(source) => source.into(),

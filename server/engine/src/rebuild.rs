@@ -21,7 +21,6 @@ use gigastore_formats::record::{Entry, Sort};
 use gigastore_formats::sealed::unseal;
 use gigastore_formats::wire::{LeftOut, RebuildReport, Recovered};
 
-use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::log::{AppendError, LogError, Outcome, State};
 use crate::read::ReadError;
@@ -64,9 +63,6 @@ pub enum RebuildError {
     /// A list of packs could not be written.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A list of packs could not be stored.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
     /// A record could not be written.
     #[error(transparent)]
     Append(#[from] AppendError<NotAlone>),

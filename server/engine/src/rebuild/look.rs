@@ -20,7 +20,7 @@ use gigastore_formats::wire::LeftOut;
 
 use super::RebuildError;
 use crate::engine::Engine;
-use crate::store::{StoreError, keys};
+use crate::store::{Body, Created, StoreError, keys};
 
 /// A checkpoint or dataset version that can be committed.
 pub(super) struct Found {
@@ -135,13 +135,19 @@ impl Engine {
         let rows: Vec<PackRow> = packs.into_values().collect();
         let list = self.ambient.computed(move || write_packs(&rows)).await?;
         let epoch = manifest.object.epoch;
-        let packs = if dry_run {
-            let tree = GroupTree::of(GroupSize::File, &list);
-            Index::new(Stored { digest: tree.root(), epoch }, &tree)
-        } else {
-            // Under the epoch of the manifest, where the lost commit had it: what is there is not sent again.
-            self.store_manifest(project, epoch, list).await?
-        };
+        let (tree, list) = self.ambient.computed(move || (GroupTree::of(GroupSize::File, &list), list)).await;
+        let packs = Index::new(Stored { digest: tree.root(), epoch }, &tree);
+        if !dry_run {
+            // Under the epoch of the manifest, where the lost commit had it: what is there is not sent again. The log
+            // that would say that this epoch has begun is the one that is lost.
+            let key = keys::object(project, ObjectKind::Manifest, &packs.object);
+            let stored = self.objects.store(&self.ambient, &key, Body::Whole(vec![list.into()])).await?;
+            if let Created::Exists(actual) = stored
+                && actual != packs.len
+            {
+                return Ok(Err(format!("its list of packs {key} should have {} bytes, and has {actual}", packs.len)));
+            }
+        }
         Ok(Ok(Commit {
             sort: Sort::Checkpoint,
             name: checkpoint.meta.run,
