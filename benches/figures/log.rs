@@ -3,6 +3,7 @@
 //!
 //! Must never count a commit that is not acknowledged, nor a collection that left or took what it should not.
 
+use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -53,7 +54,7 @@ pub(crate) async fn log(plan: &Plan) -> Res<()> {
         for _ in 0..plan.runs() {
             let folder = plan.folder()?;
             let engine = open(&format!("file://{}", folder.path().display()), Vec::new()).await?;
-            measured.run(plan, &engine).await?;
+            measured.run(plan, &engine).await.map_err(plain)?;
             folder.close()?;
         }
         measured.report(plan, "file")?;
@@ -62,7 +63,7 @@ pub(crate) async fn log(plan: &Plan) -> Res<()> {
         let (mut measured, ports) = (Measured::default(), Ports::free()?);
         for _ in 0..plan.runs() {
             let weed = Weed::start(plan, &ports).await?;
-            measured.run(plan, &open(URL, weed.settings()).await?).await?;
+            measured.run(plan, &open(URL, weed.settings()).await?).await.map_err(plain)?;
         }
         measured.report(plan, "seaweed")?;
     }
@@ -79,13 +80,21 @@ async fn open(url: &str, settings: Vec<(String, String)>) -> Res<Engine> {
     Ok(Engine::open(&url.parse()?, OpenMode::Create, settings, SystemAmbient::shared()).await?)
 }
 
-fn project() -> Res<ProjectName> {
+/// What work of a task of its own comes to.
+type Sent<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+fn project() -> Sent<ProjectName> {
     Ok("bench".parse()?)
+}
+
+/// An error of a task as the bench has them.
+fn plain(error: Box<dyn Error + Send + Sync>) -> Box<dyn Error> {
+    error
 }
 
 impl Measured {
     /// One writer, then many, on one store.
-    async fn run(&mut self, plan: &Plan, engine: &Engine) -> Res<()> {
+    async fn run(&mut self, plan: &Plan, engine: &Engine) -> Sent<()> {
         let commits = if plan.quick { 10 } else { 50 };
         // What is made once, such as folders, is nobody's to wait for.
         writer(engine, 0, 0, 3).await?;
@@ -97,7 +106,7 @@ impl Measured {
         let started = Instant::now();
         let writers = (1..=WRITERS).map(|n| {
             let engine = engine.clone();
-            tokio::spawn(async move { writer(&engine, n, 1, commits).await.map_err(|error| error.to_string()) })
+            tokio::spawn(async move { writer(&engine, n, 1, commits).await })
         });
         let mut many = Vec::new();
         for done in futures::future::join_all(writers).await {
@@ -126,7 +135,7 @@ fn p99(times: &mut [f64]) -> f64 {
 }
 
 /// Commits versions of a dataset one after another; returns the milliseconds of each.
-async fn writer(engine: &Engine, n: u64, after: u64, commits: u64) -> Res<Vec<f64>> {
+async fn writer(engine: &Engine, n: u64, after: u64, commits: u64) -> Sent<Vec<f64>> {
     let name: Name = format!("data-{n}").parse()?;
     let content = Bytes::from(format!("content of {name}"));
     let tree = GroupTree::of(GroupSize::File, &content);
@@ -177,7 +186,7 @@ async fn long_log(plan: &Plan) -> Res<()> {
     write_log(&folder.path().join("projects/bench/log"), records)?;
     let engine = open(&url, Vec::new()).await?;
     let started = Instant::now();
-    let state = engine.state(&project()?).await?;
+    let state = engine.state(&project().map_err(plain)?).await?;
     let without = started.elapsed().as_secs_f64();
     if state.seq != records {
         return Err(format!("{} records were read of {records}", state.seq).into());
@@ -185,13 +194,13 @@ async fn long_log(plan: &Plan) -> Res<()> {
     drop(state);
     // An append keeps the folded state.
     let run: Name = "run-0".parse()?;
-    engine.keep(&project()?, TxnId::derive(&[b"pin"]), Verb::Pin, &run, 0).await?;
+    engine.keep(&project().map_err(plain)?, TxnId::derive(&[b"pin"]), Verb::Pin, &run, 0).await?;
     drop(engine);
     let mut times = Vec::new();
     for _ in 0..plan.runs() {
         let engine = open(&url, Vec::new()).await?;
         let started = Instant::now();
-        let state = engine.state(&project()?).await?;
+        let state = engine.state(&project().map_err(plain)?).await?;
         times.push(started.elapsed().as_secs_f64());
         if state.seq != records + 1 || state.names.len() as u64 != RUNS {
             return Err("the folded state is another one".into());
@@ -241,7 +250,7 @@ async fn collection(plan: &Plan) -> Res<()> {
     for _ in 0..plan.runs().min(3) {
         let folder = plan.folder()?;
         let engine = open(&format!("file://{}", folder.path().display()), Vec::new()).await?;
-        writer(&engine, 0, 0, 1).await?;
+        writer(&engine, 0, 0, 1).await.map_err(plain)?;
         let project_folder = folder.path().join("projects/bench");
         for n in 0..objects {
             let object = Stored { digest: Digest::of(&n.to_le_bytes()), epoch: 0 };
@@ -249,7 +258,7 @@ async fn collection(plan: &Plan) -> Res<()> {
             fs::create_dir_all(path.parent().ok_or("an object has a folder")?)?;
             fs::write(path, n.to_le_bytes())?;
         }
-        let name = project()?;
+        let name = project().map_err(plain)?;
         let collect = |n: u64, grace_ms: u64| CollectRequest {
             grace_ms,
             ..CollectRequest::new(name.clone(), TxnId::derive(&[&n.to_le_bytes()]))

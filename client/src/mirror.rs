@@ -80,6 +80,11 @@ pub struct MirrorReport {
     pub mirrored: Vec<Mirrored>,
     /// What was mirrored before and was dropped in the destination since: it stays away.
     pub dropped: Vec<String>,
+    /// What was dropped in the source while it was mirrored.
+    pub gone: Vec<String>,
+    /// Steps that come before one that the destination has: copied now, they would be the newest there, the one that
+    /// `latest` means. Asked for by its number, such a step is copied all the same.
+    pub late: Vec<String>,
     /// What could not be read whole in the source, and why; the rest went on.
     pub damaged: Vec<(String, MirrorError)>,
 }
@@ -153,7 +158,8 @@ struct Sent {
 
 /// Copies what `spec` means from one store into another.
 ///
-/// Steps and versions go in the order in which they were committed, so that `latest` means the same in both. Tags are
+/// Steps and versions go in the order in which they were committed, so that `latest` means the same in both; a step that
+/// could not be copied then (it was damaged, and is repaired since) is not copied behind later ones. Tags are
 /// set as they are in the source; pins and policies are the destination's own.
 pub async fn mirror(
     from: &Store,
@@ -168,6 +174,7 @@ pub async fn mirror(
     // A dataset whose version could not be copied goes no further: the next one would take its number.
     let mut stopped: Vec<Name> = Vec::new();
     let mut last: BTreeMap<Name, u64> = BTreeMap::new();
+    let newest = newest_there(&wanted, &there);
     for info in wanted {
         let name = &info.commit.name;
         if stopped.contains(name) {
@@ -178,6 +185,13 @@ pub async fn mirror(
             return Err(MirrorError::Sort { name: name.clone() });
         }
         let label = format!("{name}@{}", info.commit.number);
+        if spec.selector.is_none()
+            && newest.get(name).is_some_and(|newest| info.seq < *newest)
+            && !is_there(&info, known)
+        {
+            report.late.push(label);
+            continue;
+        }
         let copied = match info.commit.sort {
             Sort::Checkpoint => mirror.checkpoint(&info, known).await,
             Sort::Dataset => mirror.version(&info, known, last.get(name).copied()).await,
@@ -191,6 +205,7 @@ pub async fn mirror(
                 report.mirrored.push(Mirrored { from: label, to, content, existed, objects, bytes, tags });
             }
             Ok(None) => report.dropped.push(label),
+            Err(error) if is_gone(&error) && !mirror.is_live(&info).await? => report.gone.push(label),
             Err(error) if is_damage(&error) => {
                 if info.commit.sort == Sort::Dataset {
                     stopped.push(name.clone());
@@ -201,6 +216,31 @@ pub async fn mirror(
         }
     }
     Ok(report)
+}
+
+/// Finds of each run the record in the source of the last step that the destination has.
+fn newest_there(wanted: &[CommitInfo], there: &[NameInfo]) -> BTreeMap<Name, u64> {
+    let mut newest = BTreeMap::new();
+    for info in wanted.iter().filter(|info| info.commit.sort == Sort::Checkpoint) {
+        let known = there.iter().find(|known| known.name == info.commit.name);
+        if is_there(info, known) {
+            let seq = newest.entry(info.commit.name.clone()).or_insert(info.seq);
+            *seq = info.seq.max(*seq);
+        }
+    }
+    newest
+}
+
+/// Whether a step of that number is in the destination.
+fn is_there(info: &CommitInfo, known: Option<&NameInfo>) -> bool {
+    let number = info.commit.number;
+    info.commit.sort == Sort::Checkpoint
+        && known.is_some_and(|known| known.live.iter().any(|there| there.commit.number == number))
+}
+
+/// Whether something was not there that was to be read.
+fn is_gone(error: &MirrorError) -> bool {
+    matches!(error.code(), FaultCode::NotFound | FaultCode::Gone)
 }
 
 /// Whether the source, and not the way or the destination, is at fault.
@@ -228,6 +268,17 @@ impl Mirror<'_> {
             }
             (true, None) => Err(MirrorError::Nothing { project: project.clone(), name: "run or dataset".to_owned() }),
             (false, _) => Ok(wanted),
+        }
+    }
+
+    /// Tells whether a commit of the source is live.
+    async fn is_live(&self, info: &CommitInfo) -> Result<bool, MirrorError> {
+        let selector = Some(Selector::Number(info.commit.number));
+        let target = Target { project: self.spec.project.clone(), name: info.commit.name.clone(), selector };
+        match self.from.resolve(&target).await {
+            Ok(now) => Ok(now.seq == info.seq),
+            Err(fault) if matches!(fault.code, FaultCode::NotFound | FaultCode::Gone) => Ok(false),
+            Err(fault) => Err(fault.into()),
         }
     }
 

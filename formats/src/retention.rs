@@ -210,6 +210,18 @@ pub struct RetainRequest {
 pub struct RetainReport {
     /// Runs and datasets that have a policy, by name.
     pub names: Vec<Retained>,
+    /// Those whose policy can't be used: nothing of them was dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unusable: Vec<UnusablePolicy>,
+}
+
+/// A stored policy that can't be used.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnusablePolicy {
+    /// The run or dataset.
+    pub name: Name,
+    /// Why.
+    pub problem: String,
 }
 
 /// What retention did to one run or dataset.

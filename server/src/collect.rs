@@ -9,12 +9,15 @@ use gigastore_formats::collect::CollectRequest;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::record::TxnId;
 use gigastore_formats::retention::RetainRequest;
-use gigastore_formats::wire::Fault;
+use gigastore_formats::wire::{Fault, FaultCode};
 
 use crate::http::{Service, Shared};
 
 /// Pause before a collection that was asked for by a client is looked at again.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
+
+/// How far the clocks of two services may differ: 5 minutes, more than machines that keep time.
+const CLOCKS_DIFFER_MS: u64 = 5 * 60 * 1000;
 
 /// Shortest pause between two rounds: a second, so that a mistyped length does not keep the store busy.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -61,6 +64,11 @@ async fn one(service: &Service, project: &ProjectName, every: Duration, grace: D
         match service.engine.retain(&request).await {
             Ok(report) => {
                 service.metrics.retention(&report);
+                for one in &report.unusable {
+                    let (name, problem) = (&one.name, &one.problem);
+                    damaged = Some(Fault::of(FaultCode::NewerFormat, format!("{project}/{name}: {problem}")));
+                    tracing::warn!(%project, %name, problem, "a policy can't be used, and nothing was dropped by it");
+                }
                 for one in report.names.iter().filter(|one| !one.dropped.is_empty()) {
                     tracing::info!(%project, name = %one.name, dropped = ?one.dropped, "dropped by policy");
                 }
@@ -70,8 +78,10 @@ async fn one(service: &Service, project: &ProjectName, every: Duration, grace: D
         }
     }
     let now = service.ambient.wall_ms();
-    let young =
-        |fence: &gigastore_formats::collect::Fence| now.saturating_sub(fence.time) < every.as_millis() as u64 / 2;
+    // One from a clock far ahead of this one says nothing of its age.
+    let young = |fence: &gigastore_formats::collect::Fence| {
+        fence.time <= now + CLOCKS_DIFFER_MS && now.saturating_sub(fence.time) < every.as_millis() as u64 / 2
+    };
     let request = CollectRequest {
         fence: !state.fences.last().is_some_and(young),
         grace_ms: grace.as_millis() as u64,

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::TryStreamExt;
+use gigastore_client::Coded;
 use gigastore_client::checkpoint::SaveSpec;
 use gigastore_client::store::Store;
 use gigastore_engine::store::OpenMode;
@@ -65,7 +67,7 @@ async fn check_sound(below: &Below) {
     for name in store.project(&project()).await.unwrap().names {
         for live in name.live {
             let step = live.commit.number;
-            let checkpoint = store.checkpoint(&target(&format!("run@{step}"))).await.unwrap();
+            let checkpoint = store.checkpoint(&target(&format!("{}@{step}", name.name))).await.unwrap();
             let own = checkpoint.read_whole(gigastore_formats::tensor::slice::SliceKind::Tensor, "own").await.unwrap();
             assert!(own.iter().all(|byte| *byte == step as u8) && own.len() == 100_000, "step {step}");
         }
@@ -313,4 +315,61 @@ async fn a_project_that_is_not_there_gets_no_log() {
     let fault = store.collect(&request).await.unwrap_err();
     assert_eq!((fault.code, fault.known), (FaultCode::NotFound, vec!["p".to_owned()]));
     assert_eq!(store.projects().await.unwrap(), [project()]);
+}
+
+/// Saves steps one after another, and drops all but the newest two; returns the steps that stay.
+async fn writer(below: Below, n: u64, steps: u64) -> (String, Vec<u64>) {
+    let store = open(below, OpenMode::Existing).await.unwrap();
+    let name = format!("run-{n}");
+    for step in 1..=steps {
+        let mut tries = 0;
+        loop {
+            let spec = SaveSpec::new(project(), name.parse().unwrap(), step, 1);
+            match save(&store, spec, &tensors(step)).await {
+                Ok(_) => break,
+                // Two fences passed while it was on its way: it says so, and begins again.
+                Err(error) => assert!(error.code() == FaultCode::Conflict && tries < 50, "{name}@{step}: {error}"),
+            }
+            tries += 1;
+        }
+        if step > 2 {
+            store.drop_commit(&format!("p/{name}@{}", step - 2).parse().unwrap()).await.unwrap();
+        }
+    }
+    (name, vec![steps - 1, steps])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_outlives_collectors_that_never_rest() {
+    let below: Below = Arc::new(InMemory::new());
+    save_step(&open(Arc::clone(&below), OpenMode::Create).await.unwrap(), 1).await;
+    let deleted = Arc::new(AtomicU64::new(0));
+    let collectors = (0..2).map(|_| {
+        let (below, deleted) = (Arc::clone(&below), Arc::clone(&deleted));
+        tokio::spawn(async move {
+            let store = open(below, OpenMode::Existing).await.unwrap();
+            loop {
+                let report = store.collect(&request(&store)).await.unwrap();
+                deleted.fetch_add(report.deleted().count, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    let collectors: Vec<_> = collectors.collect();
+    let writers: Vec<_> = (0..6).map(|n| tokio::spawn(writer(Arc::clone(&below), n, 8))).collect();
+    for done in futures::future::join_all(writers).await {
+        let (name, expected) = done.unwrap();
+        let store = open(Arc::clone(&below), OpenMode::Existing).await.unwrap();
+        let names = store.project(&project()).await.unwrap().names;
+        let named = names.iter().find(|one| one.name.as_str() == name).unwrap();
+        let live: Vec<u64> = named.live.iter().map(|info| info.commit.number).collect();
+        assert_eq!(live, expected, "{name}");
+    }
+    for collector in collectors {
+        collector.abort();
+        // It ends by that, or has failed before.
+        assert!(collector.await.unwrap_err().is_cancelled());
+    }
+    assert!(deleted.load(Ordering::Relaxed) > 50, "they had something to do");
+    check_sound(&below).await;
 }

@@ -61,6 +61,9 @@ pub(crate) async fn create() -> (Arc<InMemory>, Store) {
     (objects, Store::over(Arc::new(engine), inline::ambient(), DEFAULT_BUDGET_BYTES))
 }
 
+/// Where the bytes of a tensor go.
+type Buffer = Arc<BufferSink<Vec<u8>>>;
+
 /// Reads a whole checkpoint, by the store's plan and by its manifest, and what is kept beside it.
 pub(crate) struct WholeCheckpoint {
     pub(crate) target: &'static str,
@@ -68,7 +71,7 @@ pub(crate) struct WholeCheckpoint {
 }
 
 impl WholeCheckpoint {
-    fn wanted(&self) -> (Vec<Wanted>, Vec<Arc<BufferSink<Vec<u8>>>>) {
+    fn wanted(&self) -> (Vec<Wanted>, Vec<Buffer>) {
         let sinks: Vec<_> = self.tensors.iter().map(|tensor| BufferSink::new(vec![0; tensor.data.len()])).collect();
         let wanted = self.tensors.iter().zip(&sinks).map(|(tensor, sink)| Wanted {
             kind: SliceKind::Tensor,
@@ -79,7 +82,7 @@ impl WholeCheckpoint {
         (wanted.collect(), sinks)
     }
 
-    fn check(&self, sinks: Vec<Arc<BufferSink<Vec<u8>>>>) {
+    fn check(&self, sinks: Vec<Buffer>) {
         for (tensor, sink) in self.tensors.iter().zip(sinks) {
             assert_eq!(Bytes::from(sink.into_inner().unwrap()), tensor.data, "wrong data of {}", tensor.name);
         }
@@ -141,7 +144,7 @@ pub(crate) async fn scenes() -> Vec<Scene> {
         let folder = key.as_ref().split('/').nth(2).unwrap_or("gigastore.json").to_owned();
         let mut other = others(&named(&strangers, &folder), &key);
         other.extend(others(&all, &key));
-        let (objects, must, stride, needed) = (Arc::clone(&all), Must::BeFound, 1, true);
+        let (objects, must, stride, needed) = (Arc::clone(&all), Must::Found, 1, true);
         Scene { kind, objects, key, others: other, reader, must, stride, needed }
     };
     let commit = store.resolve(&"p/run@1".parse().unwrap()).await.unwrap().commit;
@@ -156,7 +159,7 @@ pub(crate) async fn scenes() -> Vec<Scene> {
     }
     let mut marker = scene("marker", Path::from("gigastore.json"), Arc::new(whole()));
     // Markers of two stores are the same, and an absent one is no store.
-    marker.must = Must::BeRefused;
+    marker.must = Must::Refused;
     found.push(marker);
     found.extend(coded().await);
     found
@@ -172,5 +175,5 @@ async fn coded() -> Vec<Scene> {
     let key = Path::from(format!("projects/p/{}", pack.key(ObjectKind::Pack)));
     let reader = Arc::new(WholeCheckpoint { target: "p/run@1", tensors: even(3) });
     let others = others(&all, &key);
-    vec![Scene { kind: "coded pack", objects: all, key, others, reader, must: Must::BeFound, stride: 1, needed: true }]
+    vec![Scene { kind: "coded pack", objects: all, key, others, reader, must: Must::Found, stride: 1, needed: true }]
 }

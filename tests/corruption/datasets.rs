@@ -49,7 +49,7 @@ pub(crate) async fn scenes() -> Vec<Scene> {
     for (kind, name) in [("dataset manifest", manifest), ("dataset file", blob)] {
         let (key, _) = named(&all, &name).pop().unwrap();
         let reader = Arc::new(Files(vec![FILES[0]]));
-        let (objects, others, must) = (Arc::clone(&all), others(&all, &key), Must::BeFound);
+        let (objects, others, must) = (Arc::clone(&all), others(&all, &key), Must::Found);
         found.push(Scene { kind, objects, key, others, reader, must, stride: 1, needed: true });
     }
     found

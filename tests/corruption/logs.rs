@@ -57,7 +57,7 @@ async fn records() -> Vec<Scene> {
         other.extend(others(&named(&strangers, "/log/"), &"".into()));
         let (objects, reader) = (Arc::clone(&objects), Arc::<Project>::clone(&reader));
         // A reader to whom a record is gone sees the log up to it; the gap behind is seen in `whole.rs`.
-        let (kind, must, needed) = ("log record", Must::BeFound, false);
+        let (kind, must, needed) = ("log record", Must::Found, false);
         Scene { kind, objects, key: key.clone(), others: other, reader, must, stride: 1, needed }
     };
     records.iter().map(scene).collect()
@@ -69,6 +69,6 @@ async fn folded() -> Vec<Scene> {
     let (key, _) = named(&objects, "/folded/").pop().unwrap();
     let mut other = others(&named(&strangers, "/folded/"), &"".into());
     other.extend(others(&named(&objects, "/manifests/"), &key));
-    let (kind, must, objects) = ("folded state", Must::BeHarmless, Arc::new(objects));
+    let (kind, must, objects) = ("folded state", Must::Harmless, Arc::new(objects));
     vec![Scene { kind, objects, key, others: other, reader, must, stride: FOLDED_STRIDE, needed: true }]
 }

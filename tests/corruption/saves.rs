@@ -87,7 +87,7 @@ pub(crate) async fn scenes() -> Vec<Scene> {
     let scene = |kind, objects: &Arc<Vec<(Path, Bytes)>>, key: &Path, reader: Arc<dyn Reader>, needed| {
         let mut other = others(objects, key);
         other.extend(others(&named(&strangers, "/saves/"), key));
-        let (objects, must) = (Arc::clone(objects), Must::BeRefused);
+        let (objects, must) = (Arc::clone(objects), Must::Refused);
         Scene { kind, objects, key: key.clone(), others: other, reader, must, stride: 1, needed }
     };
     let open = Arc::new(open_save(1, false).await);

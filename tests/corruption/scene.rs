@@ -31,11 +31,11 @@ pub(crate) trait Reader: Send + Sync {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Must {
     /// `verify` says so; readers that touch it do too, or read what is right.
-    BeFound,
+    Found,
     /// Readers say so: `verify` does not look at it.
-    BeRefused,
+    Refused,
     /// Nothing: what it says is known from elsewhere.
-    BeHarmless,
+    Harmless,
 }
 
 /// One object, and what is done with it.
@@ -66,7 +66,7 @@ impl Scene {
     pub(crate) async fn check_sound(&self) {
         let (engine, store) = open(self.store(None).await).await.unwrap();
         let what = format!("{} {}", self.kind, self.key);
-        if self.must == Must::BeFound {
+        if self.must == Must::Found {
             assert_eq!(verified(&store).await, Ok(false), "{what}: verify finds something in a sound store");
         }
         assert_eq!(self.reader.read(&engine, &store).await, Ok(()), "{what}: a sound store can't be read");
@@ -91,8 +91,8 @@ impl Scene {
         let (read, found) = match open(objects).await {
             Ok((engine, store)) => {
                 let found = match self.must {
-                    Must::BeFound => verified(&store).await,
-                    Must::BeRefused | Must::BeHarmless => Ok(false),
+                    Must::Found => verified(&store).await,
+                    Must::Refused | Must::Harmless => Ok(false),
                 };
                 (self.reader.read(&engine, &store).await, found)
             }
@@ -104,11 +104,11 @@ impl Scene {
             return Some(format!("damage came out as {code:?}"));
         }
         let right = match self.must {
-            Must::BeFound => found != Ok(false),
-            Must::BeRefused => read.is_err(),
-            Must::BeHarmless => read.is_ok(),
+            Must::Found => found != Ok(false),
+            Must::Refused => read.is_err(),
+            Must::Harmless => read.is_ok(),
         };
-        (!right).then(|| format!("must {:?}, but reading gave {read:?} and verify {found:?}", self.must))
+        (!right).then(|| format!("must be {:?}, but reading gave {read:?} and verify {found:?}", self.must))
     }
 
     async fn store(&self, damage: Option<&Damage>) -> Arc<InMemory> {

@@ -5,9 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
-use gigastore_tests::simulation::cast::Files;
+use gigastore_tests::simulation::bucket::Flaw;
 use gigastore_tests::simulation::line::Death;
-use gigastore_tests::simulation::run::{Dying, Outcome, seed};
+use gigastore_tests::simulation::run::{Dying, Outcome, flawed_seed, seed};
+use gigastore_tests::simulation::script::Files;
 
 /// Seeds that every change runs, twice each.
 const SEEDS: u64 = 60;
@@ -46,6 +47,17 @@ fn seeds_are_sound_and_repeat() {
 #[test]
 fn more_seeds_are_sound_and_repeat() {
     seeds(SEEDS / 2, SEEDS);
+}
+
+/// Runs seeds on a store that does what it must not; each flaw must be seen.
+#[test]
+fn what_a_store_must_not_do_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Files::new(folder.path()).unwrap();
+    for flaw in [Flaw::Overwrites, Flaw::Loses, Flaw::Alters] {
+        let seen = (0..5).map(|number| flawed_seed(number, &files, Some(flaw)).wrong.len());
+        assert!(seen.sum::<usize>() > 0, "{flaw:?} was not seen");
+    }
 }
 
 /// Kills at every operation, before and after its effect.

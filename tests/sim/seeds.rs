@@ -4,8 +4,8 @@
 
 use std::process::ExitCode;
 
-use gigastore_tests::simulation::cast::Files;
 use gigastore_tests::simulation::run::seed;
+use gigastore_tests::simulation::script::Files;
 
 const USAGE: &str = "usage: sim --seeds N [--seed FIRST] [--trace]";
 

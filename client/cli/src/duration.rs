@@ -21,7 +21,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// Prints a length of time in its largest whole unit.
 pub(crate) fn shown(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
-    let unit = UNITS.iter().rev().find(|(_, unit)| seconds >= *unit && seconds % unit == 0);
+    let unit = UNITS.iter().rev().find(|(_, unit)| seconds >= *unit && seconds.is_multiple_of(*unit));
     let (name, unit) = unit.unwrap_or(&UNITS[0]);
     format!("{}{name}", seconds / unit)
 }

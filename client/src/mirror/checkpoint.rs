@@ -57,6 +57,13 @@ impl Mirror<'_> {
             attempt: format!("mirror {}", commit.content),
             world_size: commit.world_size,
         };
+        // Before the save is announced: it would hold a collection of the destination back.
+        let selector = Some(Selector::Number(commit.number));
+        let target = Target { project: self.spec.project.clone(), name: commit.name.clone(), selector };
+        let (source, packs) = (self.from.checkpoint(&target).await?, self.from.packs(&target).await?);
+        if source.info().commit.content != commit.content {
+            return Err(Fault::of(FaultCode::Gone, format!("{target} was dropped and saved anew meanwhile")).into());
+        }
         let session = self.to.transport.begin_save(&request).await?;
         if let Some(there) = session.existing {
             return self.same(info, there).map(|there| Some((there, Sent::default(), true)));
@@ -68,9 +75,6 @@ impl Mirror<'_> {
             Err(fault) if fault.code == FaultCode::MissingRanks => {}
             Err(fault) => return Err(fault.into()),
         }
-        let selector = Some(Selector::Number(commit.number));
-        let target = Target { project: self.spec.project.clone(), name: commit.name.clone(), selector };
-        let (source, packs) = (self.from.checkpoint(&target).await?, self.from.packs(&target).await?);
         let base = self.base(&source, known).await?;
         let sent = self.send_packs(&session, &packs, &base).await?;
         self.deliver(&session, &request, &source, &base).await?;

@@ -3,18 +3,20 @@
 //! Must never give a version another content than it had.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
 use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, write_dataset};
-use gigastore_formats::name::{Selector, Target};
+use gigastore_formats::name::{ProjectName, Selector, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::TxnId;
 use gigastore_formats::wire::{CommitInfo, DatasetRequest, FaultCode, NameInfo};
 
 use super::{Mirror, MirrorError, OBJECTS_IN_FLIGHT, Sent};
+use crate::dataset::Dataset;
 
 impl Mirror<'_> {
     /// Copies a version, after version `last` of the destination; finds it where it is there.
@@ -25,19 +27,30 @@ impl Mirror<'_> {
         last: Option<u64>,
     ) -> Result<Option<(CommitInfo, Sent, bool)>, MirrorError> {
         let (commit, to) = (&info.commit, &self.spec.to);
+        let of = |project: &ProjectName, number| {
+            let (project, name) = (project.clone(), commit.name.clone());
+            Target { project, name, selector: Some(Selector::Number(number)) }
+        };
+        let source = self.from.dataset(&of(&self.spec.project, commit.number)).await?;
         let later = |number: u64| last.is_none_or(|last| number > last);
         let same = |there: &&CommitInfo| there.commit.content == commit.content && later(there.commit.number);
-        if let Some(there) = known.and_then(|known| known.live.iter().find(same)) {
-            return Ok(Some((there.clone(), Sent::default(), true)));
+        for there in known.iter().flat_map(|known| known.live.iter().filter(same)) {
+            if same_facts(&source, &self.to.dataset(&of(to, there.commit.number)).await?) {
+                return Ok(Some((there.clone(), Sent::default(), true)));
+            }
         }
-        let selector = Some(Selector::Number(commit.number));
-        let target = Target { project: self.spec.project.clone(), name: commit.name.clone(), selector };
-        let source = self.from.dataset(&target).await?;
+        let (to_name, name) = (to.as_str().as_bytes(), commit.name.as_str().as_bytes());
+        let (number, manifest) = (commit.number.to_le_bytes(), commit.manifest.object.digest);
+        // The same version of the source is the same operation whatever its number in the destination, so that one whose
+        // answer was lost is found, and one that was dropped there stays away.
+        let txn = TxnId::derive(&[b"mirror", to_name, name, &number, manifest.as_bytes()]);
+        if known.is_some_and(|known| known.highest > known.live.len() as u64) && self.stood(txn).await? {
+            return Ok(None);
+        }
         let (epoch, highest, newest) = self.newest_there(info).await?;
         let kept: BTreeMap<Digest, Stored> = match newest {
             Some(number) => {
-                let (name, selector) = (commit.name.clone(), Some(Selector::Number(number)));
-                let there = self.to.dataset(&Target { project: to.clone(), name, selector }).await?;
+                let there = self.to.dataset(&of(to, number)).await?;
                 there.files().iter().map(|row| (row.blob.digest, row.blob)).collect()
             }
             None => BTreeMap::new(),
@@ -45,12 +58,9 @@ impl Mirror<'_> {
         let (rows, sent) = self.send_files(epoch, &kept, source.files()).await?;
         let version = highest + 1;
         let DatasetMeta { name, metadata, tokens, lineage, .. } = source.meta().clone();
-        let meta = DatasetMeta { name: name.clone(), version, parent: newest, metadata, tokens, lineage };
+        let meta = DatasetMeta { name, version, parent: newest, metadata, tokens, lineage };
         let manifest = self.to.ambient.computed(move || write_dataset(&meta, &rows)).await?;
-        let (project, name) = (to.as_str().as_bytes(), name.as_str().as_bytes());
-        // The same content under the same number is the same operation, so that one whose answer was lost is found.
-        let parts: [&[u8]; 5] = [b"mirror", project, name, commit.content.as_bytes(), &version.to_le_bytes()];
-        let request = DatasetRequest { project: to.clone(), txn: TxnId::derive(&parts), epoch, tag: None };
+        let request = DatasetRequest { project: to.clone(), txn, epoch, tag: None };
         let done = self.to.transport.commit_dataset(&request, Bytes::from(manifest)).await?;
         let (expected, actual) = (commit.content, done.info.commit.content);
         if expected != actual {
@@ -58,6 +68,21 @@ impl Mirror<'_> {
             return Err(MirrorError::Different { target, expected, actual });
         }
         Ok(Some((done.info, sent, done.existed)))
+    }
+
+    /// Tells whether the destination's log has a transaction.
+    async fn stood(&self, txn: TxnId) -> Result<bool, MirrorError> {
+        let mut after = 0;
+        loop {
+            let records = self.to.records(&self.spec.to, after, Duration::ZERO).await?;
+            if records.iter().flat_map(|record| &record.entries).any(|entry| entry.txn == txn) {
+                return Ok(true);
+            }
+            match records.last() {
+                Some(last) => after = last.seq,
+                None => return Ok(false),
+            }
+        }
     }
 
     /// Returns the epoch of the destination, and of the dataset there the highest version ever and the newest live one.
@@ -118,4 +143,13 @@ impl Mirror<'_> {
             Err(fault) => Err(self.refused(ObjectKind::Blob, &row.blob, fault).await),
         }
     }
+}
+
+/// Whether as much is known of one version as of another one with the same files.
+fn same_facts(one: &Dataset, other: &Dataset) -> bool {
+    let facts = |row: &FileRow| (row.tokens.clone(), row.lengths.clone(), row.removed.clone());
+    let (a, b) = (one.meta(), other.meta());
+    a.tokens == b.tokens
+        && a.metadata == b.metadata
+        && one.files().iter().map(facts).eq(other.files().iter().map(facts))
 }

@@ -121,7 +121,7 @@ impl Engine {
         report: &mut CollectReport,
     ) -> Result<(), CollectError> {
         report.swept = Some(fence);
-        match self.condemned(&request.project, &fence).await? {
+        match self.condemned(&request.project, &fence, !request.dry_run).await? {
             Found::Nothing => {}
             Found::Superseded => report.superseded = true,
             Found::Condemned(condemned) => {

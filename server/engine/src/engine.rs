@@ -79,6 +79,12 @@ impl Engine {
         Ok(state)
     }
 
+    /// Returns the newest epoch of a project that this process has seen.
+    pub(crate) fn seen_epoch(&self, project: &ProjectName) -> u64 {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.get(project).map_or(0, |log| log.seen().epoch)
+    }
+
     pub(crate) fn log(&self, project: &ProjectName) -> Arc<Log> {
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let open = || Arc::new(Log::new(self.objects.clone(), Arc::clone(&self.ambient), project.clone()));

@@ -136,6 +136,10 @@ impl From<&UploadError> for Fault {
             UploadError::Damaged { key, .. } => {
                 Self { object: Some(key.clone()), ..Self::new(FaultCode::Integrity, error) }
             }
+            UploadError::Epoch { key, .. } => {
+                Self { object: Some(key.clone()), ..Self::new(FaultCode::BadUpload, error) }
+            }
+            UploadError::Log(source) => source.into(),
             UploadError::Store(source) => source.into(),
         }
     }

@@ -7,8 +7,9 @@ use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Action, Commit, Entry, Sort, TxnId};
 use gigastore_formats::retention::{
-    Candidate, NamePolicy, Policy, PolicyError, RetainReport, RetainRequest, Retained, Verb,
+    Candidate, NamePolicy, Policy, PolicyError, RetainReport, RetainRequest, Retained, UnusablePolicy, Verb,
 };
+use gigastore_formats::wire::with_causes;
 
 use crate::engine::Engine;
 use crate::keep::{KeepRefusal, action, check};
@@ -18,6 +19,10 @@ use crate::store::StoreError;
 
 /// Drops that are put into one record: 512, half of what one may have.
 const DROPS_AT_ONCE: usize = 512;
+
+/// Times that a run is looked at anew, as what was to be kept of it was dropped by others meanwhile: 3, more than people
+/// and policies that meet by chance.
+const LOOKS: usize = 3;
 
 /// Why a policy is not set.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -120,46 +125,62 @@ impl Engine {
         let mut report = RetainReport::default();
         let names = state.names.iter().filter(|(name, _)| request.name.as_ref().is_none_or(|only| only == *name));
         for (name, named) in names {
-            let policy = match request.policy {
-                Some(policy) => Some(policy),
-                None => stored(name, named)?,
+            let policy = match (request.policy, stored(name, named)) {
+                (Some(policy), _) | (None, Ok(Some(policy))) => policy,
+                (None, Ok(None)) => continue,
+                // The others have theirs all the same.
+                (None, Err(error)) => {
+                    report.unusable.push(UnusablePolicy { name: name.clone(), problem: with_causes(&error) });
+                    continue;
+                }
             };
-            if let Some(policy) = policy {
-                report.names.push(self.retain_of(request, name, named, policy).await?);
-            }
+            report.names.push(self.retain_of(request, name, policy).await?);
         }
         Ok(report)
     }
 
-    async fn retain_of(
-        &self,
-        request: &RetainRequest,
-        name: &Name,
-        named: &Named,
-        policy: Policy,
-    ) -> Result<Retained, RetainError> {
-        let live = named.live.len() as u64;
-        let mut retained =
-            Retained { name: name.clone(), policy, dropped: Vec::new(), live, newest_sound: None, damaged: Vec::new() };
-        let mut drops = policy.drops(&candidates(named));
-        if drops.is_empty() {
-            return Ok(retained);
-        }
-        self.find_sound(&request.project, named, &mut retained).await?;
-        match retained.newest_sound {
-            Some(sound) => drops.retain(|number| *number != sound),
-            // Whatever can still be saved of them is kept.
-            None => return Ok(retained),
-        }
-        if !request.dry_run {
-            let mut dropped = Vec::new();
-            for numbers in drops.chunks(DROPS_AT_ONCE) {
-                dropped.extend(self.drop_all(request, name, numbers.to_vec()).await?);
+    async fn retain_of(&self, request: &RetainRequest, name: &Name, policy: Policy) -> Result<Retained, RetainError> {
+        let project = &request.project;
+        let mut retained = Retained {
+            name: name.clone(),
+            policy,
+            dropped: Vec::new(),
+            live: 0,
+            newest_sound: None,
+            damaged: Vec::new(),
+        };
+        for _ in 0..LOOKS {
+            let state = self.state(project).await?;
+            let Some(named) = state.names.get(name) else { break };
+            retained.live = named.live.len() as u64;
+            (retained.newest_sound, retained.damaged) = (None, Vec::new());
+            let mut drops = policy.drops(&candidates(named));
+            if drops.is_empty() {
+                break;
             }
-            drops = dropped;
+            let sound = self.find_sound(project, named, &mut retained).await?;
+            // Where none is, whatever can still be saved of them is kept.
+            let Some(sound) = sound else { break };
+            drops.retain(|number| *number != sound.number);
+            if request.dry_run {
+                retained.live -= drops.len() as u64;
+                retained.dropped = drops;
+                break;
+            }
+            let mut stands = true;
+            for numbers in drops.chunks(DROPS_AT_ONCE) {
+                let dropped = self.drop_all(request, name, sound, numbers.to_vec()).await?;
+                stands = dropped.is_some();
+                retained.live -= dropped.as_ref().map_or(0, Vec::len) as u64;
+                retained.dropped.extend(dropped.unwrap_or_default());
+                if !stands {
+                    break;
+                }
+            }
+            if stands {
+                break;
+            }
         }
-        retained.live -= drops.len() as u64;
-        retained.dropped = drops;
         Ok(retained)
     }
 
@@ -170,17 +191,17 @@ impl Engine {
         project: &ProjectName,
         named: &Named,
         retained: &mut Retained,
-    ) -> Result<(), RetainError> {
+    ) -> Result<Option<Sound>, RetainError> {
         let mut lives: Vec<_> = named.live.values().collect();
         lives.sort_unstable_by_key(|live| std::cmp::Reverse((live.seq, live.commit.number)));
         for live in lives {
             if self.is_sound(project, &live.commit).await? {
                 retained.newest_sound = Some(live.commit.number);
-                return Ok(());
+                return Ok(Some(Sound { number: live.commit.number, seq: live.seq }));
             }
             retained.damaged.push(live.commit.number);
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn is_sound(&self, project: &ProjectName, commit: &Commit) -> Result<bool, RetainError> {
@@ -216,13 +237,15 @@ impl Engine {
         }
     }
 
-    /// Drops steps or versions in one record; returns those that were: a pin, a tag or another drop may come first.
+    /// Drops steps or versions in one record, while `sound` is there; returns those that were: a pin, a tag or another
+    /// drop may come first. `None` where `sound` was dropped meanwhile, and so nothing else.
     async fn drop_all(
         &self,
         request: &RetainRequest,
         name: &Name,
+        sound: Sound,
         mut numbers: Vec<u64>,
-    ) -> Result<Vec<u64>, RetainError> {
+    ) -> Result<Option<Vec<u64>>, RetainError> {
         let id = request.txn;
         let txn = move |name: &Name, number: u64| {
             TxnId::derive(&[b"retain", id.0.as_bytes(), name.as_str().as_bytes(), &number.to_le_bytes()])
@@ -231,6 +254,10 @@ impl Engine {
         while let Some(first) = numbers.first().copied() {
             let (of, all) = (name.clone(), numbers.clone());
             let propose = move |state: &State| {
+                if !sound.is_live(state, &of) {
+                    let known = Vec::new();
+                    return Err(KeepRefusal::NotLive { name: of.clone(), number: sound.number, known });
+                }
                 check(state, Verb::Drop, &of, first)?;
                 let dropped = all.iter().filter(|number| check(state, Verb::Drop, &of, **number).is_ok());
                 let entry =
@@ -242,13 +269,29 @@ impl Engine {
                     let took =
                         |number: &u64| matches!(appended.state.outcome(txn(name, *number)), Some(Outcome::Took(_)));
                     numbers.retain(took);
-                    return Ok(numbers);
+                    return Ok(Some(numbers));
+                }
+                Err(AppendError::Refused(_)) if !sound.is_live(&*self.state(&request.project).await?, name) => {
+                    return Ok(None);
                 }
                 Err(AppendError::Refused(_)) => drop(numbers.remove(0)),
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(numbers)
+        Ok(Some(numbers))
+    }
+}
+
+/// The commit that is kept because it verifies: what goes, goes only while this one is there.
+#[derive(Clone, Copy)]
+struct Sound {
+    number: u64,
+    seq: u64,
+}
+
+impl Sound {
+    fn is_live(self, state: &State, name: &Name) -> bool {
+        state.live(name, self.number).is_some_and(|live| live.seq == self.seq)
     }
 }
 

@@ -17,6 +17,7 @@ use gigastore_formats::pack::{PackError, PackHeader};
 use gigastore_formats::verified::{GroupSize, GroupTree, StreamCheck, StreamHasher};
 
 use crate::engine::Engine;
+use crate::log::LogError;
 use crate::store::{Body, BodyError, Created, StoreError, batch, keys};
 
 /// Questions about objects in flight at once: lookups cost latency, not bandwidth.
@@ -70,6 +71,19 @@ pub enum UploadError {
         /// Bytes that it has.
         actual: u64,
     },
+    /// The epoch in the object's name has not begun: no fence would ever condemn the object.
+    #[error("{key} is said to be of epoch {epoch}, but the newest is {newest}: read the log and upload again")]
+    Epoch {
+        /// The object's key.
+        key: String,
+        /// The epoch in its name.
+        epoch: u64,
+        /// The newest epoch of the project.
+        newest: u64,
+    },
+    /// The log could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The store failed, or the stream did.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -196,6 +210,12 @@ impl Engine {
         body: Body,
     ) -> Result<(), UploadError> {
         let key = keys::object(project, kind, &object);
+        if object.epoch > self.seen_epoch(project) {
+            let newest = self.state(project).await?.epoch;
+            if object.epoch > newest {
+                return Err(UploadError::Epoch { key, epoch: object.epoch, newest });
+            }
+        }
         if self.marked(project).await?.contains(&(kind, object)) {
             self.objects.replace(&self.ambient, &key, body).await?;
             return Ok(self.unmark(project, kind, object).await?);

@@ -53,7 +53,7 @@ impl Engine {
         let now = self.ambient.wall_ms();
         let is_old = |fence: &&Fence| now.saturating_sub(fence.time) >= request.grace_ms;
         let condemned = match state.fences.iter().rev().find(is_old) {
-            Some(fence) => match self.condemned(project, fence).await? {
+            Some(fence) => match self.condemned(project, fence, false).await? {
                 Found::Condemned(condemned) => Some(condemned),
                 Found::Nothing | Found::Superseded => None,
             },

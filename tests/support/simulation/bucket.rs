@@ -15,7 +15,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt as _,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use super::world::World;
@@ -31,6 +31,17 @@ pub struct Change {
     pub put: Option<Digest>,
     /// Records that the logs of all projects had together.
     pub records: u64,
+}
+
+/// What a store does that it must not. Only to show that the checker sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flaw {
+    /// Creation overwrites what is there.
+    Overwrites,
+    /// With every log record, one pack goes away.
+    Loses,
+    /// With every log record, one pack gets other bytes.
+    Alters,
 }
 
 #[derive(Default)]
@@ -49,6 +60,7 @@ pub struct Bucket {
     inner: Arc<InMemory>,
     world: World,
     kept: Arc<Mutex<Kept>>,
+    flaw: Option<Flaw>,
 }
 
 impl fmt::Debug for Bucket {
@@ -70,8 +82,28 @@ pub fn is_record(path: &str) -> bool {
 
 impl Bucket {
     /// Returns an empty bucket.
-    pub fn new(world: &World) -> Self {
-        Self { inner: Arc::default(), world: world.clone(), kept: Arc::default() }
+    pub fn new(world: &World, flaw: Option<Flaw>) -> Self {
+        Self { inner: Arc::default(), world: world.clone(), kept: Arc::default(), flaw }
+    }
+
+    /// Does what the flaw says when a log record was put.
+    async fn damage(&self) -> Result<()> {
+        let packs: Vec<Path> =
+            self.kept().put_ms.keys().filter(|path| path.as_ref().contains("/packs/")).cloned().collect();
+        if packs.is_empty() || self.flaw == Some(Flaw::Overwrites) {
+            return Ok(());
+        }
+        let path = &packs[self.world.below(packs.len() as u64) as usize];
+        if self.flaw == Some(Flaw::Loses) {
+            self.inner.delete(path).await?;
+            self.kept().put_ms.remove(path);
+        } else {
+            let mut bytes = self.inner.get(path).await?.bytes().await?.to_vec();
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            self.inner.put(path, bytes.into()).await?;
+        }
+        Ok(())
     }
 
     /// Returns everything that happened.
@@ -119,10 +151,16 @@ impl Bucket {
 
 #[async_trait]
 impl ObjectStore for Bucket {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, mut opts: PutOptions) -> Result<PutResult> {
+        if self.flaw == Some(Flaw::Overwrites) {
+            opts.mode = PutMode::Overwrite;
+        }
         let bytes = payload.iter().flatten().copied().collect::<Vec<u8>>();
         let done = self.inner.put_opts(location, payload, opts).await?;
         self.changed(location, Some(bytes.into()));
+        if self.flaw.is_some() && is_record(location.as_ref()) {
+            self.damage().await?;
+        }
         Ok(done)
     }
 
@@ -206,8 +244,6 @@ impl MultipartUpload for Upload {
 
 #[cfg(test)]
 mod tests {
-    use object_store::PutMode;
-
     use super::*;
 
     async fn create(bucket: &Bucket, path: &str, bytes: &'static str) -> Result<PutResult> {
@@ -218,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn what_happened_is_kept_with_the_worlds_time() {
         let world = World::new(1);
-        let bucket = Bucket::new(&world);
+        let bucket = Bucket::new(&world, None);
         create(&bucket, "projects/p/log/00000000000000000001.json", "a").await.unwrap();
         assert!(create(&bucket, "projects/p/log/00000000000000000001.json", "b").await.is_err());
         bucket.delete(&Path::from("projects/p/log/00000000000000000001.json")).await.unwrap();

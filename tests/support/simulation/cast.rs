@@ -1,16 +1,12 @@
 //! Participants: processes in which some users at once go through their scripts, each operation through errors and
 //! deaths until it is acknowledged or refused for good.
 //!
-//! What a participant was told is written down outside of it, as a user would remember it. Must never repeat an
-//! operation under another identity: a save has its attempt, a tag its transaction.
+//! Must never repeat an operation under another identity: a save has its attempt, a tag its transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::channel::oneshot;
 use gigastore_client::Coded;
 use gigastore_client::checkpoint::SaveSpec;
@@ -21,20 +17,17 @@ use gigastore_engine::Engine;
 use gigastore_engine::store::{Objects, OpenMode};
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::collect::CollectRequest;
-use gigastore_formats::digest::Digest;
-use gigastore_formats::name::{Name, ProjectName, Selector, Target};
+use gigastore_formats::name::{Selector, Target};
 use gigastore_formats::record::{SaveBegin, TxnId};
-use gigastore_formats::retention::Verb;
-use gigastore_formats::table::tokens::{TokenFileSpec, TokenFileWriter, TokenWidth};
-use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_formats::wire::{Committed, Fault, FaultCode, with_causes};
 
 use super::bucket::Bucket;
+use super::ledger::{Ended, Ledger, Told};
 use super::line::{Death, Line};
+use super::script::{Files, Work, name, project, tensors};
 use super::weather::Weather;
 use super::world::{NOBODY, World};
-use crate::model::Tensor;
 use crate::opened::slices;
 
 /// Bytes in flight of one participant: far more than all of its data.
@@ -54,199 +47,6 @@ const CONFLICTS: u32 = 40;
 
 /// The longest pause between two tries.
 const PAUSE: Duration = Duration::from_secs(5);
-
-/// Returns the project that all participants work on.
-pub fn project() -> ProjectName {
-    "p".parse().expect("a sound name")
-}
-
-fn name(text: &str) -> Name {
-    text.parse().expect("a sound name")
-}
-
-/// Files that pushes take, in a folder of their own; the same content in every run.
-#[derive(Clone, Debug)]
-pub struct Files(PathBuf);
-
-impl Files {
-    /// Writes them.
-    pub fn new(folder: &Path) -> std::io::Result<Self> {
-        let files = Self(folder.to_owned());
-        for i in 0..3 {
-            let spec = TokenFileSpec { row_group_tokens: 8, ..TokenFileSpec::new(TokenWidth::U16) };
-            let mut writer = TokenFileWriter::new(File::create(files.path(i))?, spec).map_err(std::io::Error::other)?;
-            for document in 0..5 {
-                let tokens: Vec<u32> = (0..7).map(|at| i * 100 + document * 10 + at).collect();
-                writer.push(&format!("{i}-{document}"), tokens.as_slice()).map_err(std::io::Error::other)?;
-            }
-            writer.finish().map_err(std::io::Error::other)?;
-        }
-        Ok(files)
-    }
-
-    fn path(&self, i: u32) -> PathBuf {
-        self.0.join(format!("{i}.parquet"))
-    }
-}
-
-/// One operation of a script.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Work {
-    /// One rank of a save.
-    Save {
-        /// The run.
-        run: &'static str,
-        /// The step.
-        step: u64,
-        /// Which rank, of how many.
-        rank: (u32, u32),
-        /// The attempt; two of one step are rivals.
-        attempt: &'static str,
-        /// What the tensors are made from: others, other content.
-        content: u64,
-    },
-    /// A dataset gets one more file.
-    Push {
-        /// The dataset.
-        dataset: &'static str,
-        /// Which of the [`Files`].
-        file: u32,
-    },
-    /// A tag is set.
-    Tag {
-        /// The run or dataset.
-        name: &'static str,
-        /// The tag.
-        tag: &'static str,
-        /// The step or version.
-        number: u64,
-    },
-    /// A step or version is pinned or dropped.
-    Keep {
-        /// Which of them.
-        verb: Verb,
-        /// The run or dataset.
-        name: &'static str,
-        /// The step or version.
-        number: u64,
-    },
-    /// A step that was acknowledged to anyone is restored and compared.
-    Restore {
-        /// The run.
-        run: &'static str,
-        /// The step.
-        step: u64,
-    },
-    /// Garbage is collected.
-    Collect {
-        /// Which collection of its user.
-        n: u32,
-        /// Age of a fence before its garbage is deleted.
-        grace: Duration,
-        /// Silence after which a save counts as abandoned.
-        save_timeout: Duration,
-    },
-}
-
-/// What somebody was told.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Told {
-    /// Who.
-    pub who: String,
-    /// Of what.
-    pub work: Work,
-    /// The transaction, where the caller knows it.
-    pub txn: Option<TxnId>,
-    /// What became of it.
-    pub ended: Ended,
-}
-
-/// What became of an operation, as its caller was told.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// It took effect. `existed`: what was asked for was there before; `number` and `content` are those of the commit.
-    Done {
-        /// Step or version.
-        number: u64,
-        /// Content digest.
-        content: Digest,
-        /// Whether it was there before.
-        existed: bool,
-    },
-    /// It took effect, and nothing more is known of it.
-    Took,
-    /// It has no effect, and never will.
-    Refused,
-    /// Its user gave up. It took effect once at most.
-    GivenUp,
-}
-
-/// What all participants were told, and what must never have been.
-#[derive(Clone, Default)]
-pub struct Ledger(Arc<Mutex<Page>>);
-
-#[derive(Default)]
-struct Page {
-    told: Vec<Told>,
-    wrong: Vec<String>,
-    /// How many operations of each user have ended.
-    ended: BTreeMap<String, usize>,
-    /// Operations that a user has begun, in this life or another.
-    begun: BTreeSet<(String, usize)>,
-}
-
-impl Ledger {
-    fn page(&self) -> MutexGuard<'_, Page> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns what was told.
-    pub fn told(&self) -> Vec<Told> {
-        self.page().told.clone()
-    }
-
-    /// Returns what went wrong.
-    pub fn wrong(&self) -> Vec<String> {
-        self.page().wrong.clone()
-    }
-
-    /// Writes down that something is wrong.
-    pub fn report(&self, what: String) {
-        self.page().wrong.push(what);
-    }
-
-    fn ended(&self, who: &str) -> usize {
-        self.page().ended.get(who).copied().unwrap_or_default()
-    }
-
-    fn tell(&self, told: Told) {
-        let mut page = self.page();
-        *page.ended.entry(told.who.clone()).or_default() += 1;
-        page.told.push(told);
-    }
-
-    /// Takes note that a user begins its next operation; tells whether it had begun it in another life.
-    fn begin(&self, who: &str) -> bool {
-        let n = self.ended(who);
-        !self.page().begun.insert((who.to_owned(), n))
-    }
-
-    /// Tells whether somebody was told that a step or version is dropped.
-    fn was_dropped(&self, name: &str, number: u64) -> bool {
-        self.page().told.iter().any(|told| match (&told.work, &told.ended) {
-            (Work::Keep { verb: Verb::Drop, name: of, number: at }, Ended::Took) => *of == name && *at == number,
-            _ => false,
-        })
-    }
-
-    /// Tells whether a save of a step is acknowledged.
-    fn knows(&self, run: &str, step: u64) -> bool {
-        self.page().told.iter().any(|told| match (&told.work, &told.ended) {
-            (Work::Save { run: of, step: at, .. }, Ended::Done { .. }) => *of == run && *at == step,
-            _ => false,
-        })
-    }
-}
 
 /// A participant: a process with a name, and the scripts of its users.
 #[derive(Clone, Debug)]
@@ -532,18 +332,4 @@ async fn save(store: &Store, work: &Work) -> Result<Ended, Failed> {
     let save = store.begin_save(spec, Progress::default()).await?;
     save.rank(*rank, slices(&tensors(*step, *content), *rank, *world_size)).await?;
     Ok(done(&save.finish().await?))
-}
-
-/// Returns the tensors of a step: one that no step changes, one that every second step changes, one that each changes.
-pub fn tensors(step: u64, content: u64) -> Vec<Tensor> {
-    let tensor = |name: &str, of: u64, elements: u64| {
-        let mut chance = super::world::Chance::new(of ^ content << 32);
-        let data: Vec<u8> = (0..elements).map(|_| chance.draw() as u8).collect();
-        Tensor { name: name.to_owned(), dtype: Dtype::U8, shape: vec![elements], data: Bytes::from(data) }
-    };
-    vec![
-        tensor("always", 1 << 16, 2000),
-        tensor("each", 3 << 16 | step, 700),
-        tensor("second", 2 << 16 | step / 2, 1200),
-    ]
 }

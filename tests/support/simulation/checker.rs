@@ -17,7 +17,8 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
 use super::bucket::{Bucket, is_record};
-use super::cast::{Ended, Told, Work};
+use super::ledger::{Ended, Told};
+use super::script::Work;
 
 /// A commit that took effect.
 #[derive(Debug)]
@@ -214,6 +215,11 @@ fn check_told(read: &Read, told: &Told, wrong: &mut Vec<String>) {
         }
         (Work::Keep { verb: Verb::Pin, name, number }, Ended::Took) => {
             effects == Some(1) && read.live(name, *number).is_some()
+        }
+        // What it found equal was dropped before it could say so.
+        (Work::Save { run, step, .. }, Ended::Took) if effects == Some(0) => {
+            let commits = read.commits.get(&((*run).to_owned(), *step));
+            commits.into_iter().flatten().any(|commit| !commit.live)
         }
         (Work::Push { .. }, _) | (_, Ended::GivenUp) => true,
         (_, Ended::Done { .. } | Ended::Took) => effects == Some(1),

@@ -9,14 +9,18 @@
 //! | [`bucket`] | what is really stored, with its whole history |
 //! | [`line`] | the way from one participant to the bucket: slow, lossy, repeating, and where participants die |
 //! | [`weather`] | what goes wrong, how often |
-//! | [`cast`] | participants: savers, pushers, taggers, each of which goes on until it is acknowledged |
+//! | [`script`] | what users do, and with which bytes |
+//! | [`cast`] | participants: processes of some users, each of which goes on until it is acknowledged |
+//! | [`ledger`] | what users were told |
 //! | [`checker`] | what must be true of bucket and acknowledgements at the end |
 //! | [`run`] | whole runs: of a seed, and of a death at one operation |
 
 pub mod bucket;
 pub mod cast;
 pub mod checker;
+pub mod ledger;
 pub mod line;
 pub mod run;
+pub mod script;
 pub mod weather;
 pub mod world;

@@ -13,10 +13,12 @@ use gigastore_formats::record::TxnId;
 use gigastore_formats::retention::Verb;
 use gigastore_formats::wire::{Depth, VerifyRequest, with_causes};
 
-use super::bucket::Bucket;
-use super::cast::{Files, Ledger, Role, Stage, Work, project};
+use super::bucket::{Bucket, Flaw};
+use super::cast::{Role, Stage};
 use super::checker;
+use super::ledger::Ledger;
 use super::line::{Death, Line};
+use super::script::{Files, Work, project};
 use super::weather::{LATEST, Weather};
 use super::world::{NOBODY, World};
 
@@ -83,10 +85,15 @@ fn cast(world: &World) -> Vec<Role> {
 
 /// Runs what a seed makes.
 pub fn seed(seed: u64, files: &Files) -> Outcome {
+    flawed_seed(seed, files, None)
+}
+
+/// Runs what a seed makes on a store with a flaw.
+pub fn flawed_seed(seed: u64, files: &Files, flaw: Option<Flaw>) -> Outcome {
     let world = World::new(seed);
     let weather = Weather::of(&world);
     let roles = cast(&world);
-    run(&world, files, weather, roles)
+    run(&world, &Bucket::new(&world, flaw), files, weather, roles)
 }
 
 /// What dies at one of its operations.
@@ -137,14 +144,14 @@ impl Dying {
 
     /// Runs it with a death, or without: then all its operations are counted.
     pub fn run(self, seed: u64, files: &Files, death: Option<Death>) -> Outcome {
-        run(&World::new(seed), files, Weather::fair(), self.roles(death))
+        let world = World::new(seed);
+        run(&world, &Bucket::new(&world, None), files, Weather::fair(), self.roles(death))
     }
 }
 
 /// Runs roles to their end, and checks.
-fn run(world: &World, files: &Files, weather: Weather, roles: Vec<Role>) -> Outcome {
+fn run(world: &World, bucket: &Bucket, files: &Files, weather: Weather, roles: Vec<Role>) -> Outcome {
     let (world, ledger) = (world.clone(), Ledger::default());
-    let bucket = Bucket::new(&world);
     let works = || roles.iter().flat_map(|role| role.scripts.iter().flatten());
     let dropped = works().filter_map(|work| match work {
         Work::Keep { verb: Verb::Drop, name, number } => Some((*name, *number)),
@@ -162,7 +169,7 @@ fn run(world: &World, files: &Files, weather: Weather, roles: Vec<Role>) -> Outc
     let lines: Vec<Arc<Mutex<Vec<Line>>>> = roles.iter().map(|role| stage.enter(role.clone())).collect();
     let mut wrong = Vec::new();
     match world.run_until(|| roles.iter().all(|role| stage.has_ended(role))) {
-        Ok(()) => wrong.extend(check(&world, &bucket, &ledger)),
+        Ok(()) => wrong.extend(check(&world, bucket, &ledger)),
         Err(stuck) => wrong.push(stuck.to_string()),
     }
     wrong.extend(ledger.wrong());

@@ -109,7 +109,9 @@ fn say_report(report: &MirrorReport) {
         .collect();
     let damaged: Vec<_> =
         report.damaged.iter().map(|(target, error)| json!({ "from": target, "problem": error.to_string() })).collect();
-    say_json(&json!({ "mirrored": mirrored, "dropped": report.dropped, "damaged": damaged }));
+    say_json(&json!({
+        "mirrored": mirrored, "dropped": report.dropped, "gone": report.gone, "late": report.late, "damaged": damaged,
+    }));
 }
 
 fn print(report: &MirrorReport, spec: &MirrorSpec, seconds: f64) {
@@ -124,6 +126,12 @@ fn print(report: &MirrorReport, spec: &MirrorSpec, seconds: f64) {
     for target in &report.dropped {
         note(&format_args!("{target} was dropped in the destination, and stays away"));
     }
+    for target in &report.gone {
+        note(&format_args!("{target} was dropped in the source meanwhile"));
+    }
+    for target in &report.late {
+        note(&format_args!("{target} comes before a step that the copy has, and was not copied: name it to have it"));
+    }
     for (target, error) in &report.damaged {
         note(&format_args!("{target} was not copied: {error}"));
     }
@@ -131,7 +139,7 @@ fn print(report: &MirrorReport, spec: &MirrorSpec, seconds: f64) {
     say(&format_args!(
         "{} of {} in {}, {} objects of {} sent, {seconds:.2} s",
         report.mirrored.len(),
-        report.mirrored.len() + report.dropped.len() + report.damaged.len(),
+        report.mirrored.len() + report.dropped.len() + report.late.len() + report.damaged.len(),
         spec.to,
         sum(|one| one.objects),
         size(sum(|one| one.bytes)),

@@ -86,11 +86,16 @@ impl Retain {
             dry_run: globals.dry_run,
         };
         let report = store.retain(&request).await?;
-        if report.names.is_empty() && !globals.quiet {
+        if report.names.is_empty() && report.unusable.is_empty() && !globals.quiet {
             note(&format_args!("{}: no policy: set one with --last, --every or --younger-than", self.what));
         }
         print(globals, &project, &report);
-        Ok(())
+        match report.unusable.as_slice() {
+            [] => Ok(()),
+            [one, ..] => {
+                Err(Failure::general(format!("{project}/{}: {}; nothing of it was dropped", one.name, one.problem)))
+            }
+        }
     }
 }
 

@@ -50,10 +50,16 @@ impl Condemned {
 }
 
 impl Engine {
-    /// Finds what `fence` condemned: reads and verifies everything that the commits live at its record refer to.
-    pub(crate) async fn condemned(&self, project: &ProjectName, fence: &Fence) -> Result<Found, CollectError> {
+    /// Finds what `fence` condemned: reads and verifies the manifests of all commits live at its record. With `keep` the
+    /// state there is kept for the next collector, where it was far to it.
+    pub(crate) async fn condemned(
+        &self,
+        project: &ProjectName,
+        fence: &Fence,
+        keep: bool,
+    ) -> Result<Found, CollectError> {
         let Some(newest) = fence.epoch.checked_sub(2) else { return Ok(Found::Nothing) };
-        let at = self.log(project).state_at(fence.seq).await?;
+        let at = self.log(project).state_at(fence.seq, keep).await?;
         let lives: Vec<Arc<Live>> = at.names.values().flat_map(|named| named.live.values().cloned()).collect();
         let live = lives.len() as u64;
         let is_short = |live: &Arc<Live>| live.commit.indexes().all(|index| index.len <= SHORT_MANIFEST_BYTES);
@@ -89,7 +95,7 @@ impl Engine {
         Err(CollectError::Unreadable { name, number, source })
     }
 
-    /// Reads everything of a commit that names objects, and returns what it names of epoch `newest` or before.
+    /// Reads the manifest of a commit, and returns what it names of epoch `newest` or before.
     async fn referred(
         &self,
         project: &ProjectName,
@@ -100,9 +106,7 @@ impl Engine {
             commit.indexes().map(|index| (ObjectKind::Manifest, index.object)).collect();
         match commit.sort {
             Sort::Checkpoint => {
-                // The list of packs is made from the manifest, and believed only beside it.
-                let listed = self.packs_of(project, commit).await?;
-                referred.extend(listed.into_iter().map(|row| (ObjectKind::Pack, row.pack)));
+                // The list of packs says no more than the manifest that it was made from.
                 let rows = self.checkpoint(project, commit).await?.rows;
                 let used: HashSet<Stored> = rows.into_iter().map(|row| row.place.pack).collect();
                 referred.extend(used.into_iter().map(|pack| (ObjectKind::Pack, pack)));
@@ -111,9 +115,6 @@ impl Engine {
                 let rows = self.dataset(project, commit).await?.rows;
                 referred.extend(rows.into_iter().map(|row| (ObjectKind::Blob, row.blob)));
             }
-        }
-        if let Some(timeline) = &commit.timeline {
-            self.manifest(project, commit, timeline).await?;
         }
         referred.retain(|(_, stored)| stored.epoch <= newest);
         Ok(referred)

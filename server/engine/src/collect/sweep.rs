@@ -51,6 +51,15 @@ impl Engine {
                 }
             }
         }
+        if request.dry_run {
+            return Ok(());
+        }
+        // A mark of what is gone would have scrubs look for it.
+        for (kind, stored) in self.list_marks(project).await? {
+            if condemned.has(kind, &stored) {
+                self.unmark(project, kind, stored).await?;
+            }
+        }
         Ok(())
     }
 }

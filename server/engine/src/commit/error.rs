@@ -125,8 +125,8 @@ pub enum CommitError {
     /// It does not stand at the tail of the log, or it is not known whether it was appended.
     #[error(transparent)]
     Append(#[from] AppendError<Refusal>),
-    /// It took effect, and was dropped since.
-    #[error("{name}@{number} was committed by this operation, and dropped since")]
+    /// It took effect, or was found to be there already, and was dropped since.
+    #[error("{name}@{number} was committed, by this operation or before it, and dropped since")]
     DroppedSince {
         /// The run or dataset.
         name: Name,

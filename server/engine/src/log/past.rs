@@ -13,8 +13,8 @@ use crate::store::{StoreError, keys};
 
 impl Log {
     /// Returns the state after record `seq`, which stands in the log: from the newest folded state before it, or from
-    /// the first record. Where that was far, the state is kept for the next collector.
-    pub(crate) async fn state_at(&self, seq: u64) -> Result<Arc<State>, LogError> {
+    /// the first record. With `keep`, and where that was far, the state is kept for the next collector.
+    pub(crate) async fn state_at(&self, seq: u64, keep: bool) -> Result<Arc<State>, LogError> {
         let seen = self.seen();
         if seen.seq == seq {
             return Ok(seen);
@@ -31,7 +31,7 @@ impl Log {
             }
         }
         let state = Arc::new(state);
-        if seq - began >= FOLD_EVERY {
+        if keep && seq - began >= FOLD_EVERY {
             self.keep_at(&state).await;
         }
         Ok(state)

@@ -123,7 +123,7 @@ impl Log {
 
     /// Reads to the tail, and tries to fill the slot after it for those who wait; returns those who still do.
     async fn write(&self, waiting: Vec<Waiting>) -> Vec<Waiting> {
-        let state = match self.refresh().await {
+        let state = match self.refresh_to_write().await {
             Ok(state) => state,
             Err(error) => {
                 fail(waiting, &Failed::Log(Arc::new(error)));

@@ -93,6 +93,28 @@ impl Log {
         Ok(state)
     }
 
+    /// Like [`refresh`](Self::refresh), for who will write after the state. What this process has seen before must still
+    /// stand: it is forgotten where the log was lost and rebuilt meanwhile, as a record after it would join two logs.
+    pub(super) async fn refresh_to_write(&self) -> Result<Arc<State>, LogError> {
+        let before = self.seen();
+        let stands = async {
+            match before.seq {
+                0 => Ok(true),
+                _ => self.stands_on_its_record(&before).await,
+            }
+        };
+        let (stands, refreshed) = futures::join!(stands, self.refresh());
+        if stands? {
+            return refreshed;
+        }
+        {
+            let _moving = self.moving.lock().await;
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(State::origin());
+            self.folded.store(0, Ordering::Relaxed);
+        }
+        self.refresh().await
+    }
+
     async fn read_to_tail(&self) -> Result<Arc<State>, LogError> {
         if self.seen().seq == 0
             && let Some(folded) = self.load_folded(u64::MAX).await?
@@ -127,7 +149,7 @@ impl Log {
     }
 
     /// Returns the newest state that this process has seen, without asking the store.
-    pub(super) fn seen(&self) -> Arc<State> {
+    pub(crate) fn seen(&self) -> Arc<State> {
         Arc::clone(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -64,7 +64,8 @@ pub(super) async fn write(
     body: Body,
     naming: Naming,
 ) -> Result<(), Unwritten> {
-    let incoming = ambient.waited(move || Incoming::new(path)).await?;
+    let number = ambient.random();
+    let incoming = ambient.waited(move || Incoming::new(path, number)).await?;
     let mut staged = Staged { incoming: Some(incoming), ambient: Arc::clone(ambient) };
     match body {
         Body::Whole(pieces) => staged.write(pieces).await?,
@@ -145,9 +146,10 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// Begins a file that will be `path`, in a folder that is made durable where it is not there yet.
-    fn new(path: PathBuf) -> io::Result<Self> {
-        let mut number = 1_u64;
+    /// Begins a file that will be `path`, in a folder that is made durable where it is not there yet. With a `number`
+    /// that was drawn nobody has its name again: a writer that slept while its file was swept away as abandoned must
+    /// not publish that of another.
+    fn new(path: PathBuf, mut number: u64) -> io::Result<Self> {
         loop {
             // The object store's own names for this: it lists no such file.
             let mut staged = OsString::from(&path);
@@ -155,7 +157,7 @@ impl Incoming {
             let staged = PathBuf::from(staged);
             match OpenOptions::new().write(true).create_new(true).open(&staged) {
                 Ok(file) => return Ok(Self { file, staged, path, written: 0, begun: 0, renamed: false }),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => number = number.wrapping_add(1),
                 Err(error) if error.kind() == ErrorKind::NotFound => make_folder(folder_of(&path)?)?,
                 Err(error) => return Err(failed("made", &staged)(error)),
             }
@@ -263,8 +265,8 @@ mod tests {
         let inner = folder.path().join("a/b/c");
         let path = inner.join("x");
         let piece = vec![7; (WRITE_BACK_BYTES / 2 + 1) as usize];
-        let mut first = Incoming::new(path.clone()).unwrap();
-        let mut second = Incoming::new(path.clone()).unwrap();
+        let mut first = Incoming::new(path.clone(), 1).unwrap();
+        let mut second = Incoming::new(path.clone(), 1).unwrap();
         for _ in 0..3 {
             first.write(&piece).unwrap();
         }
@@ -275,7 +277,7 @@ mod tests {
         assert!(matches!(second.publish(Naming::New), Err(Unwritten::Exists)));
         assert_eq!(names(&inner), ["x"]);
         assert!(fs::read(&path).unwrap() == piece.repeat(3));
-        let mut over = Incoming::new(path.clone()).unwrap();
+        let mut over = Incoming::new(path.clone(), 1).unwrap();
         over.write(b"true bytes").unwrap();
         over.publish(Naming::Over).unwrap();
         assert_eq!((names(&inner), fs::read(&path).unwrap()), (vec!["x".to_owned()], b"true bytes".to_vec()));
@@ -284,12 +286,12 @@ mod tests {
     #[test]
     fn what_is_given_up_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut given_up = Incoming::new(folder.path().join("x")).unwrap();
+        let mut given_up = Incoming::new(folder.path().join("x"), 1).unwrap();
         given_up.write(b"half").unwrap();
         drop(given_up);
         assert!(names(folder.path()).is_empty());
         std::fs::write(folder.path().join("file"), "").unwrap();
-        let error = Incoming::new(folder.path().join("file/x")).unwrap_err();
+        let error = Incoming::new(folder.path().join("file/x"), 1).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotADirectory);
         assert!(error.to_string().contains("file/x#1 can't be made"), "{error}");
     }
@@ -299,7 +301,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(folder.path().join("nowhere"), folder.path().join("packs")).unwrap();
         for path in ["packs/x", "packs/5e/x"] {
-            let error = Incoming::new(folder.path().join(path)).unwrap_err();
+            let error = Incoming::new(folder.path().join(path), 1).unwrap_err();
             assert!(error.to_string().contains("packs can't be made"), "{error}");
         }
     }
