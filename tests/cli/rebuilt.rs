@@ -57,6 +57,25 @@ fn a_lost_log_comes_back_with_the_same_commits() {
 }
 
 #[test]
+fn a_project_that_was_collected_gets_its_epoch_back() {
+    let desk = desk();
+    for _ in 0..2 {
+        desk.ok(&["gc", "demo", "--grace", "0s"]);
+    }
+    desk.ok(&["ckpt", "save", "m.safetensors", "--to", "demo/run@30"]);
+    let before = seen(&desk);
+    fs::remove_dir_all(desk.path("store/projects/demo/log")).unwrap();
+    let lists = |desk: &Desk| desk.files("store/projects/demo/manifests").len();
+    let all = lists(&desk);
+    let report = desk.json(&["doctor", "--rebuild-log", "demo"]);
+    assert_eq!((report["report"]["epoch"].as_u64(), lists(&desk)), (Some(2), all), "{report:#}");
+    assert_eq!(seen(&desk), before);
+    desk.ok(&["ckpt", "save", "n.safetensors", "--to", "demo/run@40"]);
+    desk.ok(&["gc", "demo", "--grace", "0s"]);
+    assert!(desk.ok(&["verify"]).contains("demo: sound"));
+}
+
+#[test]
 fn what_does_not_verify_is_left_out_and_said() {
     let desk = desk();
     fs::remove_dir_all(desk.path("store/projects/demo/log")).unwrap();

@@ -10,6 +10,7 @@ use gigastore_client::checkpoint::{Compression, SaveSpec};
 use gigastore_client::store::Store;
 use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;
+use gigastore_formats::collect::CollectRequest;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::ObjectKind;
 use gigastore_formats::sealed::seal;
@@ -332,4 +333,35 @@ async fn an_object_of_many_parts_is_put_right_at_once() {
     let hurt = desk.bytes(&key).await;
     assert_eq!(desk.scrub(Some(&twin)).await.findings.len(), 1);
     assert!(desk.bytes(&key).await == hurt);
+}
+
+#[tokio::test]
+async fn what_is_dropped_and_collected_meanwhile_is_no_damage_and_does_not_come_back() {
+    let desk = Desk::new().await;
+    for step in 1..=8 {
+        // Nothing that two steps share.
+        let data = XorShift::new(step).bytes(9000);
+        let tensor = Tensor { name: "w".into(), dtype: Dtype::U8, shape: vec![9000], data };
+        desk.save("a", step, Compression::Off, &[tensor]).await;
+    }
+    let twin = desk.twin().await;
+    let bytes: u64 = desk.scrub(None).await.bytes_read;
+    let request = ScrubRequest { project: project(), rate: Some(bytes), dry_run: false };
+    let scrub = desk.engine.scrub(&request, Some(&twin.engine), &|_| {});
+    let collect = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for step in 1..=7 {
+            desk.store.drop_commit(&format!("p/a@{step}").parse().unwrap()).await.unwrap();
+        }
+        for _ in 0..2 {
+            let request = CollectRequest::new(project(), desk.store.new_txn("fence"));
+            desk.store.collect(&CollectRequest { grace_ms: 0, ..request }).await.unwrap();
+        }
+        assert_eq!(desk.keys("/packs/").await.len(), 1);
+    };
+    let (report, ()) = tokio::join!(scrub, collect);
+    let report = report.unwrap();
+    assert_eq!((report.findings.len(), report.repaired.len()), (0, 0), "{report:#?}");
+    assert_eq!(desk.keys("/packs/").await.len(), 1, "nothing comes back");
+    assert_eq!(desk.keys("/damaged/").await, Vec::<String>::new());
 }

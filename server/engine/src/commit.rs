@@ -190,12 +190,7 @@ impl Engine {
         }
     }
 
-    pub(crate) async fn store_manifest(
-        &self,
-        project: &ProjectName,
-        epoch: u64,
-        bytes: Vec<u8>,
-    ) -> Result<Index, CommitError> {
+    async fn store_manifest(&self, project: &ProjectName, epoch: u64, bytes: Vec<u8>) -> Result<Index, CommitError> {
         let actual = bytes.len() as u64;
         if actual > MAX_MANIFEST_BYTES {
             return Err(CommitError::TooLong { actual });

@@ -119,10 +119,12 @@ impl From<&RebuildError> for Fault {
             RebuildError::Ambiguous { first, .. } => {
                 Self { object: Some(first.clone()), ..Self::new(FaultCode::Conflict, error) }
             }
+            RebuildError::List { key, .. } => {
+                Self { object: Some(key.clone()), ..Self::new(FaultCode::Integrity, error) }
+            }
             RebuildError::Nothing { .. } => Self::new(FaultCode::NotFound, error),
             RebuildError::Manifest(_) => Self::new(FaultCode::Invalid, error),
             RebuildError::Append(source) => of_append(source),
-            RebuildError::Commit(source) => source.into(),
             RebuildError::Log(source) => source.into(),
             RebuildError::Read(source) => source.into(),
             RebuildError::Store(source) => source.into(),

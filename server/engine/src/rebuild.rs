@@ -18,15 +18,14 @@ use gigastore_formats::limits::MAX_FOLDED_BYTES;
 use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::ObjectKind;
-use gigastore_formats::record::{Entry, Sort};
+use gigastore_formats::record::{Entry, Index, Sort};
 use gigastore_formats::sealed::unseal;
 use gigastore_formats::wire::{LeftOut, RebuildReport, Recovered};
 
-use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::log::{AppendError, LogError, Outcome, State};
 use crate::read::ReadError;
-use crate::store::{StoreError, keys};
+use crate::store::{Body, Created, StoreError, keys};
 
 use look::Found;
 
@@ -72,6 +71,16 @@ pub enum RebuildError {
         /// Key of the older one.
         second: String,
     },
+    /// The list of packs of a checkpoint is there, and damaged.
+    #[error("{key} should have {expected} bytes, and has {actual}: move it away, and it is made anew")]
+    List {
+        /// Its key.
+        key: String,
+        /// Its bytes.
+        expected: u64,
+        /// Bytes that it has.
+        actual: u64,
+    },
     /// There is nothing to make a log of.
     #[error("{project} has no manifest that verifies: there is nothing to make a log of")]
     Nothing {
@@ -81,9 +90,6 @@ pub enum RebuildError {
     /// A list of packs could not be written.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A list of packs could not be stored.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
     /// A record could not be written.
     #[error(transparent)]
     Append(#[from] AppendError<NotAlone>),
@@ -126,9 +132,8 @@ impl Engine {
         let there = self.check_no_log(project, &records).await?;
         if !dry_run {
             for one in chosen.values() {
-                if let Some(list) = &one.packs {
-                    // Under the epoch of the manifest, where the lost commit had it: what is there is not sent again.
-                    self.store_manifest(project, one.commit.manifest.object.epoch, list.clone()).await?;
+                if let (Some(list), Some(packs)) = (&one.packs, &one.commit.packs) {
+                    self.store_list(project, packs, list.clone()).await?;
                 }
             }
             for (i, entries) in records.iter().enumerate().skip(there) {
@@ -149,6 +154,19 @@ impl Engine {
         });
         let folded = folded.map(|state| state.seq);
         Ok(RebuildReport { recovered: recovered.collect(), left, records: records.len() as u64, epoch, folded })
+    }
+
+    /// Stores a list of packs under the epoch of its manifest, where the lost commit had it: what is there is not sent
+    /// again. The log that would say that this epoch has begun is the one that is lost.
+    async fn store_list(&self, project: &ProjectName, packs: &Index, list: Vec<u8>) -> Result<(), RebuildError> {
+        let key = keys::object(project, ObjectKind::Manifest, &packs.object);
+        let stored = self.objects.store(&self.ambient, &key, Body::Whole(vec![list.into()])).await?;
+        match stored {
+            Created::Exists(actual) if actual != packs.len => {
+                Err(RebuildError::List { key, expected: packs.len, actual })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a project that has a log, unless it is one that this operation began; returns how many of its records

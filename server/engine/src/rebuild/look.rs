@@ -140,7 +140,7 @@ impl Engine {
         let rows: Vec<PackRow> = packs.into_values().collect();
         let list = self.ambient.computed(move || write_packs(&rows)).await?;
         let epoch = manifest.object.epoch;
-        let tree = GroupTree::of(GroupSize::File, &list);
+        let (tree, list) = self.ambient.computed(move || (GroupTree::of(GroupSize::File, &list), list)).await;
         let packs = Index::new(Stored { digest: tree.root(), epoch }, &tree);
         let commit = Commit {
             sort: Sort::Checkpoint,

@@ -58,6 +58,8 @@ struct Pass<'a> {
     engine: &'a Engine,
     project: &'a ProjectName,
     state: &'a State,
+    /// What is verified: the whole project.
+    whole: &'a VerifyRequest,
     dry_run: bool,
     began: u64,
     marked: BTreeSet<(ObjectKind, Stored)>,
@@ -97,6 +99,7 @@ impl Engine {
         let copies = |items| Copies::new(self.clone(), replica.cloned(), project.clone(), items);
         let whole = VerifyRequest { project: project.clone(), name: None, number: None, depth: Depth::Full };
         let mut plan = self.plan(&whole, &state, &mut looked).await?;
+        self.without_dropped(&whole, &state, &mut looked.findings).await?;
         let mut only_wholes = copies(Arc::default());
         let mut mending = Mending { project, state: &state, copies: &mut only_wholes, dry_run, meter: &meter };
         for _ in 0..MANIFEST_ROUNDS {
@@ -113,6 +116,7 @@ impl Engine {
             engine: self,
             project,
             state: &state,
+            whole: &whole,
             dry_run,
             began: 0,
             marked: self.list_marks(project).await?,
@@ -293,7 +297,13 @@ impl Pass<'_> {
         if !was_marked && time >= self.began {
             return Ok(Outcome::Before);
         }
-        let findings = engine.verify_object(self.project, item, true, self.meter).await?;
+        let mut findings = engine.verify_object(self.project, item, true, self.meter).await?;
+        let is_sound = findings.is_empty();
+        engine.without_dropped(self.whole, self.state, &mut findings).await?;
+        if !is_sound && findings.is_empty() {
+            // What was dropped since, a collector may have deleted: it is neither damaged nor brought back.
+            return Ok(Outcome::Gone);
+        }
         let outcome = if findings.is_empty() {
             if was_marked && !self.dry_run {
                 engine.unmark(self.project, item.kind, item.object).await?;
@@ -313,10 +323,6 @@ impl Pass<'_> {
     async fn treat(&self, item: &Item, findings: Vec<Finding>) -> Result<Outcome, ReadError> {
         let (engine, project) = (self.engine, self.project);
         let mut notes = String::new();
-        let whole = VerifyRequest { project: project.clone(), name: None, number: None, depth: Depth::Full };
-        if !engine.needed_since(&whole, self.state).await?.has(&keys::object(project, item.kind, &item.object)) {
-            return Ok(Outcome::Gone);
-        }
         if !self.dry_run
             && let Err(error) = engine.mark(project, item.kind, item.object, &findings).await
         {
