@@ -12,12 +12,10 @@ use gigastore_formats::retention::RetainRequest;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use crate::http::{Service, Shared};
+use crate::scrubbing::CLOCKS_DIFFER_MS;
 
 /// Pause before a collection that was asked for by a client is looked at again.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
-
-/// How far the clocks of two services may differ: 5 minutes, more than machines that keep time.
-const CLOCKS_DIFFER_MS: u64 = 5 * 60 * 1000;
 
 /// Shortest pause between two rounds: a second, so that a mistyped length does not keep the store busy.
 const SHORTEST: Duration = Duration::from_secs(1);

@@ -11,6 +11,9 @@ use gigastore_formats::wire::{Fault, ScrubReport, ScrubRequest, VerifyProgress, 
 
 use crate::http::Shared;
 
+/// How far the clocks of two services may differ: 5 minutes, more than machines that keep time.
+pub(crate) const CLOCKS_DIFFER_MS: u64 = 5 * 60 * 1000;
+
 /// Pause between two looks for a project whose turn it is.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
@@ -74,7 +77,10 @@ async fn turn_has_come(shared: &Shared, project: &ProjectName, started: bool) ->
     match shared.engine.coverage(project).await {
         Ok(coverage) => {
             shared.metrics.coverage(project, coverage);
-            let since = coverage.completed.map(|then| shared.ambient.wall_ms().saturating_sub(then));
+            let now = shared.ambient.wall_ms();
+            // One that ended by a clock far ahead of this one says nothing of its age.
+            let completed = coverage.completed.filter(|then| *then <= now + CLOCKS_DIFFER_MS);
+            let since = completed.map(|then| now.saturating_sub(then));
             (started && coverage.damaged > 0) || since.is_none_or(|ms| Duration::from_millis(ms) >= PASS_EVERY)
         }
         Err(error) => {
