@@ -1,9 +1,9 @@
-//! Servers, writers, collectors and readers of one bucket, in processes of their own, killed with -9 at random; at the end a
-//! program that shares no code with them says whether all that was acknowledged is there.
+//! Servers, writers, collectors and readers of one bucket, in processes of their own, killed with -9 at random; at the
+//! end a program that shares no code with them says whether all that was acknowledged is there.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `place.rs`, `weed.rs` | the bucket: a folder, an S3 server on this machine, or the one that the environment names |
+//! | `place.rs`, `weed.rs` | the bucket: a folder, an S3 server on this machine, or one that the environment names |
 //! | `servers.rs` | `gigastore serve`, several times, killed and started again |
 //! | `writers.rs`, `readers.rs` | training jobs that save, tag and drop, and those who restore |
 //! | `collectors.rs` | `gigastore gc`, several times at once |

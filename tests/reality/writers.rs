@@ -1,6 +1,6 @@
 //! Training jobs: each saves step after step, through services or on the bucket itself, as one process or as two ranks;
-//! tags what it saved, drops what it does not need, and competes with all others for some steps. Whoever is killed comes
-//! again as the same attempt.
+//! tags what it saved, drops what it does not need, and competes with all others for some steps. Whoever is killed
+//! comes again as the same attempt.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -89,8 +89,8 @@ impl Engine {
         Ok(saves)
     }
 
-    /// Says whether an open save began in an older epoch, and may still be committed. What its announcement says is not known where it is damaged:
-    /// that one holds too.
+    /// Says whether an open save began in an older epoch, and may still be committed. What its announcement says is not
+    /// known where it is damaged: that one holds too.
     async fn held_by(
         &self,
         request: &CollectRequest,
@@ -107,7 +107,7 @@ impl Engine {
         };
         let open = match unseal::<SaveBegin>(&bytes, MAX_BEGIN_BYTES) {
             Ok((begin, _)) if begin.epoch >= state.epoch => return Ok(None),
-            // Its step is taken: it was refused, or will be, or finds its content there. Who lost a race leaves it open.
+            // Its step is taken: it was refused or will be, or finds its content there. Who lost a race leaves it open.
             Ok((begin, _)) if state.live(&begin.run, begin.step).is_some() => return Ok(None),
             Ok((begin, _)) => {
                 OpenSave { save, run: Some(begin.run), step: Some(begin.step), epoch: Some(begin.epoch), idle_ms }
