@@ -158,9 +158,9 @@ struct Sent {
 
 /// Copies what `spec` means from one store into another.
 ///
-/// Steps and versions go in the order in which they were committed, so that `latest` means the same in both; a step that
-/// could not be copied then (it was damaged, and is repaired since) is not copied behind later ones. Tags are
-/// set as they are in the source; pins and policies are the destination's own.
+/// Steps and versions go in the order in which they were committed, so that `latest` means the same in both; a step
+/// that could not be copied then (it was damaged, and is repaired since) is not copied behind later ones. Tags are set
+/// as they are in the source; pins and policies are the destination's own.
 pub async fn mirror(
     from: &Store,
     to: &Store,

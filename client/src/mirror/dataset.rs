@@ -41,8 +41,8 @@ impl Mirror<'_> {
         }
         let (to_name, name) = (to.as_str().as_bytes(), commit.name.as_str().as_bytes());
         let (number, manifest) = (commit.number.to_le_bytes(), commit.manifest.object.digest);
-        // The same version of the source is the same operation whatever its number in the destination, so that one whose
-        // answer was lost is found, and one that was dropped there stays away.
+        // The same version of the source is the same operation whatever its number in the destination, so that one
+        // whose answer was lost is found, and one that was dropped there stays away.
         let txn = TxnId::derive(&[b"mirror", to_name, name, &number, manifest.as_bytes()]);
         if known.is_some_and(|known| known.highest > known.live.len() as u64) && self.stood(txn).await? {
             return Ok(None);

@@ -20,8 +20,8 @@ use crate::store::StoreError;
 /// Drops that are put into one record: 512, half of what one may have.
 const DROPS_AT_ONCE: usize = 512;
 
-/// Times that a run is looked at anew, as what was to be kept of it was dropped by others meanwhile: 3, more than people
-/// and policies that meet by chance.
+/// Times that a run is looked at anew, as what was to be kept of it was dropped by others meanwhile: 3, more than
+/// people and policies that meet by chance.
 const LOOKS: usize = 3;
 
 /// Why a policy is not set.

@@ -1,8 +1,9 @@
 //! Makes batches, some ahead of who takes them, from the place of a sampler on.
 //!
 //! Two samplers go the same way: one that says which windows will be needed, and one that says whose samples the next
-//! batch has. Once its windows are there a batch is filled by a task of its own, so that several are at once. Must never
-//! go past a batch whose windows can't be had.
+//! batch has. Once its windows are there a batch is filled by a task of its own, so that several are at once.
+//!
+//! Must never go past a batch whose windows can't be had.
 
 use std::sync::Arc;
 

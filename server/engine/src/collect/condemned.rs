@@ -50,8 +50,8 @@ impl Condemned {
 }
 
 impl Engine {
-    /// Finds what `fence` condemned: reads and verifies the manifests of all commits live at its record. With `keep` the
-    /// state there is kept for the next collector, where it was far to it.
+    /// Finds what `fence` condemned: reads and verifies the manifests of all commits live at its record. With `keep`
+    /// the state there is kept for the next collector, where it was far to it.
     pub(crate) async fn condemned(
         &self,
         project: &ProjectName,

@@ -93,8 +93,9 @@ impl Log {
         Ok(state)
     }
 
-    /// Like [`refresh`](Self::refresh), for who will write after the state. What this process has seen before must still
-    /// stand: it is forgotten where the log was lost and rebuilt meanwhile, as a record after it would join two logs.
+    /// Like [`refresh`](Self::refresh), for who will write after the state. What this process has seen before must
+    /// still stand: it is forgotten where the log was lost and rebuilt meanwhile, as a record after it would join two
+    /// logs.
     pub(super) async fn refresh_to_write(&self) -> Result<Arc<State>, LogError> {
         let before = self.seen();
         let stands = async {

@@ -34,8 +34,8 @@ const KEEP_EVERY_BYTES: u64 = 1 << 30;
 /// Bytes verified for each byte of the times that is written: at 64 the writes are under 2 % of the reads.
 const KEEP_SHARE: u64 = 64;
 
-/// How often manifests are repaired and read again: a damaged manifest hides that its list of packs is damaged, too, and
-/// that its timeline is.
+/// How often manifests are repaired and read again: a damaged manifest hides that its list of packs is damaged, too,
+/// and that its timeline is.
 const MANIFEST_ROUNDS: usize = 3;
 
 /// What stands in a finding before the reason why the damage stays.
