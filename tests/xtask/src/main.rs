@@ -30,12 +30,12 @@ cargo xtask bench [NAME...] [--quick] [--list]
                     stderr; fails where one misses its target
 cargo xtask soak NAME [--minutes N]
                     what CI does for seconds, for longer: corruption, disk, fuzz or reality
-cargo xtask fuzz TARGET [--seconds N]
-                    libFuzzer on one parser: the targets are the folders of tests/fuzz/seeds
-cargo xtask sim --seeds N [--seed FIRST] [--trace]
-                    run the engine and client in N made-up worlds; says how to see again what fails
 cargo xtask soak model [--steps N]
                     search the states of the model of commits and collections that are too many for every change
+cargo xtask sim --seeds N [--seed FIRST] [--trace]
+                    run the engine and client in N made-up worlds; says how to see again what fails
+cargo xtask fuzz TARGET [--seconds N]
+                    libFuzzer on one parser: the targets are the folders of tests/fuzz/seeds
 cargo xtask help    print this
 
 The tests find the data by GIGASTORE_TEST_VENV, GIGASTORE_TEST_MODEL, GIGASTORE_TEST_PARQUET and
