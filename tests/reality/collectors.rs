@@ -13,7 +13,11 @@ pub(crate) fn collect(yard: &Yard, collector: u64) {
     let mut chance = yard.chance(collector);
     loop {
         let last = yard.calm.load(Ordering::SeqCst) || Instant::now() >= yard.until;
-        let store = if collector % 2 == 0 { yard.place.url().to_owned() } else { yard.servers.urls(chance.next_u64()) };
+        let store = if collector.is_multiple_of(2) {
+            yard.place.url().to_owned()
+        } else {
+            yard.servers.urls(chance.next_u64())
+        };
         let command = yard.place.command(&store, &["-q", "--format", "json", "gc", "p", "--grace", "1s"]);
         match run_or_kill(command, yard.doom(&mut chance)) {
             None => drop(yard.kills.fetch_add(1, Ordering::Relaxed)),

@@ -70,7 +70,7 @@ pub(crate) fn save(yard: &Yard, writer: u64, step: u64, chance: &mut XorShift) {
         }
     }
     // Neither the newest step, nor one that is or was tagged.
-    if step > 2 && step % 3 != 0 {
+    if step > 2 && !step.is_multiple_of(3) {
         drop_step(yard, writer, &run, step - 2, chance);
     }
 }

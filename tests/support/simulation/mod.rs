@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`world`] | tasks and timers on one thread, virtual time, chance; participants that can be killed |
 //! | [`bucket`] | what is really stored, with its whole history |
-//! | [`line`] | the way from one participant to the bucket: slow, lossy, repeating, and where participants die |
+//! | [`mod@line`] | the way from one participant to the bucket: slow, lossy, repeating, and where participants die |
 //! | [`weather`] | what goes wrong, how often |
 //! | [`script`] | what users do, and with which bytes |
 //! | [`cast`] | participants: processes of some users, each of which goes on until it is acknowledged |
