@@ -8,11 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use gigastore_engine::store::OpenMode;
-use gigastore_engine::{CommitError, Engine};
+use gigastore_engine::{CommitError, Engine, UploadError};
 use gigastore_formats::digest::Digest;
 use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, write_dataset};
 use gigastore_formats::name::{Name, ProjectName};
-use gigastore_formats::object::Stored;
+use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Action, Entry, Record, TxnId};
 use gigastore_formats::verified::{GroupSize, GroupTree};
 use gigastore_formats::wire::{Committed, DatasetRequest, Fault, FaultCode};
@@ -120,7 +120,15 @@ async fn only_files_that_the_parent_really_has_outlive_their_epoch() {
 async fn files_of_an_epoch_that_is_not_reached_are_refused() {
     let below: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let engine = engine(Arc::clone(&below), OpenMode::Create).await.unwrap();
-    let (old, early) = (file(&engine, "a", 0).await, file(&engine, "b", 7).await);
+    let (old, mut early) = (file(&engine, "a", 0).await, file(&engine, "b", 0).await);
+    // No upload makes such a key; somebody who writes to the bucket may.
+    let key = |row: &FileRow| Path::from(format!("projects/p/{}", row.blob.key(ObjectKind::Blob)));
+    let content = below.get(&key(&early)).await.unwrap().bytes().await.unwrap();
+    early.blob.epoch = 7;
+    below.put(&key(&early), content.clone().into()).await.unwrap();
+    let pieces = futures::stream::iter([Ok(content)]).boxed();
+    let refused = engine.put_blob(&project(), 7, early.tree.clone(), pieces).await.unwrap_err();
+    assert!(matches!(refused, UploadError::Epoch { epoch: 7, newest: 0, .. }), "{refused}");
     assert_eq!(code(commit(&engine, 1, None, &[&old, &early]).await), FaultCode::Invalid);
     commit(&engine, 1, None, &[&old]).await.unwrap();
 }

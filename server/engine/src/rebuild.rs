@@ -58,8 +58,8 @@ pub enum RebuildError {
     /// Two manifests of one step or version, and nothing says which of them was committed.
     #[error(
         "{name}@{number} has two manifests of different content, {first} and {second}, and no folded state says which \
-         of them was committed (a save that lost against another leaves such a one, and so does a step that was dropped \
-         and saved anew): look at both, move the wrong one out of the store, and run the same again"
+         of them was committed (a save that lost against another leaves such a one, and so does a step that was \
+         dropped and saved anew): look at both, move the wrong one out of the store, and run the same again"
     )]
     Ambiguous {
         /// The run or dataset.
