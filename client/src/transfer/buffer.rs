@@ -68,11 +68,6 @@ impl BufferPool {
         self.shelf.made.load(Ordering::Relaxed)
     }
 
-    /// Returns a buffer of nothing.
-    pub(crate) fn none(&self) -> Buffer {
-        Buffer { map: None, len: 0, shelf: Arc::clone(&self.shelf) }
-    }
-
     /// Returns a buffer of `len` bytes, of any content. Fails where the system has no memory.
     pub fn take(&self, len: usize) -> io::Result<Buffer> {
         let fits = |map: &MmapMut| map.len() >= len;

@@ -16,6 +16,17 @@ use super::buffer::{Buffer, BufferPool};
 use crate::store::Store;
 use crate::transport::{Source, Taker};
 
+/// Reads from this length on go to buffers that are kept: 2 MiB, the least that one takes. Shorter ones cost little
+/// wherever they go.
+pub(crate) const KEPT_FROM_BYTES: u64 = 2 << 20;
+
+/// Where bytes go.
+#[derive(Debug)]
+enum Memory {
+    Kept(Buffer),
+    Plain(Vec<u8>),
+}
+
 /// Whole groups of a file, as many of them as came so far.
 #[derive(Debug)]
 struct Gather {
@@ -26,7 +37,7 @@ struct Gather {
 
 #[derive(Debug)]
 struct State {
-    buffer: Buffer,
+    memory: Memory,
     /// Bytes that came and were right: whole groups.
     filled: usize,
     wrong: Option<GroupMismatch>,
@@ -43,8 +54,12 @@ pub(crate) async fn gather(
     pool: &BufferPool,
 ) -> Result<Result<Bytes, GroupMismatch>, Fault> {
     let len = usize::try_from(range.len()).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory));
-    let buffer = len.and_then(|len| pool.take(len)).map_err(|error| Fault::new(FaultCode::Unavailable, &error))?;
-    let state = Mutex::new(State { buffer, filled: 0, wrong: None });
+    let memory = len.and_then(|len| match range.len() < KEPT_FROM_BYTES {
+        true => Ok(Memory::Plain(vec![0; len])),
+        false => pool.take(len).map(Memory::Kept),
+    });
+    let memory = memory.map_err(|error| Fault::new(FaultCode::Unavailable, &error))?;
+    let state = Mutex::new(State { memory, filled: 0, wrong: None });
     let gather = Arc::new(Gather { tree: tree.clone(), range, state });
     let mut wrong = None;
     for afresh in [false, true] {
@@ -64,8 +79,10 @@ pub(crate) async fn gather(
             format!("{range} of {} was asked for, and {} bytes of it came", object.1.key(object.0), state.filled);
         return Err(Fault::of(FaultCode::Unavailable, text));
     }
-    let buffer = std::mem::replace(&mut state.buffer, pool.none());
-    Ok(Ok(buffer.freeze()))
+    Ok(Ok(match std::mem::replace(&mut state.memory, Memory::Plain(Vec::new())) {
+        Memory::Kept(buffer) => buffer.freeze(),
+        Memory::Plain(bytes) => bytes.into(),
+    }))
 }
 
 impl Gather {
@@ -83,15 +100,19 @@ impl Gather {
 impl Taker for Gather {
     fn rest(&self) -> ByteRange {
         let state = self.lock();
-        self.after(if state.wrong.is_some() { state.buffer.as_ref().len() } else { state.filled })
+        self.after(if state.wrong.is_some() { self.range.len() as usize } else { state.filled })
     }
 
     fn take(&self, source: &mut dyn Source) -> Result<(), Fault> {
         // One at a time; nobody else takes meanwhile.
-        let State { buffer, filled, wrong } = &mut *self.lock();
+        let State { memory, filled, wrong } = &mut *self.lock();
+        let memory = match memory {
+            Memory::Kept(buffer) => buffer.as_mut(),
+            Memory::Plain(bytes) => bytes,
+        };
         for index in self.tree.groups_of(self.after(*filled)) {
             let group = self.tree.group_range(index);
-            let into = &mut buffer.as_mut()[*filled..][..group.len() as usize];
+            let into = &mut memory[*filled..][..group.len() as usize];
             source.fill_at(group.start(), into)?;
             if let Err(mismatch) = self.tree.check_group(index, into) {
                 *wrong = Some(mismatch);
