@@ -22,16 +22,17 @@ use gigastore_formats::record::{Action, Commit, Entry, Index, Record, Sort, TxnI
 use gigastore_formats::retention::Verb;
 use gigastore_formats::verified::{GroupSize, GroupTree};
 use gigastore_formats::wire::DatasetRequest;
+use gigastore_tests::weed::Ports;
 
 use crate::clock::median;
-use crate::weed::{Ports, Weed};
+use crate::served::weed;
 use crate::{Plan, Res};
 
 /// Writers at once, each of a dataset of its own: a service of a busy cluster.
 const WRITERS: u64 = 64;
 
 /// Where the log lies in the S3 server.
-const URL: &str = "s3://bench/log";
+const URL: &str = "s3://gigastore/log";
 
 /// Runs of the long log; each has a thousandth of its records.
 const RUNS: u64 = 1000;
@@ -62,7 +63,7 @@ pub(crate) async fn log(plan: &Plan) -> Res<()> {
     if plan.wants_any("log.commits.seaweed") || plan.wants_any("log.p99.seaweed") {
         let (mut measured, ports) = (Measured::default(), Ports::free()?);
         for _ in 0..plan.runs() {
-            let weed = Weed::start(plan, &ports).await?;
+            let weed = weed(plan, &ports)?;
             measured.run(plan, &open(URL, weed.settings()).await?).await.map_err(plain)?;
         }
         measured.report(plan, "seaweed")?;

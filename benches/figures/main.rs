@@ -22,7 +22,6 @@ mod state;
 mod stores;
 mod table;
 mod tokenize;
-mod weed;
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};

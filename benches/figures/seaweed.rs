@@ -13,17 +13,17 @@ use gigastore_client::checkpoint::Compression;
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;
+use gigastore_tests::weed::{BUCKET, Ports, Weed};
 
 use crate::clock::Pairs;
 use crate::peer::{Peer, write_state};
-use crate::served::{REMOTE_CACHE_BYTES, Served};
+use crate::served::{REMOTE_CACHE_BYTES, Served, weed};
 use crate::state::{Buffers, State};
 use crate::stores::Plain;
-use crate::weed::{BUCKET, Ports, Weed};
 use crate::{Plan, Res};
 
 /// Where the checkpoint lies.
-const URL: &str = "s3://bench/gigastore";
+const URL: &str = "s3://gigastore/store";
 
 /// Everything that is measured of one server, in seconds beside the limit.
 #[derive(Default)]
@@ -47,7 +47,7 @@ pub(crate) async fn seaweed(plan: &Plan) -> Res<()> {
     let mut measured = Measured::default();
     for run in 0..plan.runs() {
         eprintln!("bench: seaweed, run {}", run + 1);
-        let weed = Weed::start(plan, &ports).await?;
+        let weed = weed(plan, &ports)?;
         one_run(plan, &state, files.path(), &weed, &mut buffers, &mut measured).await?;
     }
     files.close()?;

@@ -17,11 +17,12 @@ use gigastore_client::store::Store;
 use gigastore_engine::Engine;
 use gigastore_engine::store::{OpenMode, StoreUrl};
 use gigastore_server::{Config, Limits, Server};
+use gigastore_tests::weed::{Ports, Weed};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use crate::Res;
 use crate::clock::processor_seconds;
 use crate::state::noise;
+use crate::{Plan, Res, setting};
 
 /// Bytes of objects that `gigastore serve` keeps in memory where the store is on another machine.
 pub(crate) const REMOTE_CACHE_BYTES: u64 = 512 << 20;
@@ -112,6 +113,11 @@ pub(crate) fn program(path: &Path) -> Res<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--role", "program"]).arg(path);
     Ok(command)
+}
+
+/// Starts an S3 server with nothing in its bucket.
+pub(crate) fn weed(plan: &Plan, ports: &Ports) -> Res<Weed> {
+    Ok(Weed::start(program(&setting("GIGASTORE_BENCH_WEED")?)?, plan.folder()?, ports)?)
 }
 
 /// Starts something, prints its address, and lets it serve until it is killed.

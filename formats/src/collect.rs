@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use crate::name::{Name, ProjectName};
 use crate::object::ObjectKind;
 use crate::record::TxnId;
-use crate::wire::Fault;
 
 /// How long readers keep what they have bound to, unless told: an hour, four times as long as a signed URL is good.
 pub const DEFAULT_GRACE_MS: u64 = 60 * 60 * 1000;
@@ -206,16 +205,4 @@ pub struct UsageReport {
     pub sparse: Tally,
     /// Bytes of those that are used.
     pub sparse_used: u64,
-}
-
-/// One line of the answer to a long operation: beats while it goes on, until the last line has what came of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Line<T> {
-    /// It goes on.
-    Beat,
-    /// It is done.
-    Done(T),
-    /// It failed.
-    Fault(Fault),
 }

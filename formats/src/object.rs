@@ -21,6 +21,11 @@ pub enum ObjectKind {
     Manifest,
 }
 
+impl ObjectKind {
+    /// All kinds; manifests last, as they say what the others are of.
+    pub const ALL: [Self; 3] = [Self::Pack, Self::Blob, Self::Manifest];
+}
+
 /// One upload of one content: `<digest>.<epoch>`. A name has one content for ever and is never uploaded twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stored {

@@ -15,7 +15,7 @@ use crate::name::{Name, ProjectName};
 use crate::object::{ObjectKind, Stored};
 use crate::record::{Commit, Record, Sort, TxnId};
 
-pub use scrub::{Coverage, LeftOut, RebuildReport, Recovered, Repair, ScrubLine, ScrubReport, ScrubRequest};
+pub use scrub::{Coverage, LeftOut, RebuildReport, Recovered, Repair, ScrubReport, ScrubRequest};
 
 /// A save of one checkpoint, as every rank of it describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -384,14 +384,15 @@ pub struct LogPage {
     pub records: Vec<Record>,
 }
 
-/// One line of the answer to a verification: progress, until the last line has the report or a fault.
+/// One line of the answer to work that takes long: how far it is, until the last line has the report or a fault. Work
+/// that can't tell how far it is has a progress of `null`: it goes on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum VerifyLine {
+pub enum Line<R, P = VerifyProgress> {
     /// How far it is.
-    Progress(VerifyProgress),
-    /// What was found.
-    Report(VerifyReport),
+    Progress(P),
+    /// What came of it.
+    Report(R),
     /// Why it ended early.
     Fault(Fault),
 }

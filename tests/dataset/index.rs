@@ -9,6 +9,7 @@ use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;
 use gigastore_formats::range::ByteRange;
 use gigastore_tests::groups::ManyGroups;
+use gigastore_tests::memory::own_kib;
 
 /// Time to open: 100 ms. A debug build, on a machine that runs other tests, gets ten times as much; the release figure
 /// is in `benches/RESULTS.md`.
@@ -20,23 +21,16 @@ const MOST_KIB: u64 = 64 << 10;
 /// Where the child process finds its store.
 const STORE: &str = "GIGASTORE_TEST_INDEX";
 
-/// Returns the most memory that this process had, in KiB.
-fn peak_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// What the child process does: opens the version, and looks at it.
 async fn open(url: &str) {
-    let before = peak_kib();
+    let before = own_kib("VmHWM");
     let store = Store::open(url, gigastore_client::store::OpenMode::Existing).await.unwrap();
     let (mut times, mut peak) = (Vec::new(), 0);
     for _ in 0..5 {
         let started = Instant::now();
         let dataset = store.dataset_index(&"p/data".parse().unwrap()).await.unwrap();
         times.push(started.elapsed());
-        peak = if peak == 0 { peak_kib() } else { peak };
+        peak = if peak == 0 { own_kib("VmHWM") } else { peak };
         let index = dataset.index();
         assert_eq!((index.files.len(), index.rows.len(), index.tokens.len()), (1000, 1_000_000, 1_000_000));
         assert_eq!((index.files[999].first_group, index.groups(999)), (999_000, 999_000..1_000_000));

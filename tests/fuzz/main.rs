@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use gigastore_formats::digest::Digest;
 use gigastore_tests::hostile::{mutated, seeds, target};
+use gigastore_tests::memory::own_kib;
 use gigastore_tests::model::XorShift;
 
 /// How long each target gets.
@@ -51,9 +52,7 @@ fn fuzz(name: &str, threads: u64) {
         let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
-    let most: u64 = most.unwrap_or_default();
+    let most = own_kib("VmHWM");
     println!(
         "{name}: {} seeds, {taken} taken, {cases} cases, memory of at most {} MiB, 0 violations",
         seeds.len(),

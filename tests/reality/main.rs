@@ -3,7 +3,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `place.rs`, `weed.rs` | the bucket: a folder, an S3 server on this machine, or one that the environment names |
+//! | `place.rs` | the bucket: a folder, an S3 server on this machine, or one that the environment names |
 //! | `servers.rs` | `gigastore serve`, several times, killed and started again |
 //! | `writers.rs`, `readers.rs` | training jobs that save, tag and drop, and those who restore |
 //! | `collectors.rs` | `gigastore gc`, several times at once |
@@ -26,7 +26,6 @@ mod readers;
 #[path = "../cli/run.rs"]
 mod run;
 mod servers;
-mod weed;
 mod writers;
 
 use std::ffi::OsStr;

@@ -7,11 +7,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
+use gigastore_tests::prepared;
+use gigastore_tests::weed::{BUCKET, Ports, Weed};
 use object_store::aws::AmazonS3Builder;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
-
-use crate::weed::{BUCKET, Weed};
 
 /// Longer than any command may take here.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -49,7 +49,9 @@ impl Place {
             let settings = std::env::vars().filter(|(key, _)| key.starts_with("AWS_")).collect();
             return Self { url, settings, folder: None, _weed: None };
         }
-        let weed = Weed::start();
+        let python = prepared::python().unwrap_or_else(|error| panic!("{error}"));
+        let (server, folder) = (Command::new(python.with_file_name("weed")), tempfile::tempdir().unwrap());
+        let weed = Weed::start(server, folder, &Ports::free().unwrap()).unwrap_or_else(|error| panic!("{error}"));
         let (url, settings) = (format!("s3://{BUCKET}/store"), weed.settings());
         Self { url, settings, folder: None, _weed: Some(weed) }
     }

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gigastore_formats::digest::Digest;
@@ -67,16 +66,7 @@ async fn ten_times_more_clients_than_are_admitted_each_get_their_turn() {
     let bytes = Arc::new(XorShift::new(5).bytes(FILE_BYTES).to_vec());
     let blob = Stored { digest: Digest::of(&bytes), epoch: 0 };
     let before = service.memory_kib("RssAnon");
-    let (peak, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let watcher = {
-        let (service, peak, done) = (Arc::clone(&service), Arc::clone(&peak), Arc::clone(&done));
-        std::thread::spawn(move || {
-            while !done.load(Ordering::Relaxed) {
-                peak.fetch_max(service.memory_kib("RssAnon"), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        })
-    };
+    let watch = service.watch_memory();
     let started = Instant::now();
     let target = |i: usize| format!("/v1/projects/p{i}/blobs/{blob}");
     let uploads: Vec<_> =
@@ -91,9 +81,7 @@ async fn ten_times_more_clients_than_are_admitted_each_get_their_turn() {
         (refused, most) = (refused + times, most.max(times));
     }
     let took = started.elapsed();
-    done.store(true, Ordering::Relaxed);
-    watcher.join().unwrap();
-    let grown = peak.load(Ordering::Relaxed).saturating_sub(before);
+    let grown = watch.peak_kib().saturating_sub(before);
     println!(
         "{CLIENTS} clients, {ADMITTED} at once: {took:.1?}, sent away {refused} times, one at most {most}; memory grew \
          by {} MiB; slowest look {slowest:.1?}",

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use gigastore_tests::memory::{Watch, status_kib};
 use gigastore_tests::raw::ask;
 
 use crate::run::{Desk, Said};
@@ -64,11 +65,14 @@ impl Service {
         wait(&mut self.child)
     }
 
-    /// A line of `/proc/PID/status` in KiB.
-    pub(crate) fn memory_kib(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.trim_matches([':', '\t', ' ']).strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0)
+    /// A field of `/proc/PID/status` in KiB.
+    pub(crate) fn memory_kib(&self, field: &str) -> u64 {
+        status_kib(self.child.id(), field).unwrap_or(0)
+    }
+
+    /// Looks at its memory until that is asked for.
+    pub(crate) fn watch_memory(&self) -> Watch {
+        Watch::of(self.child.id(), "RssAnon")
     }
 
     pub(crate) async fn metric(&self, name: &str) -> u64 {

@@ -8,6 +8,7 @@
 //! | [`faulty`] | an object store that numbers, records, fails, cuts and kills, as a plan says |
 //! | [`groups`] | versions of datasets with a million row groups from little content |
 //! | [`hostile`] | every parser of bytes that somebody else made, for fuzzing |
+//! | [`memory`] | how much memory a process has |
 //! | [`model`] | small transformer-shaped tensors, the same for the same seed, and a safetensors file of them |
 //! | [`opened`] | stores, services and whole saves in one call |
 //! | [`prepared`] | other people's readers and files |
@@ -15,6 +16,7 @@
 //! | [`rows`] | checkpoints of a million rows from little content |
 //! | [`simulation`] | a made-up world of time, chance, threads and store, all from one seed |
 //! | [`tables`] | tables without tokens, of one schema |
+//! | [`weed`] | a real S3 server |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 
@@ -22,6 +24,7 @@ pub mod cursors;
 pub mod faulty;
 pub mod groups;
 pub mod hostile;
+pub mod memory;
 pub mod model;
 pub mod opened;
 pub mod prepared;
@@ -29,3 +32,4 @@ pub mod raw;
 pub mod rows;
 pub mod simulation;
 pub mod tables;
+pub mod weed;

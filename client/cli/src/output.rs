@@ -5,11 +5,13 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::moment::Moment;
+use gigastore_formats::wire::VerifyProgress;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -153,6 +155,22 @@ pub(crate) async fn with_progress<T>(quiet: bool, what: &str, progress: &Progres
         (now.done, now.total)
     };
     shown(quiet, what, snapshot, work).await
+}
+
+/// How far a verification or scrub is, as it tells.
+#[derive(Default)]
+pub(crate) struct Followed(Mutex<VerifyProgress>);
+
+impl Followed {
+    pub(crate) fn tell(&self, now: VerifyProgress) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Returns done and total bytes.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        let now = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (now.bytes_done, now.bytes)
+    }
 }
 
 /// Like [`with_progress`], with done and total bytes from `snapshot`.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
-use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, write_dataset};
+use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, same_file_facts, write_dataset};
 use gigastore_formats::name::{ProjectName, Selector, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::TxnId;
@@ -147,9 +147,6 @@ impl Mirror<'_> {
 
 /// Whether as much is known of one version as of another one with the same files.
 fn same_facts(one: &Dataset, other: &Dataset) -> bool {
-    let facts = |row: &FileRow| (row.tokens.clone(), row.lengths.clone(), row.removed.clone());
     let (a, b) = (one.meta(), other.meta());
-    a.tokens == b.tokens
-        && a.metadata == b.metadata
-        && one.files().iter().map(facts).eq(other.files().iter().map(facts))
+    a.tokens == b.tokens && a.metadata == b.metadata && same_file_facts(one.files(), other.files())
 }

@@ -38,8 +38,8 @@ use gigastore_formats::record::{Record, SaveBegin, TxnId};
 use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
     CommitInfo, Committed, DatasetRequest, DirectPlace, ExistsRequest, Fault, FaultCode, FinishRequest, LogPage,
-    PlacesAnswer, Probe, ProbeReceipt, ProjectInfo, SaveRequest, ScrubLine, ScrubReport, ScrubRequest, Session,
-    VerifyLine, VerifyReport, VerifyRequest,
+    PlacesAnswer, Probe, ProbeReceipt, ProjectInfo, SaveRequest, ScrubReport, ScrubRequest, Session, VerifyReport,
+    VerifyRequest,
 };
 use reqwest::Method;
 use serde::Serialize;
@@ -323,15 +323,7 @@ impl Transport for Http {
 
     async fn verify(&self, request: &VerifyRequest, progress: OnVerify<'_>) -> Result<VerifyReport, Fault> {
         let call = Call::new(Method::POST, below(&request.project, "/verify"), body(request)?);
-        let report = lines::last(&self.remote, call, |line| match line {
-            VerifyLine::Progress(now) => {
-                progress(now);
-                None
-            }
-            VerifyLine::Report(report) => Some(Ok(report)),
-            VerifyLine::Fault(fault) => Some(Err(fault)),
-        });
-        report.await
+        lines::last(&self.remote, call, progress).await
     }
 
     async fn scrub(
@@ -346,15 +338,7 @@ impl Transport for Http {
             return Err(Fault::of(FaultCode::Invalid, text));
         }
         let call = Call::new(Method::POST, below(&request.project, "/scrub"), body(request)?);
-        let report = lines::last(&self.remote, call, |line| match line {
-            ScrubLine::Progress(now) => {
-                progress(now);
-                None
-            }
-            ScrubLine::Report(report) => Some(Ok(report)),
-            ScrubLine::Fault(fault) => Some(Err(fault)),
-        });
-        report.await
+        lines::last(&self.remote, call, progress).await
     }
 
     async fn damaged(&self, project: &ProjectName) -> Result<Vec<DamageMark>, Fault> {

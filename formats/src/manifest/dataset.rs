@@ -80,6 +80,13 @@ pub struct FileRow {
     pub removed: Vec<Removed>,
 }
 
+/// Tells whether as much is known of the tokens of some files as of those of others with the same content.
+pub fn same_file_facts(one: &[FileRow], other: &[FileRow]) -> bool {
+    let same =
+        |(a, b): (&FileRow, &FileRow)| (&a.tokens, &a.lengths, &a.removed) == (&b.tokens, &b.lengths, &b.removed);
+    one.len() == other.len() && one.iter().zip(other).all(same)
+}
+
 /// A dataset version.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dataset {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, Finding, VerifyProgress};
+use super::Finding;
 use crate::digest::Digest;
 use crate::name::{Name, ProjectName};
 use crate::object::Stored;
@@ -107,16 +107,4 @@ pub struct LeftOut {
     pub object: String,
     /// Why.
     pub why: String,
-}
-
-/// One line of the answer to a scrub: progress, until the last line has the report or a fault.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScrubLine {
-    /// How far it is.
-    Progress(VerifyProgress),
-    /// What was found and done.
-    Report(ScrubReport),
-    /// Why it ended early.
-    Fault(Fault),
 }

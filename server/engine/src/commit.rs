@@ -31,6 +31,7 @@ use crate::place::Placed;
 use crate::read::info;
 use crate::store::Body;
 
+pub(crate) use dataset::commit_of;
 pub use error::{CommitError, Refusal};
 pub(crate) use timeline::CommitterClock;
 

@@ -235,7 +235,7 @@ impl Engine {
         let listed = self.objects.list(&keys::objects(project, ObjectKind::Manifest)).await?;
         Ok(listed
             .iter()
-            .filter_map(|(key, _)| keys::stored_of(key))
+            .filter_map(|(key, _)| keys::object_of(project, ObjectKind::Manifest, key))
             .map(|stored| stored.epoch)
             .max()
             .unwrap_or_default())

@@ -59,7 +59,7 @@ impl Engine {
             },
             None => None,
         };
-        for kind in [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest] {
+        for kind in ObjectKind::ALL {
             self.add_up(project, kind, &needed, condemned.as_ref(), &mut report).await?;
         }
         Ok(report)

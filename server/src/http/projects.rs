@@ -10,7 +10,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, Response};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::record::TxnId;
-use gigastore_formats::wire::{Fault, FaultCode, LogPage, ScrubLine, ScrubRequest, VerifyLine, VerifyRequest};
+use gigastore_formats::wire::{Fault, FaultCode, LogPage, ScrubRequest, VerifyRequest};
 use serde::Deserialize;
 
 use super::body::{document, json};
@@ -108,7 +108,7 @@ pub(super) async fn verify(
     Ok(lines::answer(&shared, verifying, |tell| async move {
         let report = service.engine.verify(&request, &*tell).await.map_err(|error| refused(error).fault)?;
         service.metrics.verification_failures.inc_by(report.findings.len() as u64);
-        Ok(VerifyLine::Report(report))
+        Ok(report)
     }))
 }
 
@@ -128,7 +128,7 @@ pub(super) async fn scrub(
         let scrubbed = service.engine.scrub(&request, service.replica.as_ref(), &*tell).await;
         let report = scrubbed.map_err(|error| refused(error).fault)?;
         scrubbing::tell(&service, &request.project, &report);
-        Ok(ScrubLine::Report(report))
+        Ok(report)
     }))
 }
 
@@ -140,7 +140,7 @@ pub(super) async fn damaged(
     document(&shared.engine.damaged(&objects::project(&in_path)?).await.map_err(refused)?)
 }
 
-fn same_project(in_path: &ProjectName, in_body: &ProjectName) -> Result<(), Refused> {
+pub(super) fn same_project(in_path: &ProjectName, in_body: &ProjectName) -> Result<(), Refused> {
     if in_path == in_body {
         return Ok(());
     }

@@ -2,27 +2,23 @@
 //!
 //! Must never let two collections run at once in one service: the second would only look at what the first deletes.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, Response, header};
-use futures::stream::StreamExt;
-use gigastore_formats::collect::{CollectRequest, Line, UsageRequest};
-use gigastore_formats::name::{Name, ProjectName};
+use axum::http::{HeaderMap, Response};
+use gigastore_formats::collect::{CollectRequest, UsageRequest};
+use gigastore_formats::name::Name;
 use gigastore_formats::record::TxnId;
 use gigastore_formats::retention::{Policy, RetainRequest, Verb};
 use gigastore_formats::wire::{Fault, FaultCode};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::body::{document, json};
 use super::error::{Refused, refused};
+use super::lines::{self, Tell};
 use super::objects;
+use super::projects::same_project;
 use super::router::Shared;
-
-/// Pause between two lines while an operation goes on: well below the time that a client waits.
-const BEAT_EVERY: Duration = Duration::from_secs(5);
 
 /// The operation, the same through every retry; without one each request is an operation of its own.
 #[derive(Deserialize, Default)]
@@ -121,18 +117,16 @@ pub(super) async fn retain(
     body: Body,
 ) -> Result<Response<Body>, Refused> {
     let (request, _admitted): (RetainRequest, _) = json(&shared, &headers, body).await?;
-    same_project(&in_path, &request.project)?;
+    same_project(&objects::project(&in_path)?, &request.project)?;
     let retaining = shared.admission.collection()?;
     let service = Shared::clone(&shared);
-    let work = async move {
-        let _retaining = retaining;
+    Ok(lines::answer(&shared, retaining, |_: Tell<()>| async move {
         let report = service.engine.retain(&request).await.map_err(|error| refused(error).fault)?;
         if !request.dry_run {
             service.metrics.retention(&report);
         }
         Ok(report)
-    };
-    Ok(lines(shared, work))
+    }))
 }
 
 pub(super) async fn usage(
@@ -142,23 +136,13 @@ pub(super) async fn usage(
     body: Body,
 ) -> Result<Response<Body>, Refused> {
     let (request, _admitted): (UsageRequest, _) = json(&shared, &headers, body).await?;
-    same_project(&in_path, &request.project)?;
+    same_project(&objects::project(&in_path)?, &request.project)?;
     // As long, and as much to read, as a quick verification.
     let looking = shared.admission.verification()?;
     let engine = shared.engine.clone();
-    let work = async move {
-        let _looking = looking;
+    Ok(lines::answer(&shared, looking, |_: Tell<()>| async move {
         engine.usage(&request).await.map_err(|error| refused(error).fault)
-    };
-    Ok(lines(shared, work))
-}
-
-fn same_project(in_path: &str, in_body: &ProjectName) -> Result<(), Refused> {
-    let project = objects::project(in_path)?;
-    if *in_body == project {
-        return Ok(());
-    }
-    Err(Refused::invalid(format!("the body is about project {in_body}, the path about {project}")))
+    }))
 }
 
 pub(super) async fn collect(
@@ -168,43 +152,14 @@ pub(super) async fn collect(
     body: Body,
 ) -> Result<Response<Body>, Refused> {
     let (request, _admitted): (CollectRequest, _) = json(&shared, &headers, body).await?;
-    same_project(&in_path, &request.project)?;
+    same_project(&objects::project(&in_path)?, &request.project)?;
     let collecting = shared.admission.collection()?;
     let service = Shared::clone(&shared);
-    let work = async move {
-        let _collecting = collecting;
+    Ok(lines::answer(&shared, collecting, |_: Tell<()>| async move {
         let report = service.engine.collect(&request).await.map_err(|error| refused(error).fault)?;
         if !request.dry_run {
             service.metrics.collection(&request.project, &report, service.ambient.monotonic());
         }
         Ok(report)
-    };
-    Ok(lines(shared, work))
-}
-
-/// Answers with a line now and again while `work` goes on, and with what came of it in the last one. It ends where its
-/// client goes away.
-fn lines<T: Serialize + Send + 'static>(
-    shared: Shared,
-    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
-) -> Response<Body> {
-    let done = futures::stream::once(work).map(|done| done.map_or_else(Line::Fault, Line::Done));
-    let beats = futures::stream::unfold(shared, |shared| async move {
-        shared.ambient.sleep(BEAT_EVERY).await;
-        Some((Line::Beat, shared))
-    });
-    let lines = futures::stream::select(done.boxed(), beats.boxed());
-    let lines = futures::stream::unfold((lines, false), |(mut lines, ended)| async move {
-        let line = if ended { None } else { lines.next().await }?;
-        let last = !matches!(line, Line::Beat);
-        Some((line, (lines, last)))
-    });
-    let lines = lines.map(|line| {
-        let mut bytes = serde_json::to_vec(&line)?;
-        bytes.push(b'\n');
-        Ok::<_, serde_json::Error>(bytes)
-    });
-    let mut response = Response::new(Body::from_stream(lines));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-    response
+    }))
 }

@@ -10,6 +10,7 @@ use gigastore_client::store::{OpenMode, Store};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::order::Packing;
 use gigastore_formats::table::tokens::{TokenCompression, TokenFileSpec, TokenFileWriter, TokenWidth};
+use gigastore_tests::memory::own_kib;
 use gigastore_tests::model::XorShift;
 
 /// Where the child process finds its store.
@@ -27,9 +28,7 @@ const BESIDE: u64 = 16 << 20;
 
 /// Returns the memory of this process that is no file's, in bytes.
 fn anonymous() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    own_kib("RssAnon") << 10
 }
 
 fn write(path: &Path, seed: u64) {

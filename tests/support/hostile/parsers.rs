@@ -28,8 +28,8 @@ use gigastore_formats::tensor::header::{PREFIX_BYTES, SafetensorsHeader, header_
 use gigastore_formats::tensor::index::ShardIndex;
 use gigastore_formats::verified::{GroupSize, GroupTree};
 use gigastore_formats::wire::{
-    DatasetRequest, ExistsRequest, Fault, FinishRequest, LogPage, PlacesAnswer, ProjectInfo, SaveRequest, VerifyLine,
-    VerifyRequest,
+    DatasetRequest, ExistsRequest, Fault, FinishRequest, Line, LogPage, PlacesAnswer, ProjectInfo, SaveRequest,
+    VerifyReport, VerifyRequest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -244,7 +244,7 @@ pub(super) fn names(data: &[u8]) -> bool {
     taken |= said::<ProjectInfo>(data).is_some();
     taken |= said::<LogPage>(data).is_some();
     taken |= said::<PlacesAnswer>(data).is_some();
-    taken |= said::<VerifyLine>(data).is_some();
+    taken |= said::<Line<VerifyReport>>(data).is_some();
     taken |= said::<Fault>(data).is_some();
     if let Some(answer) = said::<PlanAnswer>(data) {
         answer.slices.into_iter().for_each(|slice| drop(slice.row()));

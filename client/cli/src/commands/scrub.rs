@@ -2,19 +2,18 @@
 //!
 //! Must never exit 0 where anything is damaged still.
 
-use std::sync::Mutex;
 use std::time::Instant;
 
 use clap::Args;
 use gigastore_client::store::Store;
 use gigastore_formats::name::ProjectName;
-use gigastore_formats::wire::{Finding, ScrubReport, ScrubRequest, VerifyProgress};
+use gigastore_formats::wire::{Finding, ScrubReport, ScrubRequest};
 use serde_json::json;
 
 use super::verify::print_findings;
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{nothing_committed, say, say_json, shown, size, table};
+use crate::output::{Followed, nothing_committed, say, say_json, shown, size, table};
 use crate::rate::rate;
 
 /// Verify everything stored, and put right what is damaged
@@ -86,15 +85,10 @@ impl Scrub {
 
     async fn scrub(&self, globals: &Globals, store: &Store, project: &ProjectName) -> Result<ScrubReport, Failure> {
         let request = ScrubRequest { project: project.clone(), rate: self.rate, dry_run: globals.dry_run };
-        let now = Mutex::new(VerifyProgress::default());
-        let lock = || now.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let tell = |progress: VerifyProgress| *lock() = progress;
-        let snapshot = || {
-            let progress = *lock();
-            (progress.bytes_done, progress.bytes)
-        };
+        let followed = Followed::default();
+        let tell = |now| followed.tell(now);
         let scrubbed = store.scrub(&request, self.replica.as_deref(), &tell);
-        Ok(shown(globals.quiet, "scrubbing", snapshot, scrubbed).await?)
+        Ok(shown(globals.quiet, "scrubbing", || followed.bytes(), scrubbed).await?)
     }
 }
 

@@ -3,7 +3,6 @@
 //! Must never exit 0 where anything is damaged.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Instant;
 
 use clap::Args;
@@ -11,12 +10,12 @@ use gigastore_client::store::Store;
 use gigastore_client::sums::{Difference, Sums};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::name::{ProjectName, Target};
-use gigastore_formats::wire::{Depth, Finding, VerifyProgress, VerifyReport, VerifyRequest};
+use gigastore_formats::wire::{Depth, Finding, VerifyReport, VerifyRequest};
 use serde_json::json;
 
 use crate::context::Globals;
 use crate::failure::Failure;
-use crate::output::{note, nothing_committed, say, say_json, shown, size, table, with_progress};
+use crate::output::{Followed, note, nothing_committed, say, say_json, shown, size, table, with_progress};
 
 /// Verify that everything stored is what was committed
 ///
@@ -120,14 +119,9 @@ impl Verify {
 
 /// Verifies with progress.
 pub(crate) async fn verify(globals: &Globals, store: &Store, request: &VerifyRequest) -> Result<VerifyReport, Failure> {
-    let now = Mutex::new(VerifyProgress::default());
-    let lock = || now.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let tell = |progress: VerifyProgress| *lock() = progress;
-    let snapshot = || {
-        let progress = *lock();
-        (progress.bytes_done, progress.bytes)
-    };
-    Ok(shown(globals.quiet, "verifying", snapshot, store.verify(request, &tell)).await?)
+    let followed = Followed::default();
+    let tell = |now| followed.tell(now);
+    Ok(shown(globals.quiet, "verifying", || followed.bytes(), store.verify(request, &tell)).await?)
 }
 
 /// Compares the files of a target with a list of digests.

@@ -4,25 +4,27 @@
 
 use bytes::BytesMut;
 use futures::stream::StreamExt;
-use gigastore_formats::wire::{Fault, FaultCode};
+use gigastore_formats::wire::{Fault, FaultCode, Line};
 use serde::de::DeserializeOwned;
 
 use super::remote::{Call, Remote};
 use super::{MAX_ANSWER_BYTES, parse};
 
-/// Reads lines until one is the last, as `last` says.
-pub(super) async fn last<L: DeserializeOwned, R>(
+/// Reads lines until the last one, whose report it returns; `progress` takes how far the work is.
+pub(super) async fn last<R: DeserializeOwned, P: DeserializeOwned>(
     remote: &Remote,
     call: Call,
-    mut last: impl FnMut(L) -> Option<Result<R, Fault>>,
+    mut progress: impl FnMut(P),
 ) -> Result<R, Fault> {
     let mut pieces = remote.streamed(call).await?;
     let mut line = BytesMut::new();
     while let Some(piece) = pieces.next().await {
         line.extend_from_slice(&piece?);
         while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-            if let Some(report) = last(parse(&line.split_to(end + 1))?) {
-                return report;
+            match parse(&line.split_to(end + 1))? {
+                Line::Progress(now) => progress(now),
+                Line::Report(report) => return Ok(report),
+                Line::Fault(fault) => return Err(fault),
             }
         }
         if line.len() > MAX_ANSWER_BYTES {

@@ -4,30 +4,29 @@
 //! never take an answer that broke off for a result.
 
 use async_trait::async_trait;
-use bytes::BytesMut;
-use futures::stream::StreamExt;
-use gigastore_formats::collect::{CollectReport, CollectRequest, Line, UsageReport, UsageRequest};
+use gigastore_formats::collect::{CollectReport, CollectRequest, UsageReport, UsageRequest};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::record::TxnId;
 use gigastore_formats::retention::{Done, NamePolicy, Policy, RetainReport, RetainRequest, Verb};
-use gigastore_formats::wire::{Fault, FaultCode};
+use gigastore_formats::wire::Fault;
 use reqwest::Method;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::remote::Call;
 use super::sent::Sent;
-use super::{Http, MAX_ANSWER_BYTES, below, body, parse};
+use super::{Http, below, body, lines};
 use crate::transport::upkeep::Upkeep;
 
 #[async_trait]
 impl Upkeep for Http {
     async fn collect(&self, request: &CollectRequest) -> Result<CollectReport, Fault> {
-        self.last_line(Call::new(Method::POST, below(&request.project, "/collect"), body(request)?)).await
+        lines::last(&self.remote, Call::new(Method::POST, below(&request.project, "/collect"), body(request)?), |()| {})
+            .await
     }
 
     async fn usage(&self, request: &UsageRequest) -> Result<UsageReport, Fault> {
-        self.last_line(Call::new(Method::POST, below(&request.project, "/usage"), body(request)?)).await
+        lines::last(&self.remote, Call::new(Method::POST, below(&request.project, "/usage"), body(request)?), |()| {})
+            .await
     }
 
     async fn keep(
@@ -67,28 +66,7 @@ impl Upkeep for Http {
     }
 
     async fn retain(&self, request: &RetainRequest) -> Result<RetainReport, Fault> {
-        self.last_line(Call::new(Method::POST, below(&request.project, "/retain"), body(request)?)).await
-    }
-}
-
-impl Http {
-    /// Makes a call whose answer is lines, and returns what the last of them has.
-    async fn last_line<T: DeserializeOwned>(&self, call: Call) -> Result<T, Fault> {
-        let mut pieces = self.remote.streamed(call).await?;
-        let mut line = BytesMut::new();
-        while let Some(piece) = pieces.next().await {
-            line.extend_from_slice(&piece?);
-            while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-                match parse::<Line<T>>(&line.split_to(end + 1))? {
-                    Line::Beat => {}
-                    Line::Done(done) => return Ok(done),
-                    Line::Fault(fault) => return Err(fault),
-                }
-            }
-            if line.len() > MAX_ANSWER_BYTES {
-                return Err(Fault::of(FaultCode::Invalid, "the service's report does not end"));
-            }
-        }
-        Err(Fault::of(FaultCode::Unavailable, "the service broke off: run the same again, it goes on"))
+        lines::last(&self.remote, Call::new(Method::POST, below(&request.project, "/retain"), body(request)?), |()| {})
+            .await
     }
 }

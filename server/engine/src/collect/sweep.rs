@@ -24,7 +24,7 @@ impl Engine {
     ) -> Result<(), CollectError> {
         let project = &request.project;
         // Manifests last: they say of a damaged store what its packs are.
-        for kind in [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest] {
+        for kind in ObjectKind::ALL {
             let mut listed = self.objects.listed(&keys::objects(project, kind));
             let (mut batch, mut tally) = (Vec::new(), Tally::default());
             loop {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::manifest::Cursors;
-use gigastore_formats::manifest::dataset::{Dataset, FileRow, read_dataset};
+use gigastore_formats::manifest::dataset::{Dataset, read_dataset, same_file_facts};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
-use gigastore_formats::record::{Commit, Sort};
+use gigastore_formats::record::{Commit, Index, Sort};
 use gigastore_formats::wire::{Committed, DatasetRequest};
 
 use super::{CommitError, Needs, check_tag};
@@ -41,7 +41,7 @@ impl Engine {
         check_tag(request.tag.as_ref())?;
         let copy = manifest.clone();
         let dataset = self.ambient.computed(move || read_dataset(&copy)).await?;
-        let (name, number) = (dataset.meta.name.clone(), dataset.meta.version);
+        let name = dataset.meta.name.clone();
         let state = self.state(project).await?;
         if state.outcome(request.txn).is_none() {
             let newest = state.names.get(&name).and_then(|named| named.live.values().next_back());
@@ -56,18 +56,7 @@ impl Engine {
         }
         let needs = self.check_files(project, &state, &name, &dataset).await?;
         let manifest = self.store_manifest(project, state.epoch, manifest.into()).await?;
-        let commit = Commit {
-            sort: Sort::Dataset,
-            name,
-            number,
-            manifest,
-            packs: None,
-            timeline: None,
-            content: dataset.content,
-            bytes: dataset.rows.iter().map(|row| row.bytes).sum(),
-            items: dataset.rows.len() as u64,
-            world_size: 0,
-        };
+        let commit = commit_of(manifest, &dataset);
         self.append_commit(project, request.txn, commit, request.tag.as_ref(), needs, &Cursors::new()).await
     }
 
@@ -121,8 +110,23 @@ impl Engine {
     }
 }
 
+/// Returns the commit of a version whose manifest is stored.
+pub(crate) fn commit_of(manifest: Index, dataset: &Dataset) -> Commit {
+    Commit {
+        sort: Sort::Dataset,
+        name: dataset.meta.name.clone(),
+        number: dataset.meta.version,
+        manifest,
+        packs: None,
+        timeline: None,
+        content: dataset.content,
+        bytes: dataset.rows.iter().map(|row| row.bytes).sum(),
+        items: dataset.rows.len() as u64,
+        world_size: 0,
+    }
+}
+
 /// Tells whether as much is known of the tokens of one version as of those of another one with the same files.
 fn same_facts(one: &Dataset, other: &Dataset) -> bool {
-    let facts = |row: &FileRow| (row.tokens.clone(), row.lengths.clone(), row.removed.clone());
-    one.meta.tokens == other.meta.tokens && one.rows.iter().map(facts).eq(other.rows.iter().map(facts))
+    one.meta.tokens == other.meta.tokens && same_file_facts(&one.rows, &other.rows)
 }

@@ -19,6 +19,7 @@ use gigastore_formats::verified::{GroupSize, GroupTree};
 use gigastore_formats::wire::LeftOut;
 
 use super::RebuildError;
+use crate::commit::commit_of;
 use crate::engine::Engine;
 use crate::store::{StoreError, keys};
 
@@ -57,10 +58,10 @@ impl Engine {
         left: &mut Vec<LeftOut>,
     ) -> Result<Vec<Found>, RebuildError> {
         let (mut found, mut timelines) = (Vec::new(), Timelines::new());
-        let mut listed = self.objects.list(&format!("{}/manifests", keys::project(project))).await?;
+        let mut listed = self.objects.list(&keys::objects(project, ObjectKind::Manifest)).await?;
         listed.sort_unstable();
         for (key, _) in listed {
-            let Some(object) = keys::stored_of(&key) else { continue };
+            let Some(object) = keys::object_of(project, ObjectKind::Manifest, &key) else { continue };
             let mut leave = |why: &str| left.push(LeftOut { object: key.clone(), why: why.to_owned() });
             let bytes = match self.objects.get(&key, MAX_MANIFEST_BYTES).await {
                 Ok(bytes) => bytes,
@@ -172,19 +173,7 @@ impl Engine {
                 return Ok(Err(format!("{} in {key} should have {expected} bytes, and {actual}", row.path)));
             }
         }
-        let commit = Commit {
-            sort: Sort::Dataset,
-            name: dataset.meta.name,
-            number: dataset.meta.version,
-            manifest,
-            packs: None,
-            timeline: None,
-            content: dataset.content,
-            bytes: dataset.rows.iter().map(|row| row.bytes).sum(),
-            items: dataset.rows.len() as u64,
-            world_size: 0,
-        };
-        Ok(Ok((commit, None)))
+        Ok(Ok((commit_of(manifest, &dataset), None)))
     }
 }
 

@@ -82,11 +82,13 @@ impl Copies {
         }
         let own = keys::object(&self.project, kind, object);
         let folder = own.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let same =
+            |key: &String| keys::object_of(&self.project, kind, key).filter(|other| other.digest == object.digest);
         let mut places = Vec::new();
         let marked = self.here.marked(&self.project).await?;
         // No order of a listing decides what a repair reads.
         for key in sorted(self.here.objects.list(folder).await?) {
-            let other = keys::stored_of(&key).filter(|other| other.digest == object.digest && key != own);
+            let other = same(&key).filter(|_| key != own);
             if other.is_some_and(|other| !marked.contains(&(kind, other))) {
                 places.push(Place { store: self.here.clone(), key, entry: None, in_replica: false });
             }
@@ -94,9 +96,7 @@ impl Copies {
         if let Some(replica) = &self.replica {
             match replica.objects.list(folder).await {
                 Ok(listed) => {
-                    let is_same =
-                        |key: &String| keys::stored_of(key).is_some_and(|other| other.digest == object.digest);
-                    let same = sorted(listed).into_iter().filter(is_same);
+                    let same = sorted(listed).into_iter().filter(|key| same(key).is_some());
                     places.extend(same.map(|key| Place { store: replica.clone(), key, entry: None, in_replica: true }));
                 }
                 Err(error) => self.troubles.push(format!("the replica: {}", with_causes(&error))),

@@ -67,8 +67,8 @@ impl Engine {
             return Ok(());
         }
         let needed = self.needed_since(request, before).await?;
-        let kinds = [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest];
-        let is_object = |key: &str| kinds.iter().any(|kind| keys::object_of(&request.project, *kind, key).is_some());
+        let is_object =
+            |key: &str| ObjectKind::ALL.iter().any(|kind| keys::object_of(&request.project, *kind, key).is_some());
         findings.retain(|finding| needed.has(&finding.object) || !is_object(&finding.object));
         Ok(())
     }

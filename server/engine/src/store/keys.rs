@@ -59,8 +59,7 @@ pub(crate) fn damaged_of(key: &str) -> Option<(ObjectKind, Stored)> {
     let mut parts = key.rsplit('/');
     let stored = parts.next()?.strip_suffix(".json")?.parse().ok()?;
     let folder = parts.next()?;
-    let kinds = [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest];
-    Some((kinds.into_iter().find(|kind| kind_folder(*kind) == folder)?, stored))
+    Some((ObjectKind::ALL.into_iter().find(|kind| kind_folder(*kind) == folder)?, stored))
 }
 
 /// The folder that objects of a kind lie in.
@@ -75,12 +74,6 @@ pub(crate) fn kind_folder(kind: ObjectKind) -> &'static str {
 /// When which object was verified last.
 pub(crate) fn scrub_times(project: &ProjectName) -> String {
     format!("{PROJECTS}/{project}/scrub/times.json")
-}
-
-/// The name of the object of a pack's, file's or manifest's key.
-pub(crate) fn stored_of(key: &str) -> Option<Stored> {
-    let name = key.rsplit('/').next()?;
-    name.strip_suffix(".safetensors").or_else(|| name.strip_suffix(".parquet"))?.parse().ok()
 }
 
 /// The folder of a project's objects of one kind.
@@ -151,15 +144,14 @@ mod tests {
         assert_eq!(folded_seq("projects/p/log/folded/x"), None);
         assert_eq!(part_of("projects/p/saves/x/parts/1.parquet"), None);
         let stored = Stored { digest: save.0, epoch: 3 };
-        for kind in [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest] {
+        for kind in ObjectKind::ALL {
             assert_eq!(damaged_of(&damaged(&p, kind, &stored)), Some((kind, stored)));
-            assert_eq!(stored_of(&object(&p, kind, &stored)), Some(stored));
         }
         assert_eq!(damaged_of("projects/p/damaged/logs/x.json"), None);
         let key = save_begin(&p, save);
         assert_eq!(save_of(&p, &key), Some((save, "begin.json")));
         assert_eq!(save_of(&p, "projects/p/saves/x/begin.json"), None);
-        for kind in [ObjectKind::Pack, ObjectKind::Blob, ObjectKind::Manifest] {
+        for kind in ObjectKind::ALL {
             let key = object(&p, kind, &stored);
             assert!(key.starts_with(&format!("{}/", objects(&p, kind))));
             assert_eq!(object_of(&p, kind, &key), Some(stored));
