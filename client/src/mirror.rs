@@ -13,7 +13,7 @@
 mod checkpoint;
 mod dataset;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
@@ -24,6 +24,8 @@ use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::{Sort, TxnId};
 use gigastore_formats::wire::{CommitInfo, Fault, FaultCode, NameInfo};
+
+use tokio::sync::OnceCell;
 
 use crate::checkpoint::open::OpenError;
 use crate::dataset::read::DatasetError;
@@ -93,12 +95,10 @@ pub struct MirrorReport {
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
     /// Nothing of the source is meant.
-    #[error("{project} has no {name} that could be mirrored")]
+    #[error("{project} has no run or dataset that could be mirrored")]
     Nothing {
         /// The project.
         project: ProjectName,
-        /// What was asked for.
-        name: String,
     },
     /// Another checkpoint is at this step in the destination.
     #[error(
@@ -147,6 +147,8 @@ struct Mirror<'a> {
     to: &'a Store,
     spec: &'a MirrorSpec,
     progress: &'a Progress,
+    /// What the destination's log has, once somebody asked.
+    stood: OnceCell<HashSet<TxnId>>,
 }
 
 /// Objects that were sent.
@@ -167,7 +169,7 @@ pub async fn mirror(
     spec: &MirrorSpec,
     progress: &Progress,
 ) -> Result<MirrorReport, MirrorError> {
-    let mirror = Mirror { from, to, spec, progress };
+    let mirror = Mirror { from, to, spec, progress, stood: OnceCell::new() };
     let wanted = mirror.wanted().await?;
     let there = mirror.destination().await?;
     let mut report = MirrorReport::default();
@@ -266,7 +268,7 @@ impl Mirror<'_> {
                 let text = format!("no run or dataset {:?} in project {project}", name.as_str());
                 Err(Fault { known, ..Fault::of(FaultCode::NotFound, text) }.into())
             }
-            (true, None) => Err(MirrorError::Nothing { project: project.clone(), name: "run or dataset".to_owned() }),
+            (true, None) => Err(MirrorError::Nothing { project: project.clone() }),
             (false, _) => Ok(wanted),
         }
     }
@@ -296,7 +298,7 @@ impl Mirror<'_> {
         let mut set = Vec::new();
         for tag in source.tags.iter().filter(|tag| *tag != LATEST && !there.tags.contains(tag)) {
             let name: Name = tag.parse().map_err(|error| Fault::new(FaultCode::Invalid, &error))?;
-            let txn = TxnId::derive(&[b"mirror tag", &self.to.ambient.random_bytes()]);
+            let txn = self.to.new_txn("mirror tag");
             let commit = &there.commit;
             self.to.transport.set_tag(&self.spec.to, txn, &commit.name, &name, commit.number).await?;
             set.push(tag.clone());

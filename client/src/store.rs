@@ -11,7 +11,7 @@ use std::time::Duration;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::damage::DamageMark;
 use gigastore_formats::name::{Name, ProjectName, Target};
-use gigastore_formats::record::{Record, TxnId};
+use gigastore_formats::record::Record;
 use gigastore_formats::wire::{
     CommitInfo, Fault, FaultCode, Probe, ProjectInfo, RebuildReport, ScrubReport, ScrubRequest, VerifyReport,
     VerifyRequest,
@@ -134,7 +134,7 @@ impl Store {
     /// Points a tag at the live commit that a target means.
     pub async fn set_tag(&self, target: &Target, tag: &Name) -> Result<CommitInfo, Fault> {
         let number = self.resolve(target).await?.commit.number;
-        let txn = TxnId::derive(&[b"tag", &self.ambient.random_bytes()]);
+        let txn = self.new_txn("tag");
         self.transport.set_tag(&target.project, txn, &target.name, tag, number).await
     }
 

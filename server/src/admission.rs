@@ -162,6 +162,12 @@ impl Admission {
         Ok(Admitted { _permit: Arc::new(permit) })
     }
 
+    /// Waits until no collection runs.
+    pub(crate) async fn collection_turn(&self) -> Admitted {
+        let permit = Arc::clone(&self.collecting).acquire_owned().await.expect("the semaphore is never closed");
+        Admitted { _permit: Arc::new(permit) }
+    }
+
     /// Refuses writes where the disk is nearly full.
     pub(crate) fn check_disk(&self) -> Result<(), Fault> {
         self.reserve(0).map(drop)

@@ -14,9 +14,6 @@ use gigastore_formats::wire::{Fault, FaultCode};
 use crate::http::{Service, Shared};
 use crate::scrubbing::CLOCKS_DIFFER_MS;
 
-/// Pause before a collection that was asked for by a client is looked at again.
-const BUSY_PAUSE: Duration = Duration::from_secs(5);
-
 /// Shortest pause between two rounds: a second, so that a mistyped length does not keep the store busy.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -47,12 +44,7 @@ pub(crate) async fn collect_forever(service: Shared, every: Duration, grace: Dur
 }
 
 async fn one(service: &Service, project: &ProjectName, every: Duration, grace: Duration) -> Result<(), Fault> {
-    let _collecting = loop {
-        match service.admission.collection() {
-            Ok(collecting) => break collecting,
-            Err(_) => service.ambient.sleep(BUSY_PAUSE).await,
-        }
-    };
+    let _collecting = service.admission.collection_turn().await;
     let txn = |what: &[u8]| TxnId::derive(&[what, &service.ambient.random_bytes()]);
     let state = service.engine.state(project).await.map_err(|error| Fault::from(&error))?;
     let mut damaged = None;

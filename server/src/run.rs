@@ -28,7 +28,7 @@ use crate::http::{Service, Shared, router};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
 use crate::packs::Packs;
-use crate::scrubbing;
+use crate::scrubbing::scrub_always;
 use crate::tokens::TokenError;
 
 /// Files that a service needs open beside its connections.
@@ -269,17 +269,14 @@ impl Server {
     /// Serves until `stop`, then finishes what is in flight.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let follow = tokio::spawn(Arc::clone(&self.service.gate).follow());
-        let _scrub = scrubbing::start(&self.service, self.limits.scrub_rate);
-        let Limits { collect_every, collect_grace, .. } = self.limits;
-        let collect =
-            collect_every.map(|every| tokio::spawn(collect_forever(Arc::clone(&self.service), every, collect_grace)));
+        let Limits { collect_every, collect_grace, scrub_rate, .. } = self.limits;
+        let shared = || Arc::clone(&self.service);
+        let scrub = scrub_rate.map(|rate| tokio::spawn(scrub_always(shared(), rate)));
+        let collect = collect_every.map(|every| tokio::spawn(collect_forever(shared(), every, collect_grace)));
         let routes = router(Arc::clone(&self.service));
         serve(self.listener, routes, self.service, self.tls, self.limits, stop).await;
-        follow.abort();
-        // Wherever it is: a collection may be cut off anywhere.
-        if let Some(collect) = collect {
-            collect.abort();
-        }
+        // Wherever they are: a collection or a scrub may be cut off anywhere.
+        [Some(follow), scrub, collect].into_iter().flatten().for_each(|task| task.abort());
     }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! Must never hold up a request: it has a rate of its own, and waits for the store like everyone.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gigastore_formats::name::ProjectName;
-use gigastore_formats::wire::{Fault, ScrubReport, ScrubRequest, VerifyProgress, with_causes};
+use gigastore_formats::wire::{Coverage, Fault, ScrubReport, ScrubRequest, VerifyProgress, with_causes};
 
 use crate::http::Shared;
 
@@ -21,18 +21,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// a smaller one nothing more would be learned by reading it again and again.
 const PASS_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// Pause between two looks at how far a pass is, for the metrics.
-const TELL_EVERY: Duration = Duration::from_secs(30);
+/// Pause between two looks at how far a pass is, for the metrics: 5 minutes, as what is read for it has 80 bytes of each
+/// object.
+const TELL_EVERY: Duration = Duration::from_secs(300);
 
 /// Scrubs all projects, as long as the service runs.
 pub(crate) async fn scrub_always(shared: Shared, rate: u64) {
     // What was damaged when the service started is looked at at once: it may have come with a replica for it.
     let mut started = true;
+    let mut known: BTreeMap<ProjectName, Coverage> = BTreeMap::new();
     loop {
         match shared.engine.projects().await {
             Ok(projects) => {
                 for project in projects {
-                    scrub(&shared, &project, rate, started).await;
+                    let now = scrub(&shared, &project, rate, started, known.remove(&project)).await;
+                    known.extend(now.map(|coverage| (project, coverage)));
                 }
                 started = false;
             }
@@ -42,10 +45,19 @@ pub(crate) async fn scrub_always(shared: Shared, rate: u64) {
     }
 }
 
-/// Scrubs a project where its turn has come; says in the log why where that does not go well.
-async fn scrub(shared: &Shared, project: &ProjectName, rate: u64, started: bool) {
-    if !turn_has_come(shared, project, started).await {
-        return;
+/// Scrubs a project where its turn has come; says in the log why where that does not go well. Takes and returns what is
+/// known of its coverage.
+async fn scrub(
+    shared: &Shared,
+    project: &ProjectName,
+    rate: u64,
+    started: bool,
+    known: Option<Coverage>,
+) -> Option<Coverage> {
+    let coverage = look(shared, project, known).await?;
+    let has_come = is_due(shared, coverage) || started && coverage.damaged > 0;
+    if !has_come {
+        return Some(coverage);
     }
     let request = ScrubRequest { project: project.clone(), rate: Some(rate), dry_run: false };
     let counted = AtomicU64::new(0);
@@ -58,36 +70,51 @@ async fn scrub(shared: &Shared, project: &ProjectName, rate: u64, started: bool)
     loop {
         tokio::select! {
             ended = &mut scrub => {
-                match ended {
-                    Ok(report) => tell(shared, project, &report),
+                return match ended {
+                    Ok(report) => {
+                        tell(shared, project, &report);
+                        Some(report.coverage)
+                    }
                     Err(error) => {
                         let error = Fault::from(&error).message;
                         tracing::warn!(%project, error, "the scrub was broken off; it goes on later");
+                        None
                     }
-                }
-                return;
+                };
             }
-            () = shared.ambient.sleep(TELL_EVERY) => { turn_has_come(shared, project, false).await; }
+            () = shared.ambient.sleep(TELL_EVERY) => { look(shared, project, None).await; }
         }
     }
 }
 
-/// Tells the metrics how far a project is; returns whether its next pass is due or under way.
-async fn turn_has_come(shared: &Shared, project: &ProjectName, started: bool) -> bool {
-    match shared.engine.coverage(project).await {
+/// Tells the metrics how far a project is. What is known of it already is read again only when its next pass is due:
+/// another service may have made that one.
+async fn look(shared: &Shared, project: &ProjectName, known: Option<Coverage>) -> Option<Coverage> {
+    let coverage = match known.filter(|known| !is_due(shared, *known)) {
+        Some(known) => {
+            let damaged = shared.engine.damaged(project).await;
+            damaged.map(|marks| Coverage { damaged: marks.len() as u64, ..known })
+        }
+        None => shared.engine.coverage(project).await,
+    };
+    match coverage {
         Ok(coverage) => {
             shared.metrics.coverage(project, coverage);
-            let now = shared.ambient.wall_ms();
-            // One that ended by a clock far ahead of this one says nothing of its age.
-            let completed = coverage.completed.filter(|then| *then <= now + CLOCKS_DIFFER_MS);
-            let since = completed.map(|then| now.saturating_sub(then));
-            (started && coverage.damaged > 0) || since.is_none_or(|ms| Duration::from_millis(ms) >= PASS_EVERY)
+            Some(coverage)
         }
         Err(error) => {
             tracing::warn!(%project, error = with_causes(&error), "what was scrubbed can't be read");
-            false
+            None
         }
     }
+}
+
+/// Whether the next pass over a project is due, or one is under way.
+fn is_due(shared: &Shared, coverage: Coverage) -> bool {
+    let now = shared.ambient.wall_ms();
+    // One that ended by a clock far ahead of this one says nothing of its age.
+    let completed = coverage.completed.filter(|then| *then <= now + CLOCKS_DIFFER_MS);
+    completed.is_none_or(|then| Duration::from_millis(now.saturating_sub(then)) >= PASS_EVERY)
 }
 
 /// Tells log and metrics what a scrub found.
@@ -105,18 +132,4 @@ pub(crate) fn tell(shared: &Shared, project: &ProjectName, report: &ScrubReport)
     shared.metrics.coverage(project, report.coverage);
     let (objects, bytes) = (report.objects, report.bytes_read);
     tracing::info!(%project, objects, bytes, before = report.before, "scrubbed");
-}
-
-/// Starts the scrub where there is a rate for it; it ends when what is returned is dropped.
-pub(crate) fn start(shared: &Shared, rate: Option<u64>) -> Option<Ended> {
-    rate.map(|rate| Ended(tokio::spawn(scrub_always(Arc::clone(shared), rate))))
-}
-
-/// Ends a task when it is dropped.
-pub(crate) struct Ended(tokio::task::JoinHandle<()>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

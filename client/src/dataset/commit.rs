@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gigastore_formats::manifest::ManifestError;
 use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, Lineage, TokenColumn, write_dataset};
 use gigastore_formats::name::{Name, ProjectName, Target};
-use gigastore_formats::record::{Sort, TxnId};
+use gigastore_formats::record::Sort;
 use gigastore_formats::wire::{Committed, DatasetRequest, Fault, FaultCode};
 
 use super::read::{Dataset, DatasetError};
@@ -50,7 +50,7 @@ impl Store {
     where
         E: From<Fault> + From<DatasetError> + From<ManifestError>,
     {
-        let txn = TxnId::derive(&[b"push", &self.ambient.random_bytes()]);
+        let txn = self.new_txn("push");
         let mut tries = 1;
         loop {
             // Before the newest version is opened: one that is committed in between is a conflict then, and the next

@@ -2,7 +2,7 @@
 //!
 //! Must never give a version another content than it had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, same_file_facts
 use gigastore_formats::name::{ProjectName, Selector, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::TxnId;
-use gigastore_formats::wire::{CommitInfo, DatasetRequest, FaultCode, NameInfo};
+use gigastore_formats::wire::{CommitInfo, DatasetRequest, Fault, FaultCode, NameInfo};
 
 use super::{Mirror, MirrorError, OBJECTS_IN_FLIGHT, Sent};
 use crate::dataset::Dataset;
@@ -70,19 +70,19 @@ impl Mirror<'_> {
         Ok(Some((done.info, sent, done.existed)))
     }
 
-    /// Tells whether the destination's log has a transaction.
+    /// Tells whether the destination's log had a transaction when that was first asked. One that came later is found when
+    /// it is committed again.
     async fn stood(&self, txn: TxnId) -> Result<bool, MirrorError> {
-        let mut after = 0;
-        loop {
-            let records = self.to.records(&self.spec.to, after, Duration::ZERO).await?;
-            if records.iter().flat_map(|record| &record.entries).any(|entry| entry.txn == txn) {
-                return Ok(true);
+        let read = async {
+            let (mut all, mut after) = (HashSet::new(), 0);
+            loop {
+                let records = self.to.records(&self.spec.to, after, Duration::ZERO).await?;
+                let Some(last) = records.last() else { return Ok::<_, Fault>(all) };
+                after = last.seq;
+                all.extend(records.iter().flat_map(|record| record.entries.iter().map(|entry| entry.txn)));
             }
-            match records.last() {
-                Some(last) => after = last.seq,
-                None => return Ok(false),
-            }
-        }
+        };
+        Ok(self.stood.get_or_try_init(|| read).await?.contains(&txn))
     }
 
     /// Returns the epoch of the destination, and of the dataset there the highest version ever and the newest live one.

@@ -26,7 +26,7 @@ use gigastore_formats::record::{Action, Entry};
 use gigastore_formats::wire::with_causes;
 
 use crate::engine::Engine;
-use crate::log::{AppendError, Outcome, State};
+use crate::log::{AppendError, Appended, State};
 use crate::store::keys;
 
 use saves::Saves;
@@ -55,11 +55,8 @@ impl Engine {
         let state = self.state(project).await?;
         report.epoch = state.epoch;
         let now = self.ambient.wall_ms();
-        let is_old = |fence: &&Fence| now.saturating_sub(fence.time) >= request.grace_ms;
-        // The time of a fence is that of its writer's clock: the newest that looks old enough, whatever those before
-        // it say.
-        if let Some(fence) = state.fences.iter().rev().find(is_old) {
-            self.sweep_objects(request, *fence, &mut report).await?;
+        if let Some(fence) = state.fence_of_age(now, request.grace_ms) {
+            self.sweep_objects(request, fence, &mut report).await?;
         }
         self.sweep_saves(request, saves, &mut report).await?;
         let before_ms = now.saturating_sub(request.save_timeout_ms);
@@ -97,12 +94,11 @@ impl Engine {
             epoch if epoch == expected => Ok(vec![Entry { txn, time, action: Action::Fence { epoch: epoch + 1 } }]),
             actual => Err(FenceRefusal { expected, actual }),
         };
-        let state = match log.append(txn, propose).await {
-            Ok(appended) => appended.state,
+        let Appended { state, seq } = match log.append(txn, propose).await {
+            Ok(appended) => appended,
             Err(AppendError::Refused(_) | AppendError::Void(_)) => return Ok(FenceFate::Raced),
             Err(error) => return Err(error.into()),
         };
-        let Some(Outcome::Took(seq)) = state.outcome(txn) else { return Ok(FenceFate::Raced) };
         let Some(fence) = state.fences.iter().rev().find(|fence| fence.seq == seq) else {
             return Ok(FenceFate::Raced);
         };
@@ -121,7 +117,7 @@ impl Engine {
         report: &mut CollectReport,
     ) -> Result<(), CollectError> {
         report.swept = Some(fence);
-        match self.condemned(&request.project, &fence, !request.dry_run).await? {
+        match self.condemned(&request.project, &fence, !request.dry_run, |_| false).await? {
             Found::Nothing => {}
             Found::Superseded => report.superseded = true,
             Found::Condemned(condemned) => {

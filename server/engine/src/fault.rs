@@ -6,7 +6,7 @@
 
 use gigastore_formats::wire::{Fault, FaultCode, with_causes};
 
-use crate::collect::{CollectError, FenceRefusal};
+use crate::collect::CollectError;
 use crate::commit::{CommitError, Refusal};
 use crate::join::JoinError;
 use crate::keep::KeepRefusal;
@@ -112,13 +112,10 @@ impl From<&ReadError> for Fault {
 impl From<&RebuildError> for Fault {
     fn from(error: &RebuildError) -> Self {
         match error {
-            RebuildError::LogThere { first, .. } => {
+            RebuildError::LogThere { first, .. } | RebuildError::Ambiguous { first, .. } => {
                 Self { object: Some(first.clone()), ..Self::new(FaultCode::Conflict, error) }
             }
             RebuildError::Busy { .. } => Self::new(FaultCode::Conflict, error),
-            RebuildError::Ambiguous { first, .. } => {
-                Self { object: Some(first.clone()), ..Self::new(FaultCode::Conflict, error) }
-            }
             RebuildError::List { key, .. } => {
                 Self { object: Some(key.clone()), ..Self::new(FaultCode::Integrity, error) }
             }
@@ -237,18 +234,9 @@ impl From<&CollectError> for Fault {
                 let inner = Self::from(source);
                 Self { message: with_causes(error), ..inner }
             }
-            CollectError::Append(source) => source.into(),
+            CollectError::Append(source) => of_append(source),
             CollectError::Log(source) => source.into(),
             CollectError::Store(source) => source.into(),
-        }
-    }
-}
-
-impl From<&AppendError<FenceRefusal>> for Fault {
-    fn from(error: &AppendError<FenceRefusal>) -> Self {
-        match error {
-            AppendError::Refused(_) => Self::new(FaultCode::Conflict, error),
-            other => of_append(other),
         }
     }
 }

@@ -7,7 +7,7 @@ use gigastore_formats::record::{Action, Entry, Sort, TxnId};
 use gigastore_formats::retention::{Done, Verb};
 
 use crate::engine::Engine;
-use crate::log::{AppendError, Outcome, State};
+use crate::log::{AppendError, State};
 
 /// Why a pin or drop does not stand at the tail of the log.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -69,17 +69,13 @@ impl Engine {
             return Err(AppendError::Refused(KeepRefusal::NotLive { name: name.clone(), number, known: Vec::new() }));
         }
         let time = self.ambient.wall_ms();
-        let (asked, of) = (name.clone(), name.clone());
+        let of = name.clone();
         let propose = move |state: &State| {
             check(state, verb, &of, number)?;
             Ok(vec![Entry { txn, time, action: action(verb, &of, number) }])
         };
-        let state = self.log(project).append(txn, propose).await?.state;
-        let seq = match state.outcome(txn) {
-            Some(Outcome::Took(seq)) => seq,
-            _ => state.seq,
-        };
-        Ok(Done { name: asked, number, verb, seq })
+        let seq = self.log(project).append(txn, propose).await?.seq;
+        Ok(Done { name: name.clone(), number, verb, seq })
     }
 }
 

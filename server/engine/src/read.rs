@@ -148,7 +148,12 @@ impl Engine {
         Ok(found.await)
     }
 
-    async fn named<'s>(&self, state: &'s State, project: &ProjectName, name: &Name) -> Result<&'s Named, ReadError> {
+    pub(crate) async fn named<'s>(
+        &self,
+        state: &'s State,
+        project: &ProjectName,
+        name: &Name,
+    ) -> Result<&'s Named, ReadError> {
         if state.seq == 0 {
             let known = self.projects().await?.iter().map(Name::to_string).collect();
             return Err(not_found("project", project.as_str(), String::new(), known));

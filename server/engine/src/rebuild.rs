@@ -121,12 +121,11 @@ impl Engine {
     pub async fn rebuild_log(&self, project: &ProjectName, dry_run: bool) -> Result<RebuildReport, RebuildError> {
         let mut left = Vec::new();
         let folded = self.left_state(project).await?;
-        let found = self.look_at_manifests(project, &mut left).await?;
+        let (found, epoch) = self.look_at_manifests(project, &mut left).await?;
         let chosen = choose(found, folded.as_ref(), &mut left)?;
         if chosen.is_empty() {
             return Err(RebuildError::Nothing { project: project.clone() });
         }
-        let epoch = self.highest_epoch(project).await?;
         let now = self.ambient.wall_ms();
         let records = records::records(project, &chosen, folded.as_ref(), epoch, now);
         let there = self.check_no_log(project, &records).await?;
@@ -172,7 +171,7 @@ impl Engine {
     /// Refuses a project that has a log, unless it is one that this operation began; returns how many of its records
     /// are there.
     async fn check_no_log(&self, project: &ProjectName, records: &[Vec<Entry>]) -> Result<usize, RebuildError> {
-        let folder = format!("{}/log", keys::project(project));
+        let folder = keys::log(project);
         let listed = self.objects.list(&folder).await?;
         let mut there: Vec<String> =
             listed.into_iter().map(|(key, _)| key).filter(|key| key.ends_with(".json")).collect();
@@ -227,18 +226,6 @@ impl Engine {
             }
         }
         Ok(None)
-    }
-
-    /// Returns the highest epoch in which a manifest of a project was stored: nobody but an engine does that. What else
-    /// was uploaded in a later one waits until the project is there again.
-    async fn highest_epoch(&self, project: &ProjectName) -> Result<u64, StoreError> {
-        let listed = self.objects.list(&keys::objects(project, ObjectKind::Manifest)).await?;
-        Ok(listed
-            .iter()
-            .filter_map(|(key, _)| keys::object_of(project, ObjectKind::Manifest, key))
-            .map(|stored| stored.epoch)
-            .max()
-            .unwrap_or_default())
     }
 }
 

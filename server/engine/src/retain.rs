@@ -112,15 +112,11 @@ impl Engine {
             return Err(RetainError::NotStored);
         }
         let state = self.state(project).await?;
-        let known = request.name.as_ref().is_none_or(|name| state.names.contains_key(name));
-        if state.seq == 0 || !known {
-            let name = request.name.clone();
-            if let Some(name) = name {
-                let selector = None;
-                // Refuses with what there is.
-                self.resolve(&gigastore_formats::name::Target { project: project.clone(), name, selector }).await?;
-            }
-            self.project(project).await?;
+        match &request.name {
+            // Refuses with what there is.
+            Some(name) => drop(self.named(&state, project, name).await?),
+            None if state.seq == 0 => drop(self.project(project).await?),
+            None => {}
         }
         let mut report = RetainReport::default();
         let names = state.names.iter().filter(|(name, _)| request.name.as_ref().is_none_or(|only| only == *name));
@@ -271,7 +267,8 @@ impl Engine {
                     numbers.retain(took);
                     return Ok(Some(numbers));
                 }
-                Err(AppendError::Refused(_)) if !sound.is_live(&*self.state(&request.project).await?, name) => {
+                // What is to be kept is never among what is to be dropped.
+                Err(AppendError::Refused(KeepRefusal::NotLive { number, .. })) if number == sound.number => {
                     return Ok(None);
                 }
                 Err(AppendError::Refused(_)) => drop(numbers.remove(0)),

@@ -121,7 +121,7 @@ impl Engine {
 
     /// Looks for records after the last that could be read: one between was lost.
     async fn find_gap(&self, project: &ProjectName, last: u64, report: &mut VerifyReport) -> Result<(), ReadError> {
-        let folder = format!("{}/log", keys::project(project));
+        let folder = keys::log(project);
         let seq_of = |key: &str| key.strip_prefix(&format!("{folder}/"))?.strip_suffix(".json")?.parse::<u64>().ok();
         let later = self
             .objects

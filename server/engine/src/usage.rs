@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::stream::TryStreamExt;
-use gigastore_formats::collect::{Fence, UsageReport, UsageRequest};
+use gigastore_formats::collect::{UsageReport, UsageRequest};
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::Sort;
@@ -50,10 +50,10 @@ impl Engine {
                 source,
             })?;
         }
-        let now = self.ambient.wall_ms();
-        let is_old = |fence: &&Fence| now.saturating_sub(fence.time) >= request.grace_ms;
-        let condemned = match state.fences.iter().rev().find(is_old) {
-            Some(fence) => match self.condemned(project, fence, false).await? {
+        let is_live =
+            |live: &Live| state.live(&live.commit.name, live.commit.number).is_some_and(|now| now.seq == live.seq);
+        let condemned = match state.fence_of_age(self.ambient.wall_ms(), request.grace_ms) {
+            Some(fence) => match self.condemned(project, &fence, false, is_live).await? {
                 Found::Condemned(condemned) => Some(condemned),
                 Found::Nothing | Found::Superseded => None,
             },

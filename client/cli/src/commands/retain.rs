@@ -92,7 +92,10 @@ impl Retain {
         print(globals, &project, &report);
         match report.unusable.as_slice() {
             [] => Ok(()),
-            [one, ..] => {
+            [one, rest @ ..] => {
+                for one in rest {
+                    note(&format_args!("{project}/{}: {}; nothing of it was dropped", one.name, one.problem));
+                }
                 Err(Failure::general(format!("{project}/{}: {}; nothing of it was dropped", one.name, one.problem)))
             }
         }
@@ -131,7 +134,9 @@ fn show(globals: &Globals, project: &ProjectName, policies: &[NamePolicy]) {
 
 fn print(globals: &Globals, project: &ProjectName, report: &RetainReport) {
     if globals.json() {
-        let list: Vec<Value> = report.names.iter().map(|one| json!({ "project": project, "retained": one })).collect();
+        let retained = report.names.iter().map(|one| json!({ "project": project, "retained": one }));
+        let unusable = report.unusable.iter().map(|one| json!({ "project": project, "unusable": one }));
+        let list: Vec<Value> = retained.chain(unusable).collect();
         say_json(&json!(list));
         return;
     }

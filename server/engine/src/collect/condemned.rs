@@ -51,19 +51,22 @@ impl Condemned {
 
 impl Engine {
     /// Finds what `fence` condemned: reads and verifies the manifests of all commits live at its record. With `keep`
-    /// the state there is kept for the next collector, where it was far to it.
+    /// the state there is kept for the next collector, where it was far to it. What commits refer to for which `known`
+    /// answers yes is not read, and not kept: the caller knows it.
     pub(crate) async fn condemned(
         &self,
         project: &ProjectName,
         fence: &Fence,
         keep: bool,
+        known: impl Fn(&Live) -> bool,
     ) -> Result<Found, CollectError> {
         let Some(newest) = fence.epoch.checked_sub(2) else { return Ok(Found::Nothing) };
         let at = self.log(project).state_at(fence.seq, keep).await?;
         let lives: Vec<Arc<Live>> = at.names.values().flat_map(|named| named.live.values().cloned()).collect();
         let live = lives.len() as u64;
+        let lives = lives.into_iter().filter(|live| !known(live));
         let is_short = |live: &Arc<Live>| live.commit.indexes().all(|index| index.len <= SHORT_MANIFEST_BYTES);
-        let (short, long): (Vec<_>, Vec<_>) = lives.into_iter().partition(is_short);
+        let (short, long): (Vec<_>, Vec<_>) = lives.partition(is_short);
         let mut kept = HashSet::new();
         for (lives, at_once) in [(short, COMMITS_IN_FLIGHT), (long, 1)] {
             let reads = lives.into_iter().map(|live| async move {

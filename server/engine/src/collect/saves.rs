@@ -15,10 +15,7 @@ use super::CollectError;
 use crate::engine::Engine;
 use crate::log::{Outcome, State};
 use crate::save::MAX_BEGIN_BYTES;
-use crate::store::{Listed, StoreError, keys};
-
-/// Objects of saves deleted at once.
-const DELETED_AT_ONCE: usize = 1000;
+use crate::store::{DELETED_AT_ONCE, Listed, StoreError, keys};
 
 /// The saves that were found.
 #[derive(Debug, Default)]
@@ -67,8 +64,8 @@ impl Engine {
         while let Some(object) = listed.try_next().await? {
             let Some((save, name)) = keys::save_of(project, &object.key) else { continue };
             let folder = folders.entry(save).or_default();
-            folder.announced |= name == "begin.json";
-            folder.ended |= name == "ended.json";
+            folder.announced |= name == keys::BEGIN;
+            folder.ended |= name == keys::ENDED;
             folder.newest_ms = folder.newest_ms.max(object.modified_ms);
             folder.objects.push(object);
         }
@@ -81,7 +78,7 @@ impl Engine {
             }
             let goes = |object: &Listed| match fate {
                 Fate::Swept => true,
-                Fate::PartsSwept => !object.key.ends_with("/ended.json"),
+                Fate::PartsSwept => object.key != keys::save_ended(project, save),
                 Fate::Open | Fate::Stays => false,
             };
             saves.swept.extend(folder.objects.into_iter().filter(goes));

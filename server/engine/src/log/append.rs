@@ -32,6 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(crate) struct Appended {
     /// The state at or after its record.
     pub(crate) state: Arc<State>,
+    /// Its record.
+    pub(crate) seq: u64,
 }
 
 /// An entry that stands in the log without effect.
@@ -131,11 +133,11 @@ impl Log {
         let (answer, answered) = oneshot::channel();
         self.enqueue(Waiting { txn, propose, answer });
         match answered.await.expect("the writer of the log panicked; its message stands above") {
-            Answer::Took { state, first } => {
+            Answer::Took { state, seq, first } => {
                 if first {
                     self.keep_folded().await;
                 }
-                Ok(Appended { state })
+                Ok(Appended { state, seq })
             }
             Answer::Void(void) => Err(void.into()),
             Answer::Refused => {

@@ -20,6 +20,7 @@ mod queue;
 mod state;
 mod view;
 
+pub(crate) use append::Appended;
 pub use append::{AppendError, Void};
 pub use state::{Live, Named, Outcome, State, VoidReason};
 pub use view::LogError;

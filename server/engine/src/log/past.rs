@@ -4,9 +4,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use gigastore_formats::sealed::seal;
-
 use super::state::State;
 use super::view::{FOLD_EVERY, FOLDED_KEPT, Log, LogError, READ_AHEAD};
 use crate::store::{StoreError, keys};
@@ -37,22 +34,9 @@ impl Log {
         Ok(state)
     }
 
-    /// Writes the folded state at a fence, which stays until a newer fence was swept. A failure is not an error: the
-    /// state is a cache, and is folded again by who needs it.
-    pub(crate) async fn keep_at(&self, state: &Arc<State>) {
-        let copy = Arc::clone(state);
-        let bytes = self.ambient.computed(move || seal(&*copy).0).await;
-        let _ = self.objects.put_cache(&keys::folded(&self.project, state.seq), Bytes::from(bytes)).await;
-    }
-
-    /// Deletes the folded states before record `seq`, but for the newest ones. A failure is not an error: they are
-    /// caches.
+    /// Deletes the folded states before record `seq`, but for the newest ones.
     pub(crate) async fn forget_before(&self, seq: u64) {
         let keys = self.folded_keys().await.unwrap_or_default();
-        for (_, key) in keys.iter().skip(FOLDED_KEPT).filter(|(folded, _)| *folded < seq) {
-            if self.objects.delete_cache(key).await.is_err() {
-                return;
-            }
-        }
+        self.forget(keys.iter().skip(FOLDED_KEPT).filter(|(folded, _)| *folded < seq)).await;
     }
 }

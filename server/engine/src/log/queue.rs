@@ -36,9 +36,10 @@ pub(super) struct Waiting {
 
 /// What became of an operation.
 pub(super) enum Answer {
-    /// It took effect; this is the state at or after its record.
+    /// It took effect in record `seq`; this is the state there or after.
     Took {
         state: Arc<State>,
+        seq: u64,
         /// The first of those answered together, who looks after the folded state.
         first: bool,
     },
@@ -153,8 +154,8 @@ fn answered(waiting: Vec<Waiting>, state: &Arc<State>) -> Vec<Waiting> {
     let (mut left, mut first) = (Vec::new(), true);
     for one in waiting {
         let answer = match state.outcome(one.txn) {
-            Some(Outcome::Took(_)) => {
-                Answer::Took { state: Arc::clone(state), first: std::mem::replace(&mut first, false) }
+            Some(Outcome::Took(seq)) => {
+                Answer::Took { state: Arc::clone(state), seq, first: std::mem::replace(&mut first, false) }
             }
             Some(Outcome::Void(seq, reason)) => Answer::Void(Void { seq, reason }),
             // Who has gone away before anything was written wants nothing written.

@@ -134,6 +134,12 @@ impl State {
         self.names.get(name)?.live.get(&number)
     }
 
+    /// Returns the fence whose deletions may begin at `now`, with so much time for readers: the newest that looks old
+    /// enough by its writer's clock, whatever those before it say.
+    pub fn fence_of_age(&self, now_ms: u64, grace_ms: u64) -> Option<Fence> {
+        self.fences.iter().rev().find(|fence| now_ms.saturating_sub(fence.time) >= grace_ms).copied()
+    }
+
     /// Tells whether an object uploaded in `epoch` is safe from every collection that a fence up to here started.
     pub fn is_usable(&self, epoch: u64) -> bool {
         epoch <= self.epoch && epoch + 1 >= self.epoch

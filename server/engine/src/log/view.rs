@@ -172,17 +172,26 @@ impl Log {
             return;
         }
         self.folded.store(state.seq, Ordering::Relaxed);
-        let copy = Arc::clone(&state);
-        let bytes = self.ambient.computed(move || seal(&*copy).0).await;
-        let key = keys::folded(&self.project, state.seq);
-        if self.objects.put_cache(&key, Bytes::from(bytes)).await.is_err() {
+        if !self.keep_at(&state).await {
             return;
         }
         // Those at fences are the collectors'.
         let fences: BTreeSet<u64> = state.fences.iter().map(|fence| fence.seq).collect();
         let keys = self.folded_keys().await.unwrap_or_default();
-        for (_, old) in keys.iter().filter(|(seq, _)| !fences.contains(seq)).skip(FOLDED_KEPT) {
-            if self.objects.delete_cache(old).await.is_err() {
+        self.forget(keys.iter().filter(|(seq, _)| !fences.contains(seq)).skip(FOLDED_KEPT)).await;
+    }
+
+    /// Writes a folded state; tells whether that went well.
+    pub(crate) async fn keep_at(&self, state: &Arc<State>) -> bool {
+        let copy = Arc::clone(state);
+        let bytes = self.ambient.computed(move || seal(&*copy).0).await;
+        self.objects.put_cache(&keys::folded(&self.project, state.seq), Bytes::from(bytes)).await.is_ok()
+    }
+
+    /// Deletes folded states. A failure is not an error: they are caches.
+    pub(super) async fn forget<'k>(&self, old: impl Iterator<Item = &'k (u64, String)>) {
+        for (_, key) in old {
+            if self.objects.delete_cache(key).await.is_err() {
                 return;
             }
         }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use futures::stream::TryStreamExt;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_MANIFEST_BYTES;
 use gigastore_formats::manifest::checkpoint::{Checkpoint, CheckpointRow, read_checkpoint};
@@ -21,7 +22,7 @@ use gigastore_formats::wire::LeftOut;
 use super::RebuildError;
 use crate::commit::commit_of;
 use crate::engine::Engine;
-use crate::store::{StoreError, keys};
+use crate::store::{Listed, StoreError, keys};
 
 /// A checkpoint or dataset version that can be committed.
 pub(super) struct Found {
@@ -51,17 +52,21 @@ type Described = (Commit, Option<Vec<u8>>);
 type Timelines = BTreeMap<(Name, u64), (u64, Index)>;
 
 impl Engine {
-    /// Reads every manifest of a project.
+    /// Reads every manifest of a project. Returns those that can be committed, and the highest epoch in which any was
+    /// stored: nobody but an engine does that. What else was uploaded in a later one waits until the project is there
+    /// again.
     pub(super) async fn look_at_manifests(
         &self,
         project: &ProjectName,
         left: &mut Vec<LeftOut>,
-    ) -> Result<Vec<Found>, RebuildError> {
-        let (mut found, mut timelines) = (Vec::new(), Timelines::new());
-        let mut listed = self.objects.list(&keys::objects(project, ObjectKind::Manifest)).await?;
-        listed.sort_unstable();
-        for (key, _) in listed {
+    ) -> Result<(Vec<Found>, u64), RebuildError> {
+        let (mut found, mut timelines, mut epoch) = (Vec::new(), Timelines::new(), 0);
+        let mut listed: Vec<Listed> =
+            self.objects.listed(&keys::objects(project, ObjectKind::Manifest)).try_collect().await?;
+        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        for Listed { key, modified_ms: time, .. } in listed {
             let Some(object) = keys::object_of(project, ObjectKind::Manifest, &key) else { continue };
+            epoch = epoch.max(object.epoch);
             let mut leave = |why: &str| left.push(LeftOut { object: key.clone(), why: why.to_owned() });
             let bytes = match self.objects.get(&key, MAX_MANIFEST_BYTES).await {
                 Ok(bytes) => bytes,
@@ -77,7 +82,6 @@ impl Engine {
                 leave("it is damaged: its bytes do not have the digest of its name");
                 continue;
             }
-            let time = self.objects.modified_ms(&key).await?.and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default();
             let index = Index::new(object, &tree);
             let commit = match self.ambient.computed(move || read_any(&bytes)).await {
                 Read::Checkpoint(checkpoint) => self.commit_of_checkpoint(project, index, *checkpoint).await?,
@@ -101,7 +105,7 @@ impl Engine {
             let timeline = timelines.get(&(one.commit.name.clone(), one.commit.number));
             one.commit.timeline = timeline.map(|(_, index)| index.clone());
         }
-        Ok(found)
+        Ok((found, epoch))
     }
 
     /// Describes a checkpoint, or says what it lacks.

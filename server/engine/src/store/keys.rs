@@ -10,6 +10,10 @@ use gigastore_formats::record::TxnId;
 /// The marker at the root of a store.
 pub(crate) const MARKER: &str = "gigastore.json";
 
+/// The announcement of a save, and its end, in the save's folder.
+pub(crate) const BEGIN: &str = "begin.json";
+pub(crate) const ENDED: &str = "ended.json";
+
 /// The folder of all projects.
 pub(crate) const PROJECTS: &str = "projects";
 
@@ -20,12 +24,17 @@ pub(crate) fn project(project: &ProjectName) -> String {
 
 /// The log record `seq`. Twenty digits hold every u64, so that keys sort as numbers.
 pub(crate) fn record(project: &ProjectName, seq: u64) -> String {
-    format!("{PROJECTS}/{project}/log/{seq:020}.json")
+    format!("{}/{seq:020}.json", log(project))
+}
+
+/// The folder of the log.
+pub(crate) fn log(project: &ProjectName) -> String {
+    format!("{PROJECTS}/{project}/log")
 }
 
 /// The folder of folded states.
 pub(crate) fn folded_states(project: &ProjectName) -> String {
-    format!("{PROJECTS}/{project}/log/folded")
+    format!("{}/folded", log(project))
 }
 
 /// The state folded up to record `seq`.
@@ -106,17 +115,17 @@ pub(crate) fn save_of<'k>(project: &ProjectName, key: &'k str) -> Option<(TxnId,
 
 /// The announcement of a save.
 pub(crate) fn save_begin(project: &ProjectName, save: TxnId) -> String {
-    format!("{PROJECTS}/{project}/saves/{save}/begin.json")
+    format!("{}/{save}/{BEGIN}", saves(project))
 }
 
 /// The end of a save: nobody needs its parts any more.
 pub(crate) fn save_ended(project: &ProjectName, save: TxnId) -> String {
-    format!("{PROJECTS}/{project}/saves/{save}/ended.json")
+    format!("{}/{save}/{ENDED}", saves(project))
 }
 
 /// The folder of a save's parts.
 pub(crate) fn save_parts(project: &ProjectName, save: TxnId) -> String {
-    format!("{PROJECTS}/{project}/saves/{save}/parts")
+    format!("{}/{save}/parts", saves(project))
 }
 
 /// One rank's part. Its digest is in the key: the part checks itself, and two different parts of one rank show.

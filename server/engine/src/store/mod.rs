@@ -19,4 +19,4 @@ pub use open::{OpenError, OpenMode, StoreUrl};
 
 pub(crate) use folder::batch;
 pub(crate) use objects::Created;
-pub(crate) use removal::Listed;
+pub(crate) use removal::{DELETED_AT_ONCE, Listed};

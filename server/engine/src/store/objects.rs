@@ -61,6 +61,16 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// Returns how many bytes will come.
+    fn len(&self) -> u64 {
+        match self {
+            Self::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            Self::Stream { len, .. } => *len,
+        }
+    }
+}
+
 /// Why bytes to be stored did not come as promised: whatever the stream's owner found.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
@@ -239,10 +249,7 @@ impl Objects {
     /// part and before completing are what keeps an existing object. A race of two writers that both saw none ends with
     /// an equal object over an equal one: its name is the digest of its content. A file is never replaced.
     pub(crate) async fn store(&self, ambient: &Arc<dyn Ambient>, key: &str, body: Body) -> Result<Created, StoreError> {
-        let len = match &body {
-            Body::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
-            Body::Stream { len, .. } => *len,
-        };
+        let len = body.len();
         let path = self.path(key);
         // One request says whether a short object is there and puts it there if not. A longer one is not sent to learn
         // that.
@@ -251,7 +258,7 @@ impl Objects {
             return self.exists(ambient, key, len).await;
         }
         match (path, body) {
-            (Some(path), body) => self.write_file(ambient, key, path, body).await,
+            (Some(path), body) => self.write_file(ambient, key, path, body, Naming::New).await,
             (None, Body::Whole(pieces)) if self.pace.takes_whole(len) => {
                 let began = ambient.monotonic();
                 let created = self.create(key, pieces).await?;
@@ -261,7 +268,7 @@ impl Objects {
                 }
                 Ok(created)
             }
-            (None, body) => self.upload(&**ambient, key, len, body).await,
+            (None, body) => self.upload(&**ambient, key, body, Naming::New).await,
         }
     }
 
@@ -272,9 +279,10 @@ impl Objects {
         key: &str,
         path: PathBuf,
         body: Body,
+        naming: Naming,
     ) -> Result<Created, StoreError> {
         let failed = |error: io::Error| StoreError::sort(key, folder_error(error));
-        match folder::write(ambient, path, body, Naming::New).await {
+        match folder::write(ambient, path, body, naming).await {
             Ok(()) => Ok(Created::New),
             Err(Unwritten::Exists) => {
                 // Something that is no file, then.
@@ -304,21 +312,38 @@ impl Objects {
     }
 
     /// Stores an object in parts, or whole where it is no longer than one.
-    async fn upload(&self, ambient: &dyn Ambient, key: &str, len: u64, body: Body) -> Result<Created, StoreError> {
+    async fn upload(
+        &self,
+        ambient: &dyn Ambient,
+        key: &str,
+        body: Body,
+        naming: Naming,
+    ) -> Result<Created, StoreError> {
         let sort = |source| StoreError::sort(key, source);
+        let len = body.len();
         let pieces = match body {
             Body::Whole(pieces) => futures::stream::iter(pieces).map(Ok).boxed(),
             Body::Stream { pieces, .. } => pieces,
         };
         if len <= PART_BYTES {
             let gathered = pieces.try_collect().await;
-            let pieces = gathered.map_err(|source| StoreError::Body { key: key.to_owned(), source })?;
-            return self.create(key, pieces).await;
+            let pieces: Vec<_> = gathered.map_err(|source| StoreError::Body { key: key.to_owned(), source })?;
+            return match naming {
+                Naming::New => self.create(key, pieces).await,
+                Naming::Over => {
+                    let put = self.store.put(&Path::from(key), PutPayload::from_iter(pieces)).await;
+                    put.map(|_| Created::New).map_err(sort)
+                }
+            };
         }
         let mut upload = self.store.put_multipart(&Path::from(key)).await.map_err(sort)?;
         let sent = async {
             send_parts(ambient, &self.pace, key, upload.as_mut(), len, pieces).await?;
-            match self.len(key).await? {
+            let there = match naming {
+                Naming::New => self.len(key).await?,
+                Naming::Over => None,
+            };
+            match there {
                 Some(len) => Ok(Created::Exists(len)),
                 None => upload.complete().await.map(|_| Created::New).map_err(sort),
             }

@@ -25,6 +25,9 @@ pub(crate) struct Listed {
     pub(crate) modified_ms: u64,
 }
 
+/// Objects whose deletion is asked for together: 1,000, the most that one request of S3 takes.
+pub(crate) const DELETED_AT_ONCE: usize = 1000;
+
 impl Objects {
     /// Lists the objects below `folder`, in no order, as they come.
     pub(crate) fn listed(&self, folder: &str) -> BoxStream<'static, Result<Listed, StoreError>> {
