@@ -21,8 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// a smaller one nothing more would be learned by reading it again and again.
 const PASS_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// Pause between two looks at how far a pass is, for the metrics: 5 minutes, as what is read for it has 80 bytes of each
-/// object.
+/// Pause between two looks at how far a pass is, for the metrics: 5 minutes, as what is read for it has 80 bytes of
+/// each object.
 const TELL_EVERY: Duration = Duration::from_secs(300);
 
 /// Scrubs all projects, as long as the service runs.

@@ -7,6 +7,7 @@
 //! | `servers.rs` | `gigastore serve`, several times, killed and started again |
 //! | `writers.rs`, `readers.rs` | training jobs that save, tag and drop, and those who restore |
 //! | `collectors.rs` | `gigastore gc`, several times at once |
+//! | `s3.rs` | copies to and from S3, uploads that nobody finished |
 //! | `deeds.rs` | what they were told, written down before and after |
 //! | `check.py` | the verdict |
 //!
@@ -25,6 +26,7 @@ mod readers;
 #[allow(dead_code, reason = "shared with the tests of the command line")]
 #[path = "../cli/run.rs"]
 mod run;
+mod s3;
 mod servers;
 mod writers;
 

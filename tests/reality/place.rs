@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures::TryStreamExt;
 use gigastore_tests::prepared;
 use gigastore_tests::weed::{BUCKET, Ports, Weed};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -81,15 +81,25 @@ impl Place {
         }
     }
 
-    async fn fetch(&self, into: &Path) {
+    /// Returns the settings of the bucket.
+    pub(crate) fn settings(&self) -> &[(String, String)] {
+        &self.settings
+    }
+
+    /// Returns a client of the bucket, and where in it the store is.
+    pub(crate) fn s3(&self) -> (AmazonS3, &str) {
         let builder = AmazonS3Builder::new().with_url(&self.url);
         let builder =
             self.settings.iter().fold(builder, |builder, (key, value)| match key.to_ascii_lowercase().parse() {
                 Ok(key) => builder.with_config(key, value),
                 Err(_) => builder,
             });
-        let prefix = self.url.splitn(4, '/').nth(3).unwrap_or_default();
-        let store = PrefixStore::new(builder.build().unwrap(), prefix);
+        (builder.build().unwrap(), self.url.splitn(4, '/').nth(3).unwrap_or_default())
+    }
+
+    async fn fetch(&self, into: &Path) {
+        let (s3, prefix) = self.s3();
+        let store = PrefixStore::new(s3, prefix);
         let objects: Vec<_> = store.list(None).try_collect().await.unwrap();
         for object in objects {
             let path = into.join(object.location.as_ref());

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Returns a field of `/proc/PID/status` in KiB, such as `RssAnon` (memory that is no file's) or `VmHWM` (the most that it
-/// had); `None` where there is no such process or field.
+/// Returns a field of `/proc/PID/status` in KiB, such as `RssAnon` (memory that is no file's) or `VmHWM` (the most that
+/// it had); `None` where there is no such process or field.
 pub fn status_kib(process: u32, field: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;

@@ -14,7 +14,8 @@ pub const BUCKET: &str = "gigastore";
 /// The key that may do everything, and its secret.
 const KEY: (&str, &str) = ("test", "test-secret");
 
-/// Who may do everything: anyone, so that limits of a bench need no signatures, and one with a key, for those that sign.
+/// Who may do everything: anyone, so that limits of a bench need no signatures, and one with a key, for those that
+/// sign.
 const IDENTITIES: &str = r#"{"identities": [
     {"name": "anonymous", "actions": ["Admin", "Read", "Write", "List"]},
     {"name": "test", "credentials": [{"accessKey": "test", "secretKey": "test-secret"}],

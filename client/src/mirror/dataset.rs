@@ -70,8 +70,8 @@ impl Mirror<'_> {
         Ok(Some((done.info, sent, done.existed)))
     }
 
-    /// Tells whether the destination's log had a transaction when that was first asked. One that came later is found when
-    /// it is committed again.
+    /// Tells whether the destination's log had a transaction when that was first asked. One that came later is found
+    /// when it is committed again.
     async fn stood(&self, txn: TxnId) -> Result<bool, MirrorError> {
         let read = async {
             let (mut all, mut after) = (HashSet::new(), 0);

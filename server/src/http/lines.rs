@@ -31,8 +31,8 @@ pub(super) type Tell<P> = Arc<dyn Fn(P) + Send + Sync>;
 /// When a line was last sent, and how far the work is.
 type Told<P> = Arc<Mutex<(Option<Duration>, P)>>;
 
-/// Answers with the lines of `work`, which returns what the last one reports. It is polled with the answer, and ends with
-/// it when the client goes away; `admitted` is held as long.
+/// Answers with the lines of `work`, which returns what the last one reports. It is polled with the answer, and ends
+/// with it when the client goes away; `admitted` is held as long.
 pub(super) fn answer<R, P, W>(shared: &Shared, admitted: Admitted, work: impl FnOnce(Tell<P>) -> W) -> Response<Body>
 where
     R: Serialize + Send + 'static,
