@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_engine::Engine;
-use gigastore_engine::store::{Objects, OpenMode};
+use gigastore_engine::store::OpenMode;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -74,8 +74,8 @@ impl Limited {
     /// Opens an engine of its own over it, as another process would.
     pub(crate) async fn engine(&self) -> Res<Engine> {
         let store = Arc::new(self.clone());
-        let objects = Objects::with_store(store, "limited:///".to_owned(), OpenMode::Create).await?;
-        Ok(Engine::over(objects, SystemAmbient::shared()))
+        let ambient = SystemAmbient::shared();
+        Ok(Engine::with_store(store, "limited:///".to_owned(), OpenMode::Create, ambient).await?)
     }
 
     /// Returns the bytes that were read since it was last asked.

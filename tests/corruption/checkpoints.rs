@@ -10,7 +10,7 @@ use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
 use gigastore_engine::Engine;
-use gigastore_engine::store::{Objects, OpenMode};
+use gigastore_engine::store::OpenMode;
 use gigastore_formats::object::ObjectKind;
 use gigastore_formats::record::Index;
 use gigastore_formats::tensor::dtype::Dtype;
@@ -55,9 +55,8 @@ pub(crate) fn spec(run: &str, ranks: u32) -> SaveSpec {
 /// Opens a store that does not exist yet.
 pub(crate) async fn create() -> (Arc<InMemory>, Store) {
     let objects = Arc::new(InMemory::new());
-    let opened =
-        Objects::with_store(Arc::<InMemory>::clone(&objects), "test:///".to_owned(), OpenMode::Create).await.unwrap();
-    let engine = Engine::over(opened, inline::ambient());
+    let (store, ambient) = (Arc::<InMemory>::clone(&objects), inline::ambient());
+    let engine = Engine::with_store(store, "test:///".to_owned(), OpenMode::Create, ambient).await.unwrap();
     (objects, Store::over(Arc::new(engine), inline::ambient(), DEFAULT_BUDGET_BYTES))
 }
 

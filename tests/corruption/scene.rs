@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{FutureExt, TryStreamExt};
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_engine::Engine;
-use gigastore_engine::store::{Objects, OpenMode};
+use gigastore_engine::store::OpenMode;
 use gigastore_formats::wire::{Depth, Fault, FaultCode, VerifyRequest};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -131,9 +131,8 @@ fn is_of_damage(code: FaultCode) -> bool {
 
 /// Opens a store as a process does that has seen nothing of it before.
 pub(crate) async fn open(store: Arc<InMemory>) -> Result<(Engine, Store), FaultCode> {
-    let objects = Objects::with_store(store, "test:///".to_owned(), OpenMode::Existing).await;
-    let objects = objects.map_err(|error| Fault::from(&error).code)?;
-    let engine = Engine::over(objects, inline::ambient());
+    let engine = Engine::with_store(store, "test:///".to_owned(), OpenMode::Existing, inline::ambient()).await;
+    let engine = engine.map_err(|error| Fault::from(&error).code)?;
     let store = Store::over(Arc::new(engine.clone()), inline::ambient(), DEFAULT_BUDGET_BYTES);
     Ok((engine, store))
 }

@@ -14,7 +14,7 @@ use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_client::transfer::progress::{Progress, Snapshot};
 use gigastore_client::transfer::source::SliceData;
 use gigastore_engine::Engine;
-use gigastore_engine::store::{Objects, OpenError, OpenMode};
+use gigastore_engine::store::{OpenError, OpenMode};
 use gigastore_formats::tensor::slice::SliceId;
 use gigastore_formats::wire::Committed;
 use gigastore_server::{Config, Limits, Server, StartError};
@@ -24,8 +24,7 @@ use crate::model::Tensor;
 
 /// Opens an engine of its own over `store`, as another process would.
 pub async fn engine(store: Arc<dyn ObjectStore>, mode: OpenMode) -> Result<Engine, OpenError> {
-    let objects = Objects::with_store(store, "test:///".to_owned(), mode).await?;
-    Ok(Engine::over(objects, SystemAmbient::shared()))
+    Engine::with_store(store, "test:///".to_owned(), mode, SystemAmbient::shared()).await
 }
 
 /// Serves `engine` on a port of this machine that is free, with `limits`, for as long as the runtime lives; returns its

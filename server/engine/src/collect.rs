@@ -61,7 +61,7 @@ impl Engine {
         self.sweep_saves(request, saves, &mut report).await?;
         let before_ms = now.saturating_sub(request.save_timeout_ms);
         let folder = keys::project(project);
-        report.staging = self.objects.delete_staged(&self.ambient, &folder, before_ms, request.dry_run).await?;
+        report.staging = self.objects.delete_staged(&folder, before_ms, request.dry_run).await?;
         // Some stores have no such list, and some keys may not see it: a part of the sweep, not a reason to fail.
         match self.objects.abort_uploads(&folder, before_ms, request.dry_run).await {
             Ok(uploads) => report.uploads = uploads,

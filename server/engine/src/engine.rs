@@ -15,7 +15,7 @@ use crate::flights::Flights;
 use crate::log::{Log, LogError, State};
 use crate::quarantine::Marks;
 use crate::save::FinishError;
-use crate::store::{Objects, OpenError, OpenMode, StoreError, StoreUrl, keys};
+use crate::store::{ObjectStore, Objects, OpenError, OpenMode, StoreError, StoreUrl, keys};
 
 /// An open store. Cheap to clone; clones share what they have seen of the logs.
 #[derive(Clone)]
@@ -42,11 +42,21 @@ impl Engine {
         settings: impl IntoIterator<Item = (String, String)>,
         ambient: Arc<dyn Ambient>,
     ) -> Result<Self, OpenError> {
-        Ok(Self::over(Objects::open(url, mode, settings).await?, ambient))
+        Ok(Self::over(Objects::open(url, mode, settings, Arc::clone(&ambient)).await?, ambient))
     }
 
-    /// Runs on a store that is open already.
-    pub fn over(objects: Objects, ambient: Arc<dyn Ambient>) -> Self {
+    /// Runs on an object store that is set up already: a test's double, a wrapper with limits. `url` is what errors
+    /// call it.
+    pub async fn with_store(
+        store: Arc<dyn ObjectStore>,
+        url: String,
+        mode: OpenMode,
+        ambient: Arc<dyn Ambient>,
+    ) -> Result<Self, OpenError> {
+        Ok(Self::over(Objects::with_store(store, url, mode, Arc::clone(&ambient)).await?, ambient))
+    }
+
+    fn over(objects: Objects, ambient: Arc<dyn Ambient>) -> Self {
         let (saves_joining, datasets_joining) = Default::default();
         let (logs, marks) = Default::default();
         Self { objects, ambient, logs, marks, saves_joining, datasets_joining }

@@ -159,7 +159,7 @@ impl Engine {
     /// again. The log that would say that this epoch has begun is the one that is lost.
     async fn store_list(&self, project: &ProjectName, packs: &Index, list: Vec<u8>) -> Result<(), RebuildError> {
         let key = keys::object(project, ObjectKind::Manifest, &packs.object);
-        let stored = self.objects.store(&self.ambient, &key, Body::Whole(vec![list.into()])).await?;
+        let stored = self.objects.store(&key, Body::Whole(vec![list.into()])).await?;
         match stored {
             Created::Exists(actual) if actual != packs.len => {
                 Err(RebuildError::List { key, expected: packs.len, actual })

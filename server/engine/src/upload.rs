@@ -196,7 +196,7 @@ impl Engine {
         objects: impl Iterator<Item = Stored>,
     ) -> Result<(), StoreError> {
         let keys = objects.map(|stored| keys::object(project, kind, &stored)).collect();
-        self.objects.keep_names(&self.ambient, keys).await
+        self.objects.keep_names(keys).await
     }
 
     /// Stores an object of `expected` bytes under the name of its content; over the one that is there where that is
@@ -217,10 +217,10 @@ impl Engine {
             }
         }
         if self.marked(project).await?.contains(&(kind, object)) {
-            self.objects.replace(&self.ambient, &key, body).await?;
+            self.objects.replace(&key, body).await?;
             return Ok(self.unmark(project, kind, object).await?);
         }
-        match self.objects.store(&self.ambient, &key, body).await? {
+        match self.objects.store(&key, body).await? {
             Created::Exists(actual) if actual != expected => Err(UploadError::Damaged { key, expected, actual }),
             Created::New | Created::Exists(_) => Ok(()),
         }

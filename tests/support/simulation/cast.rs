@@ -14,7 +14,7 @@ use gigastore_client::dataset::PushSpec;
 use gigastore_client::store::Store;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_engine::Engine;
-use gigastore_engine::store::{Objects, OpenMode};
+use gigastore_engine::store::OpenMode;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::collect::CollectRequest;
 use gigastore_formats::name::{Selector, Target};
@@ -142,9 +142,9 @@ impl Stage {
 /// One life of a participant: the store is opened, and all users go on where they were.
 async fn live(stage: Stage, line: Line, ambient: Arc<dyn Ambient>, role: Role) {
     let engine = loop {
-        let objects = Objects::with_store(Arc::new(line.clone()), "sim:///".to_owned(), OpenMode::Create).await;
-        match objects {
-            Ok(objects) => break Engine::over(objects, Arc::clone(&ambient)),
+        let (line, ambient) = (Arc::new(line.clone()), Arc::clone(&ambient));
+        match Engine::with_store(line, "sim:///".to_owned(), OpenMode::Create, ambient).await {
+            Ok(engine) => break engine,
             Err(error) => {
                 stage.world.note(format_args!("{} can't open the store: {error}", role.who));
                 stage.world.sleep(stage.world.some_time(PAUSE)).await;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gigastore_engine::Engine;
-use gigastore_engine::store::{Objects, OpenMode};
+use gigastore_engine::store::OpenMode;
 use gigastore_formats::collect::{CollectRequest, FenceFate};
 use gigastore_formats::record::TxnId;
 use gigastore_formats::retention::Verb;
@@ -191,9 +191,8 @@ fn check(world: &World, bucket: &Bucket, ledger: &Ledger) -> Vec<String> {
     world.spawn(NOBODY, async move {
         // What is still under way may land before, while and after this looks.
         let mut wrong = checker::check(&over, &told, false).await;
-        match Objects::with_store(Arc::new(over.clone()), "sim:///".to_owned(), OpenMode::Existing).await {
-            Ok(objects) => {
-                let engine = Engine::over(objects, ambient);
+        match Engine::with_store(Arc::new(over.clone()), "sim:///".to_owned(), OpenMode::Existing, ambient).await {
+            Ok(engine) => {
                 let request = VerifyRequest { project: project(), name: None, number: None, depth: Depth::Full };
                 match engine.verify(&request, &|_| {}).await {
                     Ok(report) => wrong.extend(report.findings.iter().map(|finding| format!("{finding:?}"))),

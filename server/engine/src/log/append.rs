@@ -16,7 +16,7 @@ use gigastore_formats::record::{Entry, Record, TxnId};
 use super::queue::{Answer, Propose, Waiting};
 use super::state::{State, VoidReason};
 use super::view::{Log, LogError};
-use crate::store::{StoreError, keys};
+use crate::store::{Created, StoreError, keys};
 
 /// How long an append keeps asking about a slot whose fate is unknown: a minute rides out a failover of a store.
 const DOUBT_LIMIT: Duration = Duration::from_secs(60);
@@ -158,10 +158,11 @@ impl Log {
         let (mut pause, mut in_flight) = (FIRST_PAUSE, false);
         loop {
             let mut doubt = match self.objects.create_or_doubt(&key, bytes.clone()).await {
-                Ok(()) => {
+                Ok(Created::New) => {
                     self.advance(record, digest).await;
                     return Ok(true);
                 }
+                Ok(Created::Exists(_)) => return Ok(false),
                 Err(doubt) => doubt,
             };
             match self.objects.get(&key, MAX_RECORD_BYTES).await {

@@ -293,7 +293,7 @@ impl Engine {
                 return Err(RepairError::Dropped);
             }
             let pieces = self.true_bytes(&whole, sources, frames);
-            self.objects.replace(&self.ambient, &key, Body::Stream { len: whole.len(), pieces }).await?;
+            self.objects.replace(&key, Body::Stream { len: whole.len(), pieces }).await?;
         }
         Ok(Repair { object: key, bytes: lost, from: from.into_iter().collect() })
     }

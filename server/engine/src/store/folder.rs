@@ -7,18 +7,18 @@
 
 #![allow(unsafe_code, reason = "Linux starts to write pages back with a call that no safe crate has")]
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use gigastore_formats::ambient::Ambient;
 
-use super::objects::{Body, BodyError};
+use super::objects::{Body, BodyError, Created};
 
 /// Bytes that are written at once where they come in pieces: 2 MiB, long enough that the write costs more than handing
 /// it to a thread, and short enough that many objects on their way fit into little memory.
@@ -31,11 +31,21 @@ pub(super) const MEMORY_BYTES: u64 = 4 * BATCH_BYTES;
 /// Bytes after which the disk is set to work on them: 8 MiB, above which disks get no faster.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
+/// Names that are known to be durable, at most: 65,536, some MiB. Beyond that all are forgotten and synced again.
+const KEPT_NAMES: usize = 1 << 16;
+
+/// A folder that is a store.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Names of objects and folders that this process knows to be durable, with all above them. Folders are never
+    /// deleted, and a deleted object's name is not used again.
+    kept: Mutex<HashSet<PathBuf>>,
+}
+
 /// Why an object was not written.
 #[derive(Debug)]
 pub(super) enum Unwritten {
-    /// There is one already.
-    Exists,
     /// The folder did not take it.
     Folder(io::Error),
     /// Its bytes did not come as promised.
@@ -57,37 +67,94 @@ pub(super) enum Naming {
     Over,
 }
 
-/// Writes an object to the file `path`, durably.
-pub(super) async fn write(
-    ambient: &Arc<dyn Ambient>,
-    path: PathBuf,
-    body: Body,
-    naming: Naming,
-) -> Result<(), Unwritten> {
-    let number = ambient.random();
-    let incoming = ambient.waited(move || Incoming::new(path, number)).await?;
-    let mut staged = Staged { incoming: Some(incoming), ambient: Arc::clone(ambient) };
-    match body {
-        Body::Whole(pieces) => staged.write(pieces).await?,
-        Body::Stream { mut pieces, .. } => {
-            let mut gathered = batch(&mut pieces, BATCH_BYTES).await.map_err(Unwritten::Body)?;
-            while !gathered.is_empty() {
-                let next = async { batch(&mut pieces, BATCH_BYTES).await.map_err(Unwritten::Body) };
-                (gathered, _) = futures::try_join!(next, staged.write(gathered))?;
+impl Folder {
+    pub(super) fn new(path: PathBuf) -> Arc<Self> {
+        Arc::new(Self { path, kept: Mutex::default() })
+    }
+
+    /// Returns the file of an object.
+    pub(super) fn file(&self, key: &str) -> PathBuf {
+        self.path.join(key)
+    }
+
+    /// Writes an object durably. With [`Naming::New`] one that is there stays, and is made durable, too: whoever wrote
+    /// it may not have come so far.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        ambient: &Arc<dyn Ambient>,
+        key: &str,
+        body: Body,
+        naming: Naming,
+    ) -> Result<Created, Unwritten> {
+        let (folder, path, number) = (Arc::clone(self), self.file(key), ambient.random());
+        let begin = move || match naming {
+            Naming::New if let Some(found) = folder.find(&path)? => Ok(Err(found)),
+            Naming::New | Naming::Over => Incoming::new(folder, path, number).map(Ok),
+        };
+        match body {
+            // One job for all of it: small objects are many, and to hand each step over costs more than most of them.
+            Body::Whole(pieces) => {
+                let write = move || match begin()? {
+                    Ok(mut incoming) => {
+                        pieces.iter().try_for_each(|piece| incoming.write(piece))?;
+                        incoming.publish(naming)
+                    }
+                    Err(found) => Ok(found),
+                };
+                Ok(ambient.waited(write).await?)
+            }
+            Body::Stream { mut pieces, .. } => {
+                let incoming = match ambient.waited(begin).await? {
+                    Ok(incoming) => incoming,
+                    Err(found) => return Ok(found),
+                };
+                let mut staged = Staged { incoming: Some(incoming), ambient: Arc::clone(ambient) };
+                let mut gathered = batch(&mut pieces, BATCH_BYTES).await.map_err(Unwritten::Body)?;
+                while !gathered.is_empty() {
+                    let next = async { batch(&mut pieces, BATCH_BYTES).await.map_err(Unwritten::Body) };
+                    (gathered, _) = futures::try_join!(next, staged.write(gathered))?;
+                }
+                match staged.incoming.take() {
+                    Some(incoming) => Ok(ambient.waited(move || incoming.publish(naming)).await?),
+                    None => Err(io::Error::other("its file is gone").into()),
+                }
             }
         }
     }
-    match staged.incoming.take() {
-        Some(incoming) => ambient.waited(move || incoming.publish(naming)).await,
-        None => Err(io::Error::other("its file is gone").into()),
-    }
-}
 
-/// Makes the names of files durable, whoever wrote them: those of their folders, up to that of the store.
-pub(super) fn keep_names<'p>(paths: impl Iterator<Item = &'p Path>, store: &Path) -> io::Result<()> {
-    let above = |path: &'p Path| path.ancestors().skip(1).take_while(|folder| folder.starts_with(store));
-    let folders: BTreeSet<&Path> = paths.flat_map(above).collect();
-    folders.into_iter().try_for_each(sync_folder)
+    /// Looks whether an object is there; one that is, is durable then.
+    fn find(&self, path: &Path) -> io::Result<Option<Created>> {
+        match fs::metadata(path) {
+            Ok(found) if found.is_file() => {
+                self.keep(path)?;
+                Ok(Some(Created::Exists(found.len())))
+            }
+            Ok(_) => Err(io::Error::other(format!("{} is there and no object", path.display()))),
+            // Where a folder should be is a file: who begins the object says so.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(failed("looked at", path)(error)),
+        }
+    }
+
+    /// Makes the name of a file or folder durable, whoever gave it, and those of the folders that it is in: each by a
+    /// sync of the folder around it, once.
+    pub(super) fn keep(&self, path: &Path) -> io::Result<()> {
+        let new: Vec<&Path> = {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            path.ancestors().take_while(|name| *name != self.path && !kept.contains(*name)).collect()
+        };
+        new.iter().try_for_each(|name| sync_folder(folder_of(name)?))?;
+        self.know(new);
+        Ok(())
+    }
+
+    fn know(&self, names: impl IntoIterator<Item = impl Into<PathBuf>>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT_NAMES {
+            kept.clear();
+        }
+        kept.extend(names.into_iter().map(Into::into));
+    }
 }
 
 /// Gathers pieces until they are `least` bytes; none when there are no more.
@@ -135,6 +202,7 @@ impl Drop for Staged {
 /// A file on its way: under a name that no object has, until it is published. Unpublished, it is removed when dropped.
 #[derive(Debug)]
 struct Incoming {
+    store: Arc<Folder>,
     file: File,
     staged: PathBuf,
     path: PathBuf,
@@ -146,17 +214,17 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// Begins a file that will be `path`, in a folder that is made durable where it is not there yet. With a `number`
-    /// that was drawn nobody has its name again: a writer that slept while its file was swept away as abandoned must
-    /// not publish that of another.
-    fn new(path: PathBuf, mut number: u64) -> io::Result<Self> {
+    /// Begins a file that will be `path`, in a folder that is made where it is not there yet. With a `number` that was
+    /// drawn nobody has its name again: a writer that slept while its file was swept away as abandoned must not publish
+    /// that of another.
+    fn new(store: Arc<Folder>, path: PathBuf, mut number: u64) -> io::Result<Self> {
         loop {
             // The object store's own names for this: it lists no such file.
             let mut staged = OsString::from(&path);
             staged.push(format!("#{number}"));
             let staged = PathBuf::from(staged);
             match OpenOptions::new().write(true).create_new(true).open(&staged) {
-                Ok(file) => return Ok(Self { file, staged, path, written: 0, begun: 0, renamed: false }),
+                Ok(file) => return Ok(Self { store, file, staged, path, written: 0, begun: 0, renamed: false }),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number = number.wrapping_add(1),
                 Err(error) if error.kind() == ErrorKind::NotFound => make_folder(folder_of(&path)?)?,
                 Err(error) => return Err(failed("made", &staged)(error)),
@@ -176,11 +244,14 @@ impl Incoming {
     }
 
     /// Makes the file durable, then visible, then its name durable.
-    fn publish(mut self, naming: Naming) -> Result<(), Unwritten> {
+    fn publish(mut self, naming: Naming) -> io::Result<Created> {
         self.file.sync_data().map_err(failed("synced", &self.staged))?;
         match naming {
             Naming::New => match fs::hard_link(&self.staged, &self.path) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Unwritten::Exists),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    let gone = || io::Error::other(format!("{} was there and is gone", self.path.display()));
+                    return self.store.find(&self.path)?.ok_or_else(gone);
+                }
                 linked => linked.map_err(failed("linked", &self.path))?,
             },
             Naming::Over => {
@@ -188,10 +259,14 @@ impl Incoming {
                 self.renamed = true;
             }
         }
-        let folder = folder_of(&self.path)?.to_owned();
+        let (store, path) = (Arc::clone(&self.store), self.path.clone());
         // The staged name goes first, so that one sync of the folder does for both.
         drop(self);
-        Ok(sync_folder(&folder)?)
+        let folder = folder_of(&path)?;
+        sync_folder(folder)?;
+        store.keep(folder)?;
+        store.know([path]);
+        Ok(Created::New)
     }
 }
 
@@ -208,21 +283,9 @@ fn folder_of(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "an object has a folder"))
 }
 
-/// Makes a folder and those above it that are not there, each entry durable.
+/// Makes a folder, and those above it that are not there.
 fn make_folder(folder: &Path) -> io::Result<()> {
-    let above = folder_of(folder)?;
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            make_folder(above)?;
-            return make_folder(folder);
-        }
-        // Whoever made it meanwhile may not have made it durable yet. A link to nowhere is no folder.
-        Err(error) if error.kind() != ErrorKind::AlreadyExists || !folder.is_dir() => {
-            return Err(failed("made", folder)(error));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    sync_folder(above)
+    fs::create_dir_all(folder).map_err(failed("made", folder))
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -262,36 +325,40 @@ mod tests {
     #[test]
     fn a_file_is_seen_when_it_is_whole_and_never_replaced() {
         let folder = tempfile::tempdir().unwrap();
+        let store = Folder::new(folder.path().to_owned());
         let inner = folder.path().join("a/b/c");
         let path = inner.join("x");
         let piece = vec![7; (WRITE_BACK_BYTES / 2 + 1) as usize];
-        let mut first = Incoming::new(path.clone(), 1).unwrap();
-        let mut second = Incoming::new(path.clone(), 1).unwrap();
+        let begin = || Incoming::new(Arc::clone(&store), path.clone(), 1).unwrap();
+        let (mut first, mut second) = (begin(), begin());
         for _ in 0..3 {
             first.write(&piece).unwrap();
         }
         second.write(b"other").unwrap();
         assert_eq!(names(&inner), ["x#1", "x#2"]);
-        first.publish(Naming::New).unwrap();
+        assert_eq!(first.publish(Naming::New).unwrap(), Created::New);
         assert_eq!(names(&inner), ["x", "x#2"]);
-        assert!(matches!(second.publish(Naming::New), Err(Unwritten::Exists)));
+        assert_eq!(second.publish(Naming::New).unwrap(), Created::Exists(3 * piece.len() as u64));
         assert_eq!(names(&inner), ["x"]);
         assert!(fs::read(&path).unwrap() == piece.repeat(3));
-        let mut over = Incoming::new(path.clone(), 1).unwrap();
+        let mut over = begin();
         over.write(b"true bytes").unwrap();
-        over.publish(Naming::Over).unwrap();
+        assert_eq!(over.publish(Naming::Over).unwrap(), Created::New);
         assert_eq!((names(&inner), fs::read(&path).unwrap()), (vec!["x".to_owned()], b"true bytes".to_vec()));
     }
 
     #[test]
     fn what_is_given_up_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut given_up = Incoming::new(folder.path().join("x"), 1).unwrap();
+        let store = Folder::new(folder.path().to_owned());
+        let begin = |key| Incoming::new(Arc::clone(&store), store.file(key), 1);
+        let mut given_up = begin("x").unwrap();
         given_up.write(b"half").unwrap();
         drop(given_up);
         assert!(names(folder.path()).is_empty());
         std::fs::write(folder.path().join("file"), "").unwrap();
-        let error = Incoming::new(folder.path().join("file/x"), 1).unwrap_err();
+        assert_eq!(store.find(&store.file("file/x")).unwrap(), None);
+        let error = begin("file/x").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotADirectory);
         assert!(error.to_string().contains("file/x#1 can't be made"), "{error}");
     }
@@ -300,18 +367,38 @@ mod tests {
     fn a_link_to_nowhere_is_an_error_and_no_folder() {
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(folder.path().join("nowhere"), folder.path().join("packs")).unwrap();
-        for path in ["packs/x", "packs/5e/x"] {
-            let error = Incoming::new(folder.path().join(path), 1).unwrap_err();
-            assert!(error.to_string().contains("packs can't be made"), "{error}");
+        let store = Folder::new(folder.path().to_owned());
+        for key in ["packs/x", "packs/5e/x"] {
+            let error = Incoming::new(Arc::clone(&store), store.file(key), 1).unwrap_err();
+            assert!(error.to_string().contains("can't be made"), "{error}");
         }
     }
 
     #[test]
-    fn names_are_kept_up_to_the_store() {
+    fn names_are_kept_up_to_the_store_and_once() {
         let folder = tempfile::tempdir().unwrap();
-        let paths = ["a/b/x", "a/c/y"].map(|path| folder.path().join(path));
-        assert!(keep_names(paths.iter().map(PathBuf::as_path), folder.path()).is_err(), "there are no such folders");
-        ["a/b", "a/c"].iter().for_each(|inner| fs::create_dir_all(folder.path().join(inner)).unwrap());
-        keep_names(paths.iter().map(PathBuf::as_path), folder.path()).unwrap();
+        let store = Folder::new(folder.path().to_owned());
+        let file = store.file("a/b/x");
+        assert!(store.keep(&file).is_err(), "there is no such folder");
+        assert!(store.kept.lock().unwrap().is_empty());
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        store.keep(&file).unwrap();
+        let known = ["a", "a/b", "a/b/x"].map(|key| store.file(key));
+        assert_eq!(*store.kept.lock().unwrap(), HashSet::from(known));
+        fs::remove_dir(folder.path().join("a/b")).unwrap();
+        store.keep(&file).unwrap();
+        assert!(store.keep(&store.file("a/b/y")).is_err(), "what is not known is synced");
+        store.know((0..KEPT_NAMES).map(|n| store.file(&n.to_string())));
+        store.know([file]);
+        assert_eq!(store.kept.lock().unwrap().len(), 1, "all are forgotten at the most that are remembered");
+    }
+
+    #[test]
+    fn something_that_is_no_file_is_no_object() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Folder::new(folder.path().to_owned());
+        fs::create_dir_all(store.file("packs/x")).unwrap();
+        let error = store.find(&store.file("packs/x")).unwrap_err();
+        assert!(error.to_string().contains("packs/x is there and no object"), "{error}");
     }
 }

@@ -14,9 +14,10 @@ mod removal;
 mod uploads;
 
 pub use error::StoreError;
-pub use objects::{Body, BodyError, Objects};
+pub use object_store::ObjectStore;
+pub use objects::{Body, BodyError};
 pub use open::{OpenError, OpenMode, StoreUrl};
 
 pub(crate) use folder::batch;
-pub(crate) use objects::Created;
+pub(crate) use objects::{Created, Objects};
 pub(crate) use removal::{DELETED_AT_ONCE, Listed};

@@ -22,7 +22,7 @@ use object_store::{Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode,
 
 use super::StoreError;
 use super::connect::Connected;
-use super::folder::{self, Naming, Unwritten};
+use super::folder::{self, Folder, Naming, Unwritten};
 use super::parts::{self, PART_BYTES, Pace, send_parts};
 use super::uploads::Uploads;
 
@@ -32,10 +32,11 @@ const CREATE_TRIES: u32 = 5;
 
 /// The store of one URL.
 #[derive(Clone)]
-pub struct Objects {
+pub(crate) struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
     signer: Option<Arc<dyn Signer>>,
-    folder: Option<PathBuf>,
+    folder: Option<Arc<Folder>>,
+    pub(super) ambient: Arc<dyn Ambient>,
     pub(super) uploads: Option<Uploads>,
     url: String,
     pace: Arc<Pace>,
@@ -83,14 +84,14 @@ impl fmt::Debug for Objects {
 }
 
 impl Objects {
-    pub(super) fn over(connected: Connected, url: String) -> Self {
+    pub(super) fn over(connected: Connected, url: String, ambient: Arc<dyn Ambient>) -> Self {
         let Connected { store, signer, folder, uploads } = connected;
-        Self { store, signer, folder, uploads, url, pace: Arc::default() }
+        Self { store, signer, folder: folder.map(Folder::new), ambient, uploads, url, pace: Arc::default() }
     }
 
     /// Returns the file of an object, where objects are files of a folder.
     pub(crate) fn path(&self, key: &str) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(key))
+        Some(self.folder.as_ref()?.file(key))
     }
 
     /// Signs a URL with which anyone may GET an object for so long; `None` where the store has no such URLs.
@@ -100,12 +101,15 @@ impl Objects {
     }
 
     /// Returns the URL that the store was opened with.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// Stores an object where there is none. What is there already stays as it is.
     pub(crate) async fn create(&self, key: &str, pieces: Vec<Bytes>) -> Result<Created, StoreError> {
+        if let Some(folder) = &self.folder {
+            return self.write_file(folder, key, Body::Whole(pieces), Naming::New).await;
+        }
         let payload = PutPayload::from_iter(pieces);
         let mut tries = 1;
         loop {
@@ -123,8 +127,12 @@ impl Objects {
 
     /// Tries to store an object where there is none, once. After an error of any kind it may be there or not: the
     /// caller reads back.
-    pub(crate) async fn create_or_doubt(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.create_once(key, bytes.into()).await.map_err(|source| StoreError::sort(key, source))
+    pub(crate) async fn create_or_doubt(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError> {
+        if let Some(folder) = &self.folder {
+            return self.write_file(folder, key, Body::Whole(vec![bytes]), Naming::New).await;
+        }
+        let created = self.create_once(key, bytes.into()).await;
+        created.map(|()| Created::New).map_err(|source| StoreError::sort(key, source))
     }
 
     async fn create_once(&self, key: &str, payload: PutPayload) -> Result<(), Error> {
@@ -153,77 +161,58 @@ impl Objects {
     /// memory and the store is fast. Completing parts has no create mode (S3 overwrites), so the looks before the first
     /// part and before completing are what keeps an existing object. A race of two writers that both saw none ends with
     /// an equal object over an equal one: its name is the digest of its content. A file is never replaced.
-    pub(crate) async fn store(&self, ambient: &Arc<dyn Ambient>, key: &str, body: Body) -> Result<Created, StoreError> {
+    pub(crate) async fn store(&self, key: &str, body: Body) -> Result<Created, StoreError> {
+        if let Some(folder) = &self.folder {
+            return self.write_file(folder, key, body, Naming::New).await;
+        }
         let len = body.len();
-        let path = self.path(key);
         // One request says whether a short object is there and puts it there if not. A longer one is not sent to learn
         // that.
-        let short = path.is_none() && len <= PART_BYTES && matches!(body, Body::Whole(_));
+        let short = len <= PART_BYTES && matches!(body, Body::Whole(_));
         if !short && let Some(len) = self.len(key).await? {
-            return self.exists(ambient, key, len).await;
+            return Ok(Created::Exists(len));
         }
-        match (path, body) {
-            (Some(path), body) => self.write_file(ambient, key, path, body, Naming::New).await,
-            (None, Body::Whole(pieces)) if self.pace.takes_whole(len) => {
-                let began = ambient.monotonic();
+        match body {
+            Body::Whole(pieces) if self.pace.takes_whole(len) => {
+                let began = self.ambient.monotonic();
                 let created = self.create(key, pieces).await?;
                 // What was there took no time to be sent, and a short body says little.
                 if created == Created::New && !short {
-                    self.pace.saw(len, ambient.monotonic().saturating_sub(began));
+                    self.pace.saw(len, self.ambient.monotonic().saturating_sub(began));
                 }
                 Ok(created)
             }
-            (None, body) => self.upload(&**ambient, key, body, Naming::New).await,
+            body => self.upload(key, body, Naming::New).await,
         }
     }
 
     /// Stores an object as a file of the store's folder.
     async fn write_file(
         &self,
-        ambient: &Arc<dyn Ambient>,
+        folder: &Arc<Folder>,
         key: &str,
-        path: PathBuf,
         body: Body,
         naming: Naming,
     ) -> Result<Created, StoreError> {
-        let failed = |error: io::Error| StoreError::sort(key, folder_error(error));
-        match folder::write(ambient, path, body, naming).await {
-            Ok(()) => Ok(Created::New),
-            Err(Unwritten::Exists) => {
-                // Something that is no file, then.
-                let odd = || failed(io::Error::other("there is something of that name, and no object"));
-                let len = self.len(key).await?.ok_or_else(odd)?;
-                self.exists(ambient, key, len).await
-            }
-            Err(Unwritten::Folder(error)) => Err(failed(error)),
-            Err(Unwritten::Body(source)) => Err(StoreError::Body { key: key.to_owned(), source }),
-        }
-    }
-
-    /// Says that an object is there, once that is durable: whoever put it there may not have come so far.
-    async fn exists(&self, ambient: &Arc<dyn Ambient>, key: &str, len: u64) -> Result<Created, StoreError> {
-        self.keep_names(ambient, vec![key.to_owned()]).await?;
-        Ok(Created::Exists(len))
+        folder.write(&self.ambient, key, body, naming).await.map_err(|unwritten| match unwritten {
+            Unwritten::Folder(error) => StoreError::sort(key, folder_error(error)),
+            Unwritten::Body(source) => StoreError::Body { key: key.to_owned(), source },
+        })
     }
 
     /// Makes the names of objects durable that others may have stored a moment ago, where they are files.
-    pub(crate) async fn keep_names(&self, ambient: &Arc<dyn Ambient>, keys: Vec<String>) -> Result<(), StoreError> {
-        let (Some(folder), Some(first)) = (self.folder.clone(), keys.first().cloned()) else { return Ok(()) };
+    pub(crate) async fn keep_names(&self, keys: Vec<String>) -> Result<(), StoreError> {
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
         let keep = move || {
-            let paths: Vec<PathBuf> = keys.iter().map(|key| folder.join(key)).collect();
-            folder::keep_names(paths.iter().map(PathBuf::as_path), &folder)
+            let kept = |key: &String| folder.keep(&folder.file(key)).map_err(|error| (key.clone(), error));
+            keys.iter().try_for_each(kept)
         };
-        ambient.waited(keep).await.map_err(|error| StoreError::sort(&first, folder_error(error)))
+        let kept = self.ambient.waited(keep).await;
+        kept.map_err(|(key, error)| StoreError::sort(&key, folder_error(error)))
     }
 
     /// Stores an object in parts, or whole where it is no longer than one.
-    async fn upload(
-        &self,
-        ambient: &dyn Ambient,
-        key: &str,
-        body: Body,
-        naming: Naming,
-    ) -> Result<Created, StoreError> {
+    async fn upload(&self, key: &str, body: Body, naming: Naming) -> Result<Created, StoreError> {
         let sort = |source| StoreError::sort(key, source);
         let len = body.len();
         let pieces = match body {
@@ -243,7 +232,7 @@ impl Objects {
         }
         let mut upload = self.store.put_multipart(&Path::from(key)).await.map_err(sort)?;
         let sent = async {
-            send_parts(ambient, &self.pace, key, upload.as_mut(), len, pieces).await?;
+            send_parts(&*self.ambient, &self.pace, key, upload.as_mut(), len, pieces).await?;
             let there = match naming {
                 Naming::New => self.len(key).await?,
                 Naming::Over => None,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use gigastore_formats::ambient::Ambient;
 use gigastore_formats::record::{FORMAT_VERSION, Marker};
 use gigastore_formats::sealed::{SealError, seal, unseal};
 use object_store::ObjectStore;
@@ -147,19 +148,26 @@ impl fmt::Display for StoreUrl {
 
 impl Objects {
     /// Opens the store at `url` and checks its marker. `settings` are key-value pairs such as the environment's.
-    pub async fn open(
+    pub(crate) async fn open(
         url: &StoreUrl,
         mode: OpenMode,
         settings: impl IntoIterator<Item = (String, String)>,
+        ambient: Arc<dyn Ambient>,
     ) -> Result<Self, OpenError> {
-        let objects = Self::over(connect(url, mode, settings)?, url.to_string());
+        let objects = Self::over(connect(url, mode, settings)?, url.to_string(), ambient);
         objects.check_marker(mode).await?;
         Ok(objects)
     }
 
-    /// Takes an object store that is already set up (a test's double, a wrapper with limits) and checks its marker.
-    pub async fn with_store(store: Arc<dyn ObjectStore>, url: String, mode: OpenMode) -> Result<Self, OpenError> {
-        let objects = Self::over(Connected { store, signer: None, folder: None, uploads: None }, url);
+    /// Takes an object store that is set up already, and checks its marker.
+    pub(crate) async fn with_store(
+        store: Arc<dyn ObjectStore>,
+        url: String,
+        mode: OpenMode,
+        ambient: Arc<dyn Ambient>,
+    ) -> Result<Self, OpenError> {
+        let connected = Connected { store, signer: None, folder: None, uploads: None };
+        let objects = Self::over(connected, url, ambient);
         objects.check_marker(mode).await?;
         Ok(objects)
     }

@@ -4,11 +4,9 @@
 
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
-use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use gigastore_formats::ambient::Ambient;
 use gigastore_formats::collect::Tally;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore};
@@ -59,19 +57,13 @@ impl Objects {
 
     /// Deletes (`dry_run`: only counts) the unfinished files below `folder` that nobody has written to since
     /// `before_ms`, milliseconds since 1970. Only a store in a folder has such; no listing shows them.
-    pub(crate) async fn delete_staged(
-        &self,
-        ambient: &Arc<dyn Ambient>,
-        folder: &str,
-        before_ms: u64,
-        dry_run: bool,
-    ) -> Result<Tally, StoreError> {
+    pub(crate) async fn delete_staged(&self, folder: &str, before_ms: u64, dry_run: bool) -> Result<Tally, StoreError> {
         let Some(path) = self.path(folder) else { return Ok(Tally::default()) };
         let sweep = move || {
             let mut tally = Tally::default();
             sweep_staged(path, before_ms, dry_run, &mut tally).map(|()| tally)
         };
-        ambient.waited(sweep).await.map_err(|error| StoreError::sort(folder, folder_error(error)))
+        self.ambient.waited(sweep).await.map_err(|error| StoreError::sort(folder, folder_error(error)))
     }
 }
 

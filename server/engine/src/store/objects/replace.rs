@@ -2,10 +2,6 @@
 //!
 //! Must never be called with bytes that are not checked against the object's name before all of them have passed.
 
-use std::sync::Arc;
-
-use gigastore_formats::ambient::Ambient;
-
 use super::{Body, Objects};
 use crate::store::StoreError;
 use crate::store::folder::Naming;
@@ -13,10 +9,10 @@ use crate::store::folder::Naming;
 impl Objects {
     /// Puts an object over what lies there under its name, or where nothing does. Readers see the old bytes or the new
     /// ones, never some of both; where the bytes do not come as promised, what was there stays.
-    pub(crate) async fn replace(&self, ambient: &Arc<dyn Ambient>, key: &str, body: Body) -> Result<(), StoreError> {
-        let stored = match self.path(key) {
-            Some(path) => self.write_file(ambient, key, path, body, Naming::Over).await,
-            None => self.upload(&**ambient, key, body, Naming::Over).await,
+    pub(crate) async fn replace(&self, key: &str, body: Body) -> Result<(), StoreError> {
+        let stored = match &self.folder {
+            Some(folder) => self.write_file(folder, key, body, Naming::Over).await,
+            None => self.upload(key, body, Naming::Over).await,
         };
         stored.map(drop)
     }
