@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
@@ -50,6 +51,36 @@ pub fn durable_writes(folder: &Path, parts: &[&[u8]]) -> io::Result<Vec<PathBuf>
         file.sync_all()
     })?;
     Ok(paths)
+}
+
+/// Lets each thread write so many files of 4 KiB one after another, each made durable (fdatasync) before it is linked to
+/// its name, the name durable after that (fsync of the folder, one of 256). Returns how long each file took.
+pub fn durable_files(folder: &Path, threads: usize, files: usize) -> io::Result<Vec<Duration>> {
+    for bucket in 0..256 {
+        std::fs::create_dir_all(folder.join(bucket.to_string()))?;
+    }
+    thread::scope(|scope| {
+        let one = |thread: usize| {
+            let file = move |n: usize| {
+                let inner = folder.join(((thread * 37 + n * 11) % 256).to_string());
+                let staged = inner.join(format!("{thread}-{n}#"));
+                let started = Instant::now();
+                let file = File::create_new(&staged)?;
+                file.write_all_at(&[7; 4096], 0)?;
+                file.sync_data()?;
+                std::fs::hard_link(&staged, inner.join(format!("{thread}-{n}")))?;
+                std::fs::remove_file(&staged)?;
+                File::open(&inner)?.sync_all()?;
+                Ok(started.elapsed())
+            };
+            scope.spawn(move || (0..files).map(file).collect::<io::Result<Vec<_>>>())
+        };
+        let running: Vec<_> = (0..threads).map(one).collect();
+        let times = running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the limit panicked"))));
+        Ok(times.collect::<io::Result<Vec<_>>>()?.concat())
+    })
 }
 
 /// Reads files in pieces of 8 MiB into one buffer a thread, and hashes each piece with BLAKE3, on two threads.

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use gigastore_benches::durable_files;
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;
@@ -50,15 +51,8 @@ struct Measured {
 
 /// `log.*`.
 pub(crate) async fn log(plan: &Plan) -> Res<()> {
-    if plan.wants_any("log.commits.file") || plan.wants_any("log.p99.file") {
-        let mut measured = Measured::default();
-        for _ in 0..plan.runs() {
-            let folder = plan.folder()?;
-            let engine = open(&format!("file://{}", folder.path().display()), Vec::new()).await?;
-            measured.run(plan, &engine).await.map_err(plain)?;
-            folder.close()?;
-        }
-        measured.report(plan, "file")?;
+    if ["log.commits.file", "log.p99.file", "log.p99.raw"].iter().any(|row| plan.wants_any(row)) {
+        files(plan).await?;
     }
     if plan.wants_any("log.commits.seaweed") || plan.wants_any("log.p99.seaweed") {
         let (mut measured, ports) = (Measured::default(), Ports::free()?);
@@ -77,6 +71,26 @@ pub(crate) async fn log(plan: &Plan) -> Res<()> {
     Ok(())
 }
 
+/// `log.*.file` and `log.p99.raw`, in turns.
+async fn files(plan: &Plan) -> Res<()> {
+    let (mut measured, mut raw, mut kept) = (Measured::default(), Measured::default(), Vec::new());
+    let commits = plan.commits() as usize;
+    for _ in 0..plan.runs() {
+        let folder = plan.folder()?;
+        let engine = open(&format!("file://{}", folder.path().join("store").display()), Vec::new()).await?;
+        measured.run(plan, &engine).await.map_err(plain)?;
+        for (threads, p99s) in [(1, &mut raw.lone_p99), (WRITERS as usize, &mut raw.many_p99)] {
+            let times = durable_files(&folder.path().join(format!("raw-{threads}")), threads, commits)?;
+            p99s.push(p99(&mut times.iter().map(|time| time.as_secs_f64() * 1e3).collect::<Vec<_>>()));
+        }
+        // Files that were deleted a moment ago make new ones slow on some file systems.
+        kept.push(folder);
+    }
+    kept.into_iter().try_for_each(tempfile::TempDir::close)?;
+    measured.report(plan, "file")?;
+    raw.report_p99(plan, "log.p99.raw", "files of 4 KiB, synced and named durably by 64 threads; limit: one thread")
+}
+
 async fn open(url: &str, settings: Vec<(String, String)>) -> Res<Engine> {
     Ok(Engine::open(&url.parse()?, OpenMode::Create, settings, SystemAmbient::shared()).await?)
 }
@@ -93,10 +107,17 @@ fn plain(error: Box<dyn Error + Send + Sync>) -> Box<dyn Error> {
     error
 }
 
+impl Plan {
+    /// Commits of each writer.
+    fn commits(&self) -> u64 {
+        if self.quick { 10 } else { 50 }
+    }
+}
+
 impl Measured {
     /// One writer, then many, on one store.
     async fn run(&mut self, plan: &Plan, engine: &Engine) -> Sent<()> {
-        let commits = if plan.quick { 10 } else { 50 };
+        let commits = plan.commits();
         // What is made once, such as folders, is nobody's to wait for.
         writer(engine, 0, 0, 3).await?;
         let started = Instant::now();
@@ -123,10 +144,13 @@ impl Measured {
         let note = format!("{WRITERS} writers in one process; limit: one writer");
         let (value, limit) = (median(&self.many), median(&self.lone));
         plan.report(&format!("log.commits.{store}"), &note, |row, note| row.beside(value, limit, value / limit, note))?;
+        self.report_p99(plan, &format!("log.p99.{store}"), &note)
+    }
+
+    fn report_p99(&self, plan: &Plan, name: &str, note: &str) -> Res<()> {
         let (value, limit) = (median(&self.many_p99), median(&self.lone_p99));
         let ratios: Vec<f64> = self.many_p99.iter().zip(&self.lone_p99).map(|(many, lone)| many / lone).collect();
-        let ratio = median(&ratios);
-        plan.report(&format!("log.p99.{store}"), &note, |row, note| row.beside(value, limit, ratio, note))
+        plan.report(name, note, |row, note| row.beside(value, limit, median(&ratios), note))
     }
 }
 

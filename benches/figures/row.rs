@@ -68,6 +68,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("plan.fsdp_rank.ms", "plan", "ms", AtMost(50.0)),
     row("log.commits.file", "log", "commits/s", AtLeast(4.0)),
     row("log.p99.file", "log", "ms", AtMost(4.0)),
+    row("log.p99.raw", "log", "ms", Free),
     row("log.commits.seaweed", "log", "commits/s", AtLeast(4.0)),
     row("log.p99.seaweed", "log", "ms", AtMost(4.0)),
     row("log.open", "log", "s", AtMost(1.0)),

@@ -15,6 +15,9 @@ pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// A computation: hashing, coding, parsing.
 pub type Job = Box<dyn FnOnce() + Send>;
 
+/// Bytes that are hashed or parsed where they are: 32 KiB, some 20 µs of hashing and 100 of parsing.
+const FEW_BYTES: usize = 32 << 10;
+
 /// Time, chance, waiting and threads.
 pub trait Ambient: fmt::Debug + Send + Sync + 'static {
     /// Milliseconds since 1970. For people; nothing may depend on its order.
@@ -59,6 +62,12 @@ impl dyn Ambient {
         let (job, returned) = returning(job);
         self.compute(job);
         returned.await
+    }
+
+    /// Runs `job`, which goes over `bytes` bytes: on the pool as [`computed`](Self::computed) does, or here where they
+    /// are so few that to hand them over would take as long.
+    pub async fn computed_over<T: Send + 'static>(&self, bytes: usize, job: impl FnOnce() -> T + Send + 'static) -> T {
+        if bytes <= FEW_BYTES { job() } else { self.computed(job).await }
     }
 
     /// Runs `job`, which waits for a disk or a socket, and waits for what it returns.

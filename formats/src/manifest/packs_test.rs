@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::samples::{damaged, digest};
+use super::super::samples::{damaged, digest, written};
 use super::*;
 
 fn packs(count: u64) -> Vec<PackRow> {
@@ -33,7 +33,7 @@ proptest! {
 fn version_1_is_still_read_and_still_written() {
     let fixture = Bytes::from_static(include_bytes!("../../fixtures/packs-1.parquet"));
     assert_eq!(read_packs(&fixture).unwrap(), packs(6));
-    assert_eq!(write_packs(&packs(6)).unwrap(), fixture, "the same rows gave other bytes");
+    assert_eq!(write_packs(&packs(6)).unwrap(), written!("packs-1"), "the same rows gave other bytes");
 }
 
 #[test]

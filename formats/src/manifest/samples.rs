@@ -2,6 +2,15 @@
 //!
 //! Must never change the fixed ones: the fixtures of version 1 were written from them.
 
+/// The bytes that a fixture's rows are written as since lists of few rows are not compressed.
+macro_rules! written {
+    ($fixture:literal) => {
+        bytes::Bytes::from_static(include_bytes!(concat!("../../fixtures/plain/", $fixture, ".parquet")))
+    };
+}
+
+pub(super) use written;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

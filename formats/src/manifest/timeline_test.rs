@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::samples::damaged;
+use super::super::samples::{damaged, written};
 use super::*;
 
 pub(crate) fn span(phase: Phase, number: u64) -> Span {
@@ -46,7 +46,7 @@ proptest! {
 fn version_1_is_still_read_and_still_written() {
     let fixture = Bytes::from_static(include_bytes!("../../fixtures/timeline-1.parquet"));
     assert_eq!(read_timeline(&fixture).unwrap(), timeline(4));
-    assert_eq!(write_timeline(&timeline(4)).unwrap(), fixture, "the same spans gave other bytes");
+    assert_eq!(write_timeline(&timeline(4)).unwrap(), written!("timeline-1"), "the same spans gave other bytes");
 }
 
 #[test]

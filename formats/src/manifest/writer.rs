@@ -23,6 +23,10 @@ const CREATED_BY: &str = "gigastore version 1";
 /// zstd level of all pages: 3, its default; manifests are read more often than written, and decode at the same speed.
 const ZSTD_LEVEL: i32 = 3;
 
+/// Rows from which pages are compressed: 64. To set up zstd for each of a dozen columns takes longer than to write or
+/// read a short list, which is a few KiB either way.
+const COMPRESSED_ROWS: usize = 64;
+
 /// Rows of a page: 1,024, so that a reader with the page index decodes about 100 KiB to find one row.
 const PAGE_ROWS: usize = 1024;
 
@@ -45,7 +49,8 @@ pub(super) fn write_rows<R: WrittenRow>(head: &Head, rows: &[R]) -> Result<Vec<u
     let (used, fields): (Vec<usize>, Vec<Field>) =
         R::fields().into_iter().enumerate().filter(|(_, field)| !unused.contains(&field.name().as_str())).unzip();
     let schema = Arc::new(Schema::new(fields));
-    let options = ArrowWriterOptions::new().with_properties(properties::<R>(head)?).with_skip_arrow_metadata(true);
+    let options =
+        ArrowWriterOptions::new().with_properties(properties::<R>(head, rows.len())?).with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options)?;
     let mut rest = rows;
     while !rest.is_empty() {
@@ -81,12 +86,16 @@ fn row_group_len<R: WrittenRow>(rows: &[R]) -> usize {
     weights.take_while(|sum| *sum <= ROW_GROUP_WEIGHT).count().max(1)
 }
 
-fn properties<R: WrittenRow>(head: &Head) -> Result<WriterProperties, ManifestError> {
+fn properties<R: WrittenRow>(head: &Head, rows: usize) -> Result<WriterProperties, ManifestError> {
+    let compression = match rows {
+        0..COMPRESSED_ROWS => Compression::UNCOMPRESSED,
+        _ => Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?),
+    };
     let found_by = ColumnPath::from(R::FOUND_BY);
     let pairs = head.pairs().into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
     let mut builder = WriterProperties::builder()
         .set_created_by(CREATED_BY.to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_compression(compression)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(WRITE_BATCH)

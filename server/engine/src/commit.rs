@@ -196,8 +196,8 @@ impl Engine {
         if actual > MAX_MANIFEST_BYTES {
             return Err(CommitError::TooLong { actual });
         }
-        let hashed = self.ambient.computed(move || (GroupTree::of(GroupSize::File, &bytes), bytes));
-        let (tree, bytes) = hashed.await;
+        let hash = move || (GroupTree::of(GroupSize::File, &bytes), bytes);
+        let (tree, bytes) = self.ambient.computed_over(actual as usize, hash).await;
         let object = Stored { digest: tree.root(), epoch };
         self.store_content(project, ObjectKind::Manifest, object, actual, Body::Whole(vec![bytes.into()])).await?;
         Ok(Index::new(object, &tree))

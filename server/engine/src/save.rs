@@ -106,7 +106,7 @@ impl Engine {
     /// Takes the part of one rank: which slices it has, and where they lie. The same part may come again.
     pub async fn put_part(&self, project: &ProjectName, save: TxnId, rank: u32, bytes: Bytes) -> Result<(), SaveError> {
         let copy = bytes.clone();
-        let part = self.ambient.computed(move || read_part(&copy)).await;
+        let part = self.ambient.computed_over(copy.len(), move || read_part(&copy)).await;
         let part = part.map_err(|source| SaveError::Part { rank, source })?;
         if part.meta.rank != rank || rank >= part.meta.world_size {
             let expected = format!("{rank}, below the world size {}", part.meta.world_size);

@@ -109,7 +109,7 @@ impl Log {
     }
 
     /// Writes until nobody waits.
-    async fn write_all(&self) {
+    async fn write_all(self: &Arc<Self>) {
         let _writing = Writing(self);
         let mut waiting = Vec::new();
         loop {
@@ -123,7 +123,7 @@ impl Log {
     }
 
     /// Reads to the tail, and tries to fill the slot after it for those who wait; returns those who still do.
-    async fn write(&self, waiting: Vec<Waiting>) -> Vec<Waiting> {
+    async fn write(self: &Arc<Self>, waiting: Vec<Waiting>) -> Vec<Waiting> {
         let state = match self.refresh_to_write().await {
             Ok(state) => state,
             Err(error) => {

@@ -10,9 +10,11 @@ use gigastore_formats::collect::Fence;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::{LATEST, Name, Selector};
 use gigastore_formats::record::{Commit, Record, Sort, TxnId};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-/// The state of a project after record [`seq`](Self::seq).
+/// The state of a project after record [`seq`](Self::seq). Its large maps are shared by all clones: whoever holds an older
+/// state, such as each commit under way, costs the next record no copy of them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
@@ -27,9 +29,9 @@ pub struct State {
     #[serde(default)]
     pub fences: Vec<Fence>,
     /// Runs and datasets.
-    pub names: BTreeMap<Name, Named>,
+    pub names: OrdMap<Name, Named>,
     /// Every transaction seen, and what became of it.
-    pub(super) txns: BTreeMap<TxnId, Outcome>,
+    pub(super) txns: OrdMap<TxnId, Outcome>,
 }
 
 /// A run or dataset.
@@ -38,7 +40,7 @@ pub struct Named {
     /// Which of the two.
     pub sort: Sort,
     /// Live steps or versions.
-    pub live: BTreeMap<u64, Arc<Live>>,
+    pub live: OrdMap<u64, Arc<Live>>,
     /// Tags that people set, each at a live step or version.
     pub tags: BTreeMap<Name, u64>,
     /// Pinned steps or versions, all live.
@@ -114,14 +116,7 @@ impl fmt::Display for VoidReason {
 impl State {
     /// Returns the state before the first record.
     pub fn origin() -> Self {
-        Self {
-            seq: 0,
-            head: Record::origin(),
-            epoch: 0,
-            fences: Vec::new(),
-            names: BTreeMap::new(),
-            txns: BTreeMap::new(),
-        }
+        Self { seq: 0, head: Record::origin(), epoch: 0, fences: Vec::new(), names: OrdMap::new(), txns: OrdMap::new() }
     }
 
     /// Returns what became of a transaction; `None` where no record has it.
@@ -148,7 +143,7 @@ impl State {
 
 impl Named {
     pub(super) fn new(sort: Sort) -> Self {
-        let (live, tags, pins) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (live, tags, pins) = (OrdMap::new(), BTreeMap::new(), BTreeSet::new());
         Self { sort, live, tags, pins, highest: 0, policy: None }
     }
 

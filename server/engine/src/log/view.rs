@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::{self, StreamExt};
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::digest::Digest;
@@ -60,43 +61,71 @@ pub(crate) struct Log {
     pub(super) project: ProjectName,
     state: Mutex<Arc<State>>,
     pub(super) queue: Mutex<Queue>,
-    /// Held while the state moves, so that many readers in one process ask the store once.
+    /// Held while the state moves.
     moving: futures::lock::Mutex<()>,
-    /// Refreshes that were started, and the last of them that succeeded.
-    started: AtomicU64,
-    refreshed: AtomicU64,
+    refreshes: Mutex<Refreshes>,
     /// The newest folded state that this process read or wrote.
     folded: AtomicU64,
+}
+
+/// A refresh that many wait for; none where it failed.
+type Refresh = Shared<BoxFuture<'static, Option<Arc<State>>>>;
+
+/// Refreshes under way, so that many readers in one process ask the store once.
+#[derive(Default, Debug)]
+struct Refreshes {
+    /// It may have read the tail before whoever comes now.
+    running: Option<Refresh>,
+    /// It begins when that one has ended.
+    next: Option<Refresh>,
 }
 
 impl Log {
     pub(crate) fn new(objects: Objects, ambient: Arc<dyn Ambient>, project: ProjectName) -> Self {
         let state = Mutex::new(Arc::new(State::origin()));
         let moving = futures::lock::Mutex::new(());
-        let (queue, started, refreshed, folded) = Default::default();
-        Self { objects, ambient, project, state, queue, moving, started, refreshed, folded }
+        let (queue, refreshes, folded) = Default::default();
+        Self { objects, ambient, project, state, queue, moving, refreshes, folded }
     }
 
     /// Reads the log to its tail and returns the state there, which is at least as new as the call.
     ///
     /// Of many that ask at once (the ranks of a large save that wait for its commit) one reads for all that came before
-    /// it started.
-    pub(crate) async fn refresh(&self) -> Result<Arc<State>, LogError> {
-        let came = self.started.load(Ordering::SeqCst);
-        let _moving = self.moving.lock().await;
-        if self.refreshed.load(Ordering::SeqCst) > came {
-            return Ok(self.seen());
+    /// it started, and all are told together.
+    pub(crate) async fn refresh(self: &Arc<Self>) -> Result<Arc<State>, LogError> {
+        match self.join_refresh().await {
+            Some(state) => Ok(state),
+            // Each has an error of its own.
+            None => self.read_to_tail().await,
         }
-        let started = self.started.fetch_add(1, Ordering::SeqCst) + 1;
-        let state = self.read_to_tail().await?;
-        self.refreshed.store(started, Ordering::SeqCst);
-        Ok(state)
+    }
+
+    /// Returns a refresh that has not begun to read.
+    fn join_refresh(self: &Arc<Self>) -> Refresh {
+        let mut refreshes = self.refreshes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Refreshes { running, next } = &mut *refreshes;
+        let (slot, before) = match running {
+            Some(running) => (next, Some(running.clone())),
+            None => (running, None),
+        };
+        slot.get_or_insert_with(|| Arc::clone(self).refresh_after(before).boxed().shared()).clone()
+    }
+
+    async fn refresh_after(self: Arc<Self>, before: Option<Refresh>) -> Option<Arc<State>> {
+        if let Some(before) = before {
+            // Who waited for it may have gone away; then it goes on here.
+            before.await;
+        }
+        let state = self.read_to_tail().await.ok();
+        let mut refreshes = self.refreshes.lock().unwrap_or_else(PoisonError::into_inner);
+        refreshes.running = refreshes.next.take();
+        state
     }
 
     /// Like [`refresh`](Self::refresh), for who will write after the state. What this process has seen before must
     /// still stand: it is forgotten where the log was lost and rebuilt meanwhile, as a record after it would join two
     /// logs.
-    pub(super) async fn refresh_to_write(&self) -> Result<Arc<State>, LogError> {
+    pub(super) async fn refresh_to_write(self: &Arc<Self>) -> Result<Arc<State>, LogError> {
         let before = self.seen();
         let stands = async {
             match before.seq {
@@ -117,6 +146,7 @@ impl Log {
     }
 
     async fn read_to_tail(&self) -> Result<Arc<State>, LogError> {
+        let _moving = self.moving.lock().await;
         if self.seen().seq == 0
             && let Some(folded) = self.load_folded(u64::MAX).await?
         {

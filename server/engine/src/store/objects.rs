@@ -203,9 +203,13 @@ impl Objects {
     /// Makes the names of objects durable that others may have stored a moment ago, where they are files.
     pub(crate) async fn keep_names(&self, keys: Vec<String>) -> Result<(), StoreError> {
         let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let new: Vec<String> = keys.into_iter().filter(|key| !folder.is_kept(&folder.file(key))).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
         let keep = move || {
-            let kept = |key: &String| folder.keep(&folder.file(key)).map_err(|error| (key.clone(), error));
-            keys.iter().try_for_each(kept)
+            let kept = |key: String| folder.keep(&folder.file(&key)).map_err(|error| (key, error));
+            new.into_iter().try_for_each(kept)
         };
         let kept = self.ambient.waited(keep).await;
         kept.map_err(|(key, error)| StoreError::sort(&key, folder_error(error)))
