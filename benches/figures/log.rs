@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -27,10 +27,14 @@ use gigastore_tests::weed::Ports;
 
 use crate::clock::median;
 use crate::served::weed;
+use crate::stores::{Limited, Pace};
 use crate::{Plan, Res};
 
 /// Writers at once, each of a dataset of its own: a service of a busy cluster.
 const WRITERS: u64 = 64;
+
+/// How long a distant store takes for a request: 20 ms, as S3 does for small objects in its own region.
+const LATENCY: Duration = Duration::from_millis(20);
 
 /// Where the log lies in the S3 server.
 const URL: &str = "s3://gigastore/log";
@@ -61,6 +65,14 @@ pub(crate) async fn log(plan: &Plan) -> Res<()> {
             measured.run(plan, &open(URL, weed.settings()).await?).await.map_err(plain)?;
         }
         measured.report(plan, "seaweed")?;
+    }
+    if plan.wants_any("log.commits.remote") || plan.wants_any("log.p99.remote") {
+        let mut measured = Measured::default();
+        for _ in 0..plan.runs() {
+            let store = Limited::memory(Pace { latency: LATENCY, ..Pace::default() });
+            measured.run(plan, &store.engine().await?).await.map_err(plain)?;
+        }
+        measured.report(plan, "remote")?;
     }
     if plan.wants("log.open") {
         long_log(plan).await?;

@@ -71,6 +71,8 @@ pub(crate) const ROWS: &[Row] = &[
     row("log.p99.raw", "log", "ms", Free),
     row("log.commits.seaweed", "log", "commits/s", AtLeast(4.0)),
     row("log.p99.seaweed", "log", "ms", AtMost(4.0)),
+    row("log.commits.remote", "log", "commits/s", AtLeast(4.0)),
+    row("log.p99.remote", "log", "ms", AtMost(4.0)),
     row("log.open", "log", "s", AtMost(1.0)),
     row("log.collect", "log", "s", AtMost(60.0)),
     row("async.stall", "async", "ms", AtMost(1.15)),

@@ -22,7 +22,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Res;
 
@@ -33,7 +33,7 @@ const PIECE_BYTES: usize = 256 << 10;
 const READ_BYTES: u64 = 8 << 20;
 const AT_ONCE: usize = 4;
 
-/// What a store gives at most, in bytes a second; none means no limit.
+/// What a store gives at most, in bytes a second, and how soon; none means no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pace {
     /// To each request that reads.
@@ -42,6 +42,8 @@ pub(crate) struct Pace {
     pub(crate) reads: Option<f64>,
     /// To all that write.
     pub(crate) writes: Option<f64>,
+    /// Between a request that reads or writes and its effect.
+    pub(crate) latency: Duration,
 }
 
 /// A store with limits, which counts what is read of it. Clones share store, limits and count.
@@ -106,6 +108,12 @@ impl Limited {
         GetResult { payload: GetResultPayload::Stream(paced.boxed()), meta, range, attributes, extensions }
     }
 
+    async fn arrived(&self) {
+        if !self.pace.latency.is_zero() {
+            sleep(self.pace.latency).await;
+        }
+    }
+
     async fn written(&self, bytes: usize) {
         if let Some(due) = due(&self.line.writes_free, self.pace.writes, bytes) {
             sleep_until(due).await;
@@ -139,6 +147,7 @@ impl fmt::Display for Limited {
 #[async_trait]
 impl ObjectStore for Limited {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.arrived().await;
         self.written(payload.content_length()).await;
         self.inner.put_opts(location, payload, opts).await
     }
@@ -149,6 +158,7 @@ impl ObjectStore for Limited {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.arrived().await;
         let head = options.head;
         let answer = self.inner.get_opts(location, options).await?;
         Ok(if head { answer } else { self.paced(answer) })
