@@ -12,6 +12,7 @@
 //! | `sink.rs` | where the bytes of a restore go |
 //! | `read.rs` | planned ranges of packs, as many at once as is best |
 //! | `delivery.rs` | the groups of one read, verified, into sinks |
+//! | `huge.rs` | huge pages for memory of the allocator's |
 //! | `gather.rs` | a range of a file, verified, into one buffer |
 //! | `leased.rs` | a part of such a file, looked at where the system keeps it |
 //! | `local.rs` | stored objects that are files of this machine |
@@ -30,6 +31,7 @@ pub mod copy;
 mod delivery;
 pub(crate) mod gather;
 pub(crate) mod hash;
+pub(crate) mod huge;
 mod leased;
 pub(crate) mod local;
 mod mark;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use gigastore_formats::order::{SampleHasher, Seen, Segment};
-use gigastore_formats::table::tokens::TokenSlice;
+use gigastore_formats::table::tokens::{TokenSlice, TokenWidth};
 
 use super::options::{Columns, StreamError};
 use super::shelf::{Reused, Shelf};
@@ -14,6 +14,9 @@ use super::window::Window;
 
 /// Buffers of batches that are kept when nobody uses them: 16, twice those that are made ahead.
 const KEPT_BATCHES: usize = 16;
+
+/// Pieces of documents that room is made for in each sample: four, as much as one of half-long documents has.
+const PIECES_A_SAMPLE: usize = 4;
 
 /// The position of a sample that is nothing but padding.
 pub const FILLER: i64 = -1;
@@ -62,14 +65,19 @@ impl Filler {
     }
 
     /// Starts a batch with room for so many samples.
-    pub(super) fn batch(&self, step: u64, samples: u32) -> Batch {
+    pub(super) fn batch(&mut self, step: u64, samples: u32) -> Batch {
+        self.bytes.reserve(self.seq_len.unwrap_or(0) as usize * TokenWidth::U16.bytes());
         let tokens = samples as usize * self.seq_len.unwrap_or(0) as usize;
         let extra = |wanted: bool| if wanted { tokens } else { 0 };
         Batch {
             step,
             seq_len: self.seq_len,
             tokens: self.shelf.take(tokens),
-            cu_seqlens: vec![0],
+            cu_seqlens: {
+                let mut borders = Vec::with_capacity(samples as usize * PIECES_A_SAMPLE + 1);
+                borders.push(0);
+                borders
+            },
             position_ids: match self.columns.position_ids {
                 true => self.shelf.take(tokens),
                 false => Reused::default(),

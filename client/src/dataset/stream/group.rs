@@ -37,6 +37,13 @@ pub(super) struct Group {
     counts: Option<Bytes>,
 }
 
+impl Group {
+    /// Returns how many tokens it is planned to have, and the bytes of them that were read.
+    pub(super) fn claim(&self) -> (u64, usize) {
+        (self.tokens, self.chunk.as_ref().map_or(0, Bytes::len))
+    }
+}
+
 /// What is wanted of row groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Wanted {

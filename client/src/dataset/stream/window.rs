@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::order::{Epoch, Segment, SourceOrder, WindowKey, WindowPlan};
-use gigastore_formats::table::tokens::{Documents, TokenWidth};
+use gigastore_formats::table::tokens::{Documents, TokenBuffer, TokenWidth};
 
 use super::super::index::IndexedDataset;
 use super::explain::ExplainedPiece;
 use super::group::{Group, Wanted};
 use super::options::{OnDamage, StreamError};
+use crate::transfer::huge;
 
 /// Bytes that are kept of a document beside its tokens: start, length, and on average one piece of a sample and a half
 /// of its end, 24 in all; and its place in the order while that is being made.
@@ -153,6 +154,11 @@ impl Source {
         damage: OnDamage,
     ) -> Result<Window, StreamError> {
         let mut documents = self.empty(self.width());
+        documents.reserve(groups.iter().map(Group::claim));
+        match &mut documents.tokens {
+            TokenBuffer::U16(tokens) => huge::ask(tokens),
+            TokenBuffer::U32(tokens) => huge::ask(tokens),
+        }
         let mut lengths = Vec::new();
         for group in groups {
             self.decode_group(&group, damage, &mut documents, &mut lengths)?;

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::chunk::expected;
+
 /// How many bytes a token takes in memory and in our files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -176,6 +178,16 @@ impl Documents {
     /// Starts without documents.
     pub const fn new(width: TokenWidth) -> Self {
         Self { tokens: TokenBuffer::new(width), ends: Vec::new() }
+    }
+
+    /// Makes room for the tokens of chunks that are read next, each given by the tokens it is said to have and its
+    /// bytes: at once, as room that grows is copied.
+    pub fn reserve(&mut self, chunks: impl Iterator<Item = (u64, usize)>) {
+        let more = chunks.map(|(claimed, bytes)| expected(claimed, bytes)).fold(0, usize::saturating_add);
+        match &mut self.tokens {
+            TokenBuffer::U16(tokens) => tokens.reserve(more),
+            TokenBuffer::U32(tokens) => tokens.reserve(more),
+        }
     }
 
     /// Returns the number of documents.

@@ -13,6 +13,12 @@ use super::values::{Dictionary, Token, ValueFault, ValueKind, read_values};
 /// keeps half a byte of a token; what takes less grows as it is read.
 const TOKENS_A_BYTE: usize = 4;
 
+/// Returns the tokens that room is made for before a chunk of `bytes` bytes is read that claims to have so many: a claim
+/// alone must not cost memory.
+pub(super) fn expected(claimed: u64, bytes: usize) -> usize {
+    bytes.saturating_mul(TOKENS_A_BYTE).min(usize::try_from(claimed).unwrap_or(usize::MAX))
+}
+
 /// Why a chunk is not read.
 #[derive(Debug)]
 pub(super) enum ChunkFault {
@@ -48,7 +54,7 @@ impl<'a> ChunkReader<'a> {
     /// Appends its values, and the ends of its rows where they are lists.
     pub(super) fn read<T: Token>(&mut self, tokens: &mut Vec<T>, ends: &mut Vec<u32>) -> Result<(), ChunkFault> {
         let (first_token, first_end) = (tokens.len(), ends.len());
-        tokens.reserve((self.facts.values as usize).min(self.bytes.len().saturating_mul(TOKENS_A_BYTE)));
+        tokens.reserve(expected(self.facts.values, self.bytes.len()));
         let limit = self.column.max.min(T::MAX);
         let kind = ValueKind { stored: self.column.stored, limit };
         let mut rows = self.column.empty.map(|empty| Rows::new(self.rows, self.column.definition, empty));
