@@ -31,12 +31,14 @@ const ZSTD: &str = "gigastore_data, zstd";
 const UNCOMPRESSED: &str = "gigastore_data, uncompressed";
 
 /// Rows that are measured in turns: the row, whose tokens, and whose they stand beside.
-const ROWS: [(&str, &str, &str); 8] = [
+const ROWS: [(&str, &str, &str); 10] = [
     ("data.zstd", ZSTD, LIMIT),
     ("data.uncompressed", UNCOMPRESSED, LIMIT),
     ("data.beside_litdata", ZSTD, "lit_data"),
+    ("data.beside_litdata.uncompressed", UNCOMPRESSED, "lit_data"),
     ("data.beside_pyarrow", ZSTD, "row_groups"),
     ("data.peers.numpy_viewed", "numpy_viewed", LIMIT),
+    ("data.peers.litdata_stacked", "lit_data_stacked", LIMIT),
     ("data.peers.hf_arrow", "hf_arrow", LIMIT),
     ("data.peers.hf_parquet", "hf_parquet", LIMIT),
     ("data.peers.mosaic", "mosaic", LIMIT),

@@ -1,4 +1,4 @@
-"""LitData: its TokensLoader on chunks that it wrote, shuffled; batches are stacked here, faster than by its loader."""
+"""LitData as it is documented: its TokensLoader on chunks that it wrote, shuffled, under its StreamingDataLoader."""
 
 import functools
 import pathlib
@@ -34,12 +34,13 @@ def make(corpus, work):
     )
 
 
-def batches(corpus, work, epoch):
+def samples(work, epoch):
     folder = str(pathlib.Path(work) / "litdata")
-    dataset = litdata.StreamingDataset(folder, item_loader=TokensLoader(SEQ_LEN), shuffle=True, seed=epoch)
-    samples = []
-    for sample in dataset:
-        samples.append(sample)
-        if len(samples) == BATCH_SIZE:
-            yield torch.stack(samples).to(torch.int64)
-            samples = []
+    return litdata.StreamingDataset(
+        folder, item_loader=TokensLoader(SEQ_LEN), shuffle=True, drop_last=True, seed=epoch
+    )
+
+
+def batches(corpus, work, epoch):
+    for batch in litdata.StreamingDataLoader(samples(work, epoch), batch_size=BATCH_SIZE, num_workers=0, drop_last=True):
+        yield batch.to(torch.int64)
