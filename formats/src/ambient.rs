@@ -15,7 +15,7 @@ pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// A computation: hashing, coding, parsing.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Bytes that are hashed or parsed where they are: 32 KiB, some 20 µs of hashing and 100 of parsing.
+/// Bytes that are hashed where they are: 32 KiB, some 20 µs.
 const FEW_BYTES: usize = 32 << 10;
 
 /// Time, chance, waiting and threads.
@@ -64,7 +64,7 @@ impl dyn Ambient {
         returned.await
     }
 
-    /// Runs `job`, which goes over `bytes` bytes: on the pool as [`computed`](Self::computed) does, or here where they
+    /// Runs `job`, which hashes or copies `bytes` bytes: on the pool as [`computed`](Self::computed) does, or here where they
     /// are so few that to hand them over would take as long.
     pub async fn computed_over<T: Send + 'static>(&self, bytes: usize, job: impl FnOnce() -> T + Send + 'static) -> T {
         if bytes <= FEW_BYTES { job() } else { self.computed(job).await }

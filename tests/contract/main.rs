@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
 mod again;
+mod cancelled;
 mod collect;
 mod commits;
 mod committers;

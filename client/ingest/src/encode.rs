@@ -90,13 +90,21 @@ pub enum TokenizerError {
         option: &'static str,
     },
     /// Nothing says which token ends a text.
-    #[error("{path} does not say which token ends a text ({candidates:?} could): pass --eos TOKEN, or --eos none")]
+    #[error("{path} does not say which token ends a text{}: pass --eos TOKEN, or --eos none", could(candidates))]
     NoEos {
         /// The file.
         path: String,
         /// Special tokens with such names.
         candidates: Vec<String>,
     },
+}
+
+/// Names the tokens that could end a text, where there are some.
+fn could(candidates: &[String]) -> String {
+    match candidates {
+        [] => String::new(),
+        some => format!(" (perhaps {})", some.join(" or ")),
+    }
 }
 
 /// Why a document can't be tokenized.

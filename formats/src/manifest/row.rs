@@ -63,7 +63,7 @@ pub(super) trait WrittenRow: Row {
     fn weight(&self) -> u64;
 
     /// Returns those of [`OPTIONAL`](Row::OPTIONAL) that no row has a value for: they are left out, so that rows that
-    /// an older program could have written give the bytes that it gave.
+    /// an older program could have written have the columns that it gave them.
     fn unused(_rows: &[Self]) -> Vec<&'static str> {
         Vec::new()
     }

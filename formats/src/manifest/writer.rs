@@ -17,15 +17,15 @@ use super::ManifestError;
 use super::head::Head;
 use super::row::{ROW_GROUP_ROWS, WrittenRow};
 
-/// Who wrote the file: the format's version, not the program's, so that a new program writes the same bytes.
+/// Who wrote the file: the format's version, not the program's, so that programs that write alike write the same bytes.
 const CREATED_BY: &str = "gigastore version 1";
 
 /// zstd level of all pages: 3, its default; manifests are read more often than written, and decode at the same speed.
 const ZSTD_LEVEL: i32 = 3;
 
-/// Rows from which pages are compressed: 64. To set up zstd for each of a dozen columns takes longer than to write or
-/// read a short list, which is a few KiB either way.
-const COMPRESSED_ROWS: usize = 64;
+/// Weight of rows from which pages are compressed: 32 KiB, some 60 slices. To set up zstd for each of a dozen columns
+/// takes longer than to write or read a shorter list.
+const COMPRESSED_WEIGHT: u64 = 32 << 10;
 
 /// Rows of a page: 1,024, so that a reader with the page index decodes about 100 KiB to find one row.
 const PAGE_ROWS: usize = 1024;
@@ -49,8 +49,9 @@ pub(super) fn write_rows<R: WrittenRow>(head: &Head, rows: &[R]) -> Result<Vec<u
     let (used, fields): (Vec<usize>, Vec<Field>) =
         R::fields().into_iter().enumerate().filter(|(_, field)| !unused.contains(&field.name().as_str())).unzip();
     let schema = Arc::new(Schema::new(fields));
+    let weight = rows.iter().fold(0u64, |sum, row| sum.saturating_add(row.weight()));
     let options =
-        ArrowWriterOptions::new().with_properties(properties::<R>(head, rows.len())?).with_skip_arrow_metadata(true);
+        ArrowWriterOptions::new().with_properties(properties::<R>(head, weight)?).with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options)?;
     let mut rest = rows;
     while !rest.is_empty() {
@@ -86,9 +87,9 @@ fn row_group_len<R: WrittenRow>(rows: &[R]) -> usize {
     weights.take_while(|sum| *sum <= ROW_GROUP_WEIGHT).count().max(1)
 }
 
-fn properties<R: WrittenRow>(head: &Head, rows: usize) -> Result<WriterProperties, ManifestError> {
-    let compression = match rows {
-        0..COMPRESSED_ROWS => Compression::UNCOMPRESSED,
+fn properties<R: WrittenRow>(head: &Head, weight: u64) -> Result<WriterProperties, ManifestError> {
+    let compression = match weight {
+        0..COMPRESSED_WEIGHT => Compression::UNCOMPRESSED,
         _ => Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?),
     };
     let found_by = ColumnPath::from(R::FOUND_BY);

@@ -130,6 +130,7 @@ impl Engine {
             self.set_tag(project, tag_txn(txn), name, tag, number).await?;
         }
         let state = self.state(project).await?;
+        self.log(project).keep(&state).await?;
         let gone = || CommitError::DroppedSince { name: name.clone(), number };
         Ok(Committed { info: info(&state, name, number).ok_or_else(gone)?, existed: true })
     }

@@ -89,6 +89,9 @@ impl Engine {
             state = self.state(project).await?;
         }
         let existing = info(&state, &request.run, request.step);
+        if existing.is_some() {
+            self.log(project).keep(&state).await?;
+        }
         Ok(Session { save, epoch: state.epoch, existing })
     }
 
@@ -106,7 +109,7 @@ impl Engine {
     /// Takes the part of one rank: which slices it has, and where they lie. The same part may come again.
     pub async fn put_part(&self, project: &ProjectName, save: TxnId, rank: u32, bytes: Bytes) -> Result<(), SaveError> {
         let copy = bytes.clone();
-        let part = self.ambient.computed_over(copy.len(), move || read_part(&copy)).await;
+        let part = self.ambient.computed(move || read_part(&copy)).await;
         let part = part.map_err(|source| SaveError::Part { rank, source })?;
         if part.meta.rank != rank || rank >= part.meta.world_size {
             let expected = format!("{rank}, below the world size {}", part.meta.world_size);
@@ -132,14 +135,16 @@ impl Engine {
         loop {
             let state = self.state(project).await.map_err(SaveError::from).map_err(FinishError::from)?;
             if let Some(Outcome::Took(_)) = state.outcome(save) {
-                return Ok(self.finished(&state, save_request, false)?);
+                return Ok(self.finished(&state, save_request, false).await?);
             }
             let waited = self.ambient.monotonic().saturating_sub(started);
             if looks % LOOKS_BEFORE_TAKEOVER == 0 || waited >= deadline {
                 match self.ended(project, save).await? {
                     Some(None) => return Err(FinishError::Aborted.into()),
                     // Its content was live before, so that no record has this save.
-                    Some(Some(seq)) if seq <= state.seq => return Ok(self.finished(&state, save_request, true)?),
+                    Some(Some(seq)) if seq <= state.seq => {
+                        return Ok(self.finished(&state, save_request, true).await?);
+                    }
                     Some(Some(_)) | None => {}
                 }
                 let parts = self.list_parts(project, save).await?;
@@ -161,7 +166,8 @@ impl Engine {
     }
 
     /// Describes what a save came to.
-    fn finished(&self, state: &State, save: &SaveRequest, existed: bool) -> Result<Committed, FinishError> {
+    async fn finished(&self, state: &State, save: &SaveRequest, existed: bool) -> Result<Committed, FinishError> {
+        self.log(&save.project).keep(state).await.map_err(SaveError::from)?;
         // Dropped since: the save did take effect, and the log says what became of it.
         let dropped = || CommitError::DroppedSince { name: save.run.clone(), number: save.step };
         let info = info(state, &save.run, save.step).ok_or_else(dropped)?;

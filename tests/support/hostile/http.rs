@@ -32,7 +32,8 @@ pub fn answers(data: &[u8]) -> bool {
     let before = PANICS.load(Ordering::SeqCst);
     let said = say(address, data).expect("the service is there");
     assert_eq!(PANICS.load(Ordering::SeqCst), before, "the service panicked");
-    if let Some(rest) = said.strip_prefix(b"HTTP/1.1 ") {
+    // A client of version 1.0 is answered in that.
+    if let Some(rest) = said.strip_prefix(b"HTTP/1.1 ").or_else(|| said.strip_prefix(b"HTTP/1.0 ")) {
         assert!(!rest.starts_with(b"500"), "{}", String::from_utf8_lossy(&said));
         return rest.starts_with(b"20");
     }

@@ -40,7 +40,7 @@ impl Engine {
         let project = &request.project;
         check_tag(request.tag.as_ref())?;
         let copy = manifest.clone();
-        let dataset = self.ambient.computed_over(copy.len(), move || read_dataset(&copy)).await?;
+        let dataset = self.ambient.computed(move || read_dataset(&copy)).await?;
         let name = dataset.meta.name.clone();
         let state = self.state(project).await?;
         if state.outcome(request.txn).is_none() {

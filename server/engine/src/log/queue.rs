@@ -124,7 +124,12 @@ impl Log {
 
     /// Reads to the tail, and tries to fill the slot after it for those who wait; returns those who still do.
     async fn write(self: &Arc<Self>, waiting: Vec<Waiting>) -> Vec<Waiting> {
-        let state = match self.refresh_to_write().await {
+        let state = self.refresh_to_write().await;
+        let kept = match &state {
+            Ok(state) => self.keep(state).await,
+            Err(_) => Ok(()),
+        };
+        let state = match kept.and(state) {
             Ok(state) => state,
             Err(error) => {
                 fail(waiting, &Failed::Log(Arc::new(error)));

@@ -4,6 +4,7 @@
 //! record it stands on is the one it names. Must never take a record whose chain does not hold.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -108,18 +109,33 @@ impl Log {
             Some(running) => (next, Some(running.clone())),
             None => (running, None),
         };
-        slot.get_or_insert_with(|| Arc::clone(self).refresh_after(before).boxed().shared()).clone()
+        let begin = || {
+            let refresh = Arc::clone(self).refresh_after(before).boxed().shared();
+            // It goes on where all who wait for it have gone away: what it holds others need.
+            self.ambient.spawn(refresh.clone().map(drop).boxed());
+            refresh
+        };
+        slot.get_or_insert_with(begin).clone()
     }
 
     async fn refresh_after(self: Arc<Self>, before: Option<Refresh>) -> Option<Arc<State>> {
         if let Some(before) = before {
-            // Who waited for it may have gone away; then it goes on here.
             before.await;
         }
-        let state = self.read_to_tail().await.ok();
+        // A panic is that of whoever reads by itself then, and of nobody who comes later.
+        let read = AssertUnwindSafe(self.read_to_tail()).catch_unwind().await;
         let mut refreshes = self.refreshes.lock().unwrap_or_else(PoisonError::into_inner);
         refreshes.running = refreshes.next.take();
-        state
+        read.ok()?.ok()
+    }
+
+    /// Makes the record of a state durable, whoever wrote it: before what it says is acknowledged.
+    pub(crate) async fn keep(&self, state: &State) -> Result<(), LogError> {
+        if state.seq == 0 {
+            return Ok(());
+        }
+        let kept = self.objects.keep_names(vec![keys::record(&self.project, state.seq)]).await;
+        kept.map_err(|source| self.store_error(source))
     }
 
     /// Like [`refresh`](Self::refresh), for who will write after the state. What this process has seen before must

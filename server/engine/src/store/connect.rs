@@ -15,6 +15,7 @@ use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
 use object_store::signer::Signer;
 
+use super::folder;
 use super::open::{OpenError, OpenMode, StoreUrl};
 use super::uploads::Uploads;
 
@@ -89,17 +90,14 @@ fn cloud<T: ObjectStore + Signer>(store: T, prefix: Key) -> Connected {
 
 fn local(url: &StoreUrl, path: &Path, mode: OpenMode) -> Result<Connected, OpenError> {
     if mode == OpenMode::Create {
-        std::fs::create_dir_all(path).map_err(|source| OpenError::Folder { url: url.to_string(), source })?;
+        folder::make_store(path).map_err(|source| OpenError::Folder { url: url.to_string(), source })?;
     } else if !path.is_dir() {
         return Err(OpenError::Absent { url: url.to_string() });
     }
-    let store = LocalFileSystem::new_with_prefix(path);
+    // A link is followed once, so that all of this process goes to one folder.
+    let path = path.canonicalize().map_err(|source| OpenError::Folder { url: url.to_string(), source })?;
+    let store = LocalFileSystem::new_with_prefix(&path);
     let store = store.map_err(|source| OpenError::Setup { url: url.to_string(), source })?;
     // An acknowledged object must survive a power cut.
-    Ok(Connected {
-        store: Arc::new(store.with_fsync(true)),
-        signer: None,
-        folder: Some(path.to_owned()),
-        uploads: None,
-    })
+    Ok(Connected { store: Arc::new(store.with_fsync(true)), signer: None, folder: Some(path), uploads: None })
 }

@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code, reason = "Linux starts to write pages back with a call that no safe crate has")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -38,8 +38,8 @@ const KEPT_NAMES: usize = 1 << 16;
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Names of objects and folders that this process knows to be durable, with all above them. Folders are never
-    /// deleted, and a deleted object's name is not used again.
+    /// Names of folders, and of objects whose names are used once, that this process knows to be durable, with all
+    /// between them and the store. Forgotten where a folder turns out to be gone.
     kept: Mutex<HashSet<PathBuf>>,
 }
 
@@ -126,7 +126,9 @@ impl Folder {
     fn find(&self, path: &Path) -> io::Result<Option<Created>> {
         match fs::metadata(path) {
             Ok(found) if found.is_file() => {
-                self.keep(path)?;
+                // Of an announcement or a part that was swept and came again, an older knowledge would be none.
+                sync_folder(folder_of(path)?)?;
+                self.keep([folder_of(path)?])?;
                 Ok(Some(Created::Exists(found.len())))
             }
             Ok(_) => Err(io::Error::other(format!("{} is there and no object", path.display()))),
@@ -136,16 +138,24 @@ impl Folder {
         }
     }
 
-    /// Makes the name of a file or folder durable, whoever gave it, and those of the folders that it is in: each by a
-    /// sync of the folder around it, once.
-    pub(super) fn keep(&self, path: &Path) -> io::Result<()> {
+    /// Makes names durable, whoever gave them, and those of the folders that they are in: by one sync of each folder
+    /// around some of them.
+    pub(super) fn keep<'p>(&self, paths: impl IntoIterator<Item = &'p Path>) -> io::Result<()> {
         let new: Vec<&Path> = {
             let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            path.ancestors().take_while(|name| *name != self.path && !kept.contains(*name)).collect()
+            let unknown =
+                |path: &'p Path| path.ancestors().take_while(|name| *name != self.path && !kept.contains(*name));
+            paths.into_iter().flat_map(unknown).collect()
         };
-        new.iter().try_for_each(|name| sync_folder(folder_of(name)?))?;
+        let around: BTreeSet<&Path> = new.iter().map(|name| folder_of(name)).collect::<io::Result<_>>()?;
+        around.into_iter().try_for_each(sync_folder)?;
         self.know(new);
         Ok(())
+    }
+
+    /// Forgets what was known: a folder is gone, and what was known of others may be as wrong.
+    fn forget(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Tells whether the name of a file is known to be durable.
@@ -201,6 +211,9 @@ pub(super) fn read(path: &Path, limit: u64) -> io::Result<Found> {
     }
     let mut bytes = Vec::with_capacity(meta.len() as usize);
     file.take(limit).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    if (bytes.len() as u64) < meta.len() {
+        return Err(failed("read", path)(ErrorKind::UnexpectedEof.into()));
+    }
     Ok(Found::Whole(bytes.into()))
 }
 
@@ -235,7 +248,8 @@ impl Drop for Staged {
 #[derive(Debug)]
 struct Incoming {
     store: Arc<Folder>,
-    file: File,
+    /// Closed before it has its name.
+    file: Option<File>,
     staged: PathBuf,
     path: PathBuf,
     written: u64,
@@ -256,9 +270,14 @@ impl Incoming {
             staged.push(format!("#{number}"));
             let staged = PathBuf::from(staged);
             match OpenOptions::new().write(true).create_new(true).open(&staged) {
-                Ok(file) => return Ok(Self { store, file, staged, path, written: 0, begun: 0, renamed: false }),
+                Ok(file) => {
+                    return Ok(Self { store, file: Some(file), staged, path, written: 0, begun: 0, renamed: false });
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number = number.wrapping_add(1),
-                Err(error) if error.kind() == ErrorKind::NotFound => make_folder(folder_of(&path)?)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    store.forget();
+                    make_folder(folder_of(&path)?)?;
+                }
                 Err(error) => return Err(failed("made", &staged)(error)),
             }
         }
@@ -266,10 +285,11 @@ impl Incoming {
 
     /// Appends bytes.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes).map_err(failed("written", &self.staged))?;
+        let Some(file) = &mut self.file else { return Err(ErrorKind::BrokenPipe.into()) };
+        file.write_all(bytes).map_err(failed("written", &self.staged))?;
         self.written += bytes.len() as u64;
         if self.written - self.begun >= WRITE_BACK_BYTES {
-            write_back(&self.file, self.begun, self.written - self.begun);
+            write_back(file, self.begun, self.written - self.begun);
             self.begun = self.written;
         }
         Ok(())
@@ -277,7 +297,9 @@ impl Incoming {
 
     /// Makes the file durable, then visible, then its name durable.
     fn publish(mut self, naming: Naming) -> io::Result<Created> {
-        self.file.sync_data().map_err(failed("synced", &self.staged))?;
+        if let Some(file) = self.file.take() {
+            file.sync_data().map_err(failed("synced", &self.staged))?;
+        }
         match naming {
             Naming::New => match fs::hard_link(&self.staged, &self.path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -296,7 +318,7 @@ impl Incoming {
         drop(self);
         let folder = folder_of(&path)?;
         sync_folder(folder)?;
-        store.keep(folder)?;
+        store.keep([folder])?;
         store.know([path]);
         Ok(Created::New)
     }
@@ -313,6 +335,13 @@ impl Drop for Incoming {
 
 fn folder_of(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "an object has a folder"))
+}
+
+/// Makes the folder of a store durably, and those above it that are not there.
+pub(super) fn make_store(path: &Path) -> io::Result<()> {
+    let new: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    make_folder(path)?;
+    new.into_iter().try_for_each(|folder| sync_folder(folder_of(folder)?))
 }
 
 /// Makes a folder, and those above it that are not there.

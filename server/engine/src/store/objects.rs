@@ -207,12 +207,10 @@ impl Objects {
         if new.is_empty() {
             return Ok(());
         }
-        let keep = move || {
-            let kept = |key: String| folder.keep(&folder.file(&key)).map_err(|error| (key, error));
-            new.into_iter().try_for_each(kept)
-        };
-        let kept = self.ambient.waited(keep).await;
-        kept.map_err(|(key, error)| StoreError::sort(&key, folder_error(error)))
+        let first = new[0].clone();
+        let paths: Vec<PathBuf> = new.iter().map(|key| folder.file(key)).collect();
+        let kept = self.ambient.waited(move || folder.keep(paths.iter().map(PathBuf::as_path))).await;
+        kept.map_err(|error| StoreError::sort(&first, folder_error(error)))
     }
 
     /// Stores an object in parts, or whole where it is no longer than one.
