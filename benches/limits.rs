@@ -53,8 +53,8 @@ pub fn durable_writes(folder: &Path, parts: &[&[u8]]) -> io::Result<Vec<PathBuf>
     Ok(paths)
 }
 
-/// Lets each thread write so many files of 4 KiB one after another, each made durable (fdatasync) before it is linked to
-/// its name, the name durable after that (fsync of the folder, one of 256). Returns how long each file took.
+/// Lets each thread write so many files of 4 KiB one after another, each made durable (fdatasync) before it is linked
+/// to its name, the name durable after that (fsync of the folder, one of 256). Returns how long each file took.
 pub fn durable_files(folder: &Path, threads: usize, files: usize) -> io::Result<Vec<Duration>> {
     for bucket in 0..256 {
         std::fs::create_dir_all(folder.join(bucket.to_string()))?;

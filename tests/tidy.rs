@@ -46,6 +46,7 @@ const UNSAFE_FILES: &[&str] = &[
     "client/python/src/memory.rs",
     "client/python/src/released.rs",
     "client/src/transfer/copy.rs",
+    "client/src/transfer/huge.rs",
     "client/src/transfer/leased.rs",
     "client/src/transfer/sink.rs",
     "server/engine/src/store/folder.rs",

@@ -13,8 +13,8 @@ use super::values::{Dictionary, Token, ValueFault, ValueKind, read_values};
 /// keeps half a byte of a token; what takes less grows as it is read.
 const TOKENS_A_BYTE: usize = 4;
 
-/// Returns the tokens that room is made for before a chunk of `bytes` bytes is read that claims to have so many: a claim
-/// alone must not cost memory.
+/// Returns the tokens that room is made for before a chunk of `bytes` bytes is read that claims to have so many: a
+/// claim alone must not cost memory.
 pub(super) fn expected(claimed: u64, bytes: usize) -> usize {
     bytes.saturating_mul(TOKENS_A_BYTE).min(usize::try_from(claimed).unwrap_or(usize::MAX))
 }

@@ -13,8 +13,8 @@ use gigastore_formats::record::{Commit, Record, Sort, TxnId};
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-/// The state of a project after record [`seq`](Self::seq). Its large maps are shared by all clones: whoever holds an older
-/// state, such as each commit under way, costs the next record no copy of them.
+/// The state of a project after record [`seq`](Self::seq). Its large maps are shared by all clones: whoever holds an
+/// older state, such as each commit under way, costs the next record no copy of them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
