@@ -64,8 +64,8 @@ impl dyn Ambient {
         returned.await
     }
 
-    /// Runs `job`, which hashes or copies `bytes` bytes: on the pool as [`computed`](Self::computed) does, or here where
-    /// they are so few that to hand them over would take as long.
+    /// Runs `job`, which hashes or copies `bytes` bytes: on the pool as `computed` does, or here where they are so few
+    /// that to hand them over would take as long.
     pub async fn computed_over<T: Send + 'static>(&self, bytes: usize, job: impl FnOnce() -> T + Send + 'static) -> T {
         if bytes <= FEW_BYTES { job() } else { self.computed(job).await }
     }
