@@ -4,7 +4,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::TryStreamExt;
 use gigastore_tests::prepared;
@@ -43,10 +44,14 @@ impl Place {
         Self { url, settings: Vec::new(), folder: Some(folder), _weed: None }
     }
 
-    /// The bucket that the environment names, or one of a server on this machine.
+    /// A new store in the bucket that the environment names, or in one of a server on this machine.
     pub(crate) fn bucket() -> Self {
+        static PLACES: AtomicU32 = AtomicU32::new(0);
         if let Ok(url) = std::env::var("GIGASTORE_REALITY_STORE") {
             let settings = std::env::vars().filter(|(key, _)| key.starts_with("AWS_")).collect();
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+            let (process, place) = (std::process::id(), PLACES.fetch_add(1, Ordering::Relaxed));
+            let url = format!("{}/{since}-{process}-{place}", url.trim_end_matches('/'));
             return Self { url, settings, folder: None, _weed: None };
         }
         let python = prepared::python().unwrap_or_else(|error| panic!("{error}"));
