@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `GIGASTORE_REALITY_SECONDS` | how long processes are killed, 20 unless set |
 //! | `GIGASTORE_REALITY_SEED` | what they are killed by: numbers are the same, processes are not |
-//! | `GIGASTORE_REALITY_STORE` | `s3://BUCKET/PREFIX`, below which stores are made that stay, with its settings in `AWS_…` |
+//! | `GIGASTORE_REALITY_STORE` | `s3://BUCKET/PREFIX`: stores are made below it, and stay; settings in `AWS_…` |
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
