@@ -126,9 +126,7 @@ impl Folder {
     fn find(&self, path: &Path) -> io::Result<Option<Created>> {
         match fs::metadata(path) {
             Ok(found) if found.is_file() => {
-                // Of an announcement or a part that was swept and came again, an older knowledge would be none.
-                sync_folder(folder_of(path)?)?;
-                self.keep([folder_of(path)?])?;
+                self.keep_anew(path)?;
                 Ok(Some(Created::Exists(found.len())))
             }
             Ok(_) => Err(io::Error::other(format!("{} is there and no object", path.display()))),
@@ -151,6 +149,14 @@ impl Folder {
         around.into_iter().try_for_each(sync_folder)?;
         self.know(new);
         Ok(())
+    }
+
+    /// Makes the name of a file durable whatever is known of it: it may be new, or that of an announcement or a part
+    /// that was swept and came again.
+    fn keep_anew(&self, path: &Path) -> io::Result<()> {
+        let folder = folder_of(path)?;
+        sync_folder(folder)?;
+        self.keep([folder])
     }
 
     /// Forgets what was known: a folder is gone, and what was known of others may be as wrong.
@@ -316,9 +322,7 @@ impl Incoming {
         let (store, path) = (Arc::clone(&self.store), self.path.clone());
         // The staged name goes first, so that one sync of the folder does for both.
         drop(self);
-        let folder = folder_of(&path)?;
-        sync_folder(folder)?;
-        store.keep([folder])?;
+        store.keep_anew(&path)?;
         store.know([path]);
         Ok(Created::New)
     }
