@@ -4,11 +4,15 @@
 //! its own when it first needs them. What the child has of the parent's is forgotten, not closed, as its threads are
 //! not there to close it. Must never wait without looking for Ctrl-C, nor with the interpreter's lock held.
 
+use std::num::NonZero;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use gigastore_client::ambient::SystemAmbient;
+use gigastore_client::store::KEPT_BYTES;
+use gigastore_client::transfer::buffer::BufferPool;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_formats::ambient::Ambient;
 use pyo3::prelude::*;
@@ -24,6 +28,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) struct Process {
     pub(crate) runtime: Runtime,
     pub(crate) ambient: Arc<dyn Ambient>,
+    /// Memory that streams after one another read to.
+    pub(crate) buffers: BufferPool,
 }
 
 /// Returns what this process has; starts it where there is none.
@@ -32,9 +38,13 @@ pub(crate) fn process(_: Python<'_>) -> PyResult<&'static Process> {
     if let Some(process) = CURRENT.get() {
         return Ok(process);
     }
-    let runtime = Builder::new_multi_thread().thread_name("gigastore").enable_all().build()?;
+    // Whoever waits works along, and is a thread too: with more threads than cores, those that others wait for would
+    // stand behind those that nobody needs yet.
+    let workers = thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1);
+    let runtime = Builder::new_multi_thread().worker_threads(workers).thread_name("gigastore").enable_all().build()?;
     // It lives as long as the process: saves in the background go on when nobody holds their store.
-    let process = Box::leak(Box::new(Process { runtime, ambient: Arc::<SystemAmbient>::default() }));
+    let (ambient, buffers) = (Arc::<SystemAmbient>::default(), BufferPool::holding(KEPT_BYTES));
+    let process = Box::leak(Box::new(Process { runtime, ambient, buffers }));
     CURRENT.set(process);
     Ok(process)
 }

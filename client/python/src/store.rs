@@ -35,8 +35,9 @@ impl Store {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let ambient = Arc::clone(&process(py)?.ambient);
-        let client = wait_quietly(py, Client::open_in(ambient, &self.url, self.mode, self.token.clone()))?;
+        let process = process(py)?;
+        let opened = Client::open_in(Arc::clone(&process.ambient), &self.url, self.mode, self.token.clone());
+        let client = wait_quietly(py, opened)?.with_buffers(process.buffers.clone());
         self.client.set(client.clone());
         Ok(client)
     }

@@ -15,13 +15,8 @@ use super::read::DatasetError;
 use crate::checkpoint::open::OpenError;
 use crate::store::Store;
 use crate::transfer::budget::Taken;
-use crate::transfer::buffer::BufferPool;
 use crate::transfer::gather::gather;
 use crate::transfer::progress::Progress;
-
-/// Buffers that are kept when nobody uses them: 4 of one row group of 16 MiB each, as many as a stream reads at once on
-/// a machine that is kept busy by that.
-const BUFFERS_KEPT: usize = 4;
 
 /// A version, the store that it is in, and what it was opened as.
 #[derive(Clone, Debug)]
@@ -29,8 +24,6 @@ pub(super) struct Bound {
     pub(super) store: Store,
     pub(super) target: Target,
     pub(super) info: CommitInfo,
-    /// Where its files are read to.
-    pub(super) buffers: BufferPool,
 }
 
 /// Checked bytes of a file, counted as in flight until somebody takes them.
@@ -47,7 +40,7 @@ impl Bound {
         if info.commit.sort != Sort::Dataset {
             return Err(DatasetError::Checkpoint { target: target.to_string() });
         }
-        Ok(Self { store: store.clone(), target: target.clone(), info, buffers: BufferPool::keeping(BUFFERS_KEPT) })
+        Ok(Self { store: store.clone(), target: target.clone(), info })
     }
 
     /// Reads ranges of the manifest.
@@ -74,7 +67,7 @@ impl Bound {
         let range = row.tree.widened(cut);
         let taken = self.store.budget.take(range.len()).await;
         let (project, blob) = (&self.target.project, (ObjectKind::Blob, &row.blob));
-        let checked = match gather(&self.store, project, blob, &row.tree, range, &self.buffers).await {
+        let checked = match gather(&self.store, project, blob, &row.tree, range, &self.store.buffers).await {
             Ok(checked) => checked,
             Err(fault) => return Err(self.store.lost_or_gone(&self.target, &self.info, fault).await.into()),
         };

@@ -19,7 +19,6 @@ use super::kept::Kept;
 use super::read::DatasetError;
 use super::rows;
 use crate::store::Store;
-use crate::transfer::gather::KEPT_FROM_BYTES;
 use crate::transfer::progress::Progress;
 
 /// Bytes of files' rows that are kept: 256 MiB, the group trees of 2 TiB of files.
@@ -91,11 +90,6 @@ impl IndexedDataset {
     /// Returns its commit.
     pub fn info(&self) -> &CommitInfo {
         &self.bound.info
-    }
-
-    /// Returns the most bytes that are kept when nobody reads, where `longest` is the longest read.
-    pub(super) fn most_kept(&self, longest: u64) -> u64 {
-        if longest < KEPT_FROM_BYTES { 0 } else { self.bound.buffers.most_kept(longest.min(READ_BYTES)) }
     }
 
     /// Returns what the manifest says of file number `file`, its group tree included. Read when it is first asked for,

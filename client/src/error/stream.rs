@@ -33,7 +33,9 @@ impl Coded for StreamError {
                 | CursorError::Unit { .. }
                 | CursorError::Apart { .. },
             ) => FaultCode::Conflict,
-            Self::Tokens { .. } | Self::Planned { .. } | Self::Counts { .. } => FaultCode::Integrity,
+            Self::Tokens { .. } | Self::Beyond { .. } | Self::Planned { .. } | Self::Counts { .. } => {
+                FaultCode::Integrity
+            }
             Self::Dataset(error) | Self::Read { source: error, .. } => error.code(),
             Self::Store(fault) => fault.code,
         }
@@ -48,6 +50,7 @@ impl Coded for StreamError {
             | Self::Weight(_)
             | Self::Cursor(_)
             | Self::Tokens { .. }
+            | Self::Beyond { .. }
             | Self::Planned { .. }
             | Self::Counts { .. }
             | Self::Broken => None,
@@ -59,6 +62,9 @@ impl Coded for StreamError {
     fn details(&self) -> Details {
         match self {
             Self::Planned { path, expected, actual, .. } => Details::differs(expected, actual).in_object(path),
+            Self::Beyond { path, actual, greatest, .. } => {
+                Details::differs(&format!("at most {greatest}"), actual).in_object(path)
+            }
             other => other.behind().map(Coded::details).unwrap_or_default(),
         }
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use gigastore_formats::ambient::Ambient;
 use memmap2::{MmapMut, MmapOptions};
 
-use super::copy;
+use super::{copy, huge};
 
 /// Sizes are rounded up to this: 2 MiB, a huge page of x86-64 and of most others.
 const STEP_BYTES: usize = 2 << 20;
@@ -33,13 +33,22 @@ pub struct BufferPool {
 #[derive(Debug)]
 struct Shelf {
     free: Mutex<Vec<MmapMut>>,
-    most: usize,
+    most: Most,
     made: AtomicU64,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+enum Most {
+    /// So many buffers.
+    Buffers(usize),
+    /// So many bytes, which the system may take while nobody uses them.
+    Bytes(u64),
 }
 
 impl Default for Shelf {
     fn default() -> Self {
-        Self { free: Mutex::default(), most: KEPT, made: AtomicU64::new(0) }
+        Self { free: Mutex::default(), most: Most::Buffers(KEPT), made: AtomicU64::new(0) }
     }
 }
 
@@ -55,12 +64,22 @@ pub struct Buffer {
 impl BufferPool {
     /// Returns a pool that keeps `most` buffers when nobody uses them.
     pub fn keeping(most: usize) -> Self {
+        Self::of(Most::Buffers(most))
+    }
+
+    /// Returns a pool that keeps buffers of at most so many bytes when nobody uses them, for as long as the system is
+    /// not short of memory.
+    pub fn holding(bytes: u64) -> Self {
+        Self::of(Most::Bytes(bytes))
+    }
+
+    fn of(most: Most) -> Self {
         Self { shelf: Arc::new(Shelf { most, ..Shelf::default() }) }
     }
 
-    /// Returns the most bytes that are kept when nobody uses them, where no buffer was longer than `longest`.
-    pub(crate) fn most_kept(&self, longest: u64) -> u64 {
-        longest.saturating_add(STEP_BYTES as u64) / STEP_BYTES as u64 * STEP_BYTES as u64 * self.shelf.most as u64
+    /// Returns the memory that a buffer of `len` bytes takes.
+    pub(crate) fn size(len: u64) -> u64 {
+        len.max(1).next_multiple_of(STEP_BYTES as u64)
     }
 
     /// Returns how many buffers it took from the system so far.
@@ -70,10 +89,16 @@ impl BufferPool {
 
     /// Returns a buffer of `len` bytes, of any content. Fails where the system has no memory.
     pub fn take(&self, len: usize) -> io::Result<Buffer> {
-        let fits = |map: &MmapMut| map.len() >= len;
+        // One that is much longer is left to whoever needs it.
+        let fits = |map: &MmapMut| (len..=len.saturating_mul(2).max(STEP_BYTES)).contains(&map.len());
         let kept = {
             let mut free = self.shelf.free.lock().unwrap_or_else(PoisonError::into_inner);
             let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].len());
+            if best.is_none()
+                && let Most::Bytes(_) = self.shelf.most
+            {
+                make_room(&mut free, len);
+            }
             best.map(|i| free.swap_remove(i))
         };
         let map = match kept {
@@ -85,6 +110,17 @@ impl BufferPool {
             }
         };
         Ok(Buffer { map: Some(map), len, shelf: Arc::clone(&self.shelf) })
+    }
+}
+
+/// Gives back as much as is about to be taken from the system, so that buffers which nobody needs any more do not add
+/// to those in use.
+fn make_room(free: &mut Vec<MmapMut>, len: usize) {
+    let mut given = 0;
+    while given < len
+        && let Some(map) = free.pop()
+    {
+        given += map.len();
     }
 }
 
@@ -139,8 +175,16 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        let Some(map) = self.map.take() else { return };
+        if let Most::Bytes(_) = self.shelf.most {
+            huge::lend(&map);
+        }
         let mut free = self.shelf.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(map) = self.map.take().filter(|_| free.len() < self.shelf.most) {
+        let room = match self.shelf.most {
+            Most::Buffers(most) => free.len() < most,
+            Most::Bytes(most) => free.iter().map(|map| map.len()).sum::<usize>() + map.len() <= most as usize,
+        };
+        if room {
             free.push(map);
         }
     }

@@ -1,8 +1,11 @@
-//! Huge pages for memory that the allocator gave: a first write to each page of 4 KiB costs more than what is written.
+//! Advice to the system about memory: huge pages, as a first write to each page of 4 KiB costs more than what is
+//! written; and which memory it may take.
 //!
-//! Must never change what memory holds: all of this is advice.
+//! Must never change what memory holds that somebody uses.
 
-#![allow(unsafe_code, reason = "no safe interface takes a vector's memory")]
+#![allow(unsafe_code, reason = "no safe interface takes a vector's memory, or advice that empties memory")]
+
+use memmap2::MmapMut;
 
 /// Bytes of a huge page of x86-64 and of most others: 2 MiB, and many pages of any usual size.
 const PAGE_BYTES: usize = 2 << 20;
@@ -24,6 +27,19 @@ pub(crate) fn ask<T>(values: &mut Vec<T>) {
 /// Elsewhere the system decides.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn ask<T>(_: &mut Vec<T>) {}
+
+/// Lets the system take the pages of a map that nobody uses, if it needs memory before they are written to again. Until
+/// then whoever reads them sees what was there, or zeros.
+#[cfg(target_os = "linux")]
+pub(crate) fn lend(map: &MmapMut) {
+    // SAFETY: what the map holds changes, if at all, to zeros, and any byte is a valid one; nobody refers to it, as the
+    // caller owns it. Where the system does not take the advice, nothing is different.
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::Free) };
+}
+
+/// Elsewhere it stays.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn lend(_: &MmapMut) {}
 
 #[cfg(test)]
 mod tests {

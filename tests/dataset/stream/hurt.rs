@@ -1,12 +1,22 @@
 //! Stores that are slow, fail or have damaged files: batches are late or refused, never others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::StreamExt as _;
+use gigastore_client::Coded as _;
 use gigastore_client::dataset::stream::{OnDamage, StreamError};
+use gigastore_engine::store::OpenMode;
+use gigastore_formats::manifest::dataset::{DatasetMeta, write_dataset};
 use gigastore_formats::order::{Long, Packing, Unit};
+use gigastore_formats::record::TxnId;
+use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::wire::{DatasetRequest, FaultCode};
 use gigastore_tests::faulty::plan::pass;
 use gigastore_tests::faulty::{Failure, Op, Operation, Verdict};
 use gigastore_tests::model::XorShift;
+use gigastore_tests::opened;
 use object_store::ObjectStoreExt as _;
 
 use super::made::{Made, SMALL, Samples, options, read, take};
@@ -115,4 +125,61 @@ async fn a_damaged_row_group_is_an_error_that_names_it_and_is_gone_once_it_is_me
         made.store.stream(super::made::options("nothing", Packing::Documents, 1)).await,
         Err(StreamError::Dataset(_))
     ));
+}
+
+/// Commits `p/d` anew with another first file, as nobody who pushes can: a token of it is not in its dictionary.
+/// Returns the row that has it.
+async fn commit_a_foreign_token(made: &Made, documents: &[Vec<i64>]) -> u64 {
+    let row = documents.iter().position(|document| document.len() > 20).unwrap();
+    let dataset = made.store.dataset(&"p/d".parse().unwrap()).await.unwrap();
+    let sound = dataset.read(&dataset.files()[0].path, None, &Default::default()).await.unwrap();
+    let tokens: Vec<u8> = documents[row].iter().flat_map(|token| (*token as u16).to_le_bytes()).collect();
+    let at = sound.windows(tokens.len()).position(|bytes| bytes == tokens).unwrap();
+    let mut content = sound.to_vec();
+    content[at + 20..at + 22].fill(0xff);
+    let content = Bytes::from(content);
+
+    let engine = opened::engine(Arc::new(made.faults.clone()), OpenMode::Existing).await.unwrap();
+    let (project, tree) = ("p".parse().unwrap(), GroupTree::of(GroupSize::File, &content));
+    let pieces = futures::stream::iter([Ok(content)]).boxed();
+    let mut files = dataset.files().to_vec();
+    files[0].blob = engine.put_blob(&project, 0, tree.clone(), pieces).await.unwrap();
+    files[0].tree = tree;
+    let meta = DatasetMeta { version: 2, parent: Some(1), ..dataset.meta().clone() };
+    let request = DatasetRequest { project, txn: TxnId::derive(&[b"foreign"]), epoch: 0, tag: None };
+    engine.commit_dataset(&request, write_dataset(&meta, &files).unwrap().into()).await.unwrap();
+    row as u64
+}
+
+#[tokio::test]
+async fn a_token_that_its_dictionary_does_not_have_is_never_in_a_batch() {
+    let made = Made::new().await;
+    let documents = made.push("d", 23, SMALL).await;
+    let row = commit_a_foreign_token(&made, &documents).await;
+    let mut options = options("d", Packing::Concat { seq_len: 32 }, 2);
+    // Its row group by itself, as those of compressed files are copied, and looked at before.
+    options.order.window = 1;
+    let mut stream = made.reopen().await.stream(options.clone()).await.unwrap();
+    let mut taken = 0;
+    let error = loop {
+        match stream.next().await {
+            Ok(Some(batch)) => {
+                assert!(!batch.tokens.contains(&0xffff));
+                taken += 1;
+            }
+            Ok(None) => panic!("it was not found"),
+            Err(error) => break error,
+        }
+    };
+    let StreamError::Beyond { path, row: found, actual: 0xffff, .. } = &error else { panic!("{error}") };
+    assert_eq!((path.as_str(), *found, error.code()), ("d-000.parquet", row, FaultCode::Integrity));
+    // The stream stays before it, however often it is asked.
+    assert_eq!(stream.next().await.unwrap_err().to_string(), error.to_string());
+    assert_eq!((stream.place().step(), stream.cursor().samples), (taken, 2 * taken));
+
+    let mut skipping = options;
+    skipping.damage = OnDamage::Skip;
+    let (samples, seen) = read(&made.reopen().await, &skipping, 1, 1).await;
+    assert!(seen.missing > 0, "{seen:?}");
+    assert!(samples.values().all(|tokens| !tokens.contains(&0xffff)));
 }

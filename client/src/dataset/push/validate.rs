@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::manifest::dataset::{add_lengths, count_length};
-use gigastore_formats::table::tokens::{Documents, TokenError, TokenFile};
+use gigastore_formats::table::tokens::{Documents, TokenError, TokenFile, TokenList};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use gigastore_formats::order::{SampleHasher, Seen, Segment};
-use gigastore_formats::table::tokens::{TokenSlice, TokenWidth};
+use gigastore_formats::table::tokens::{Documents, StoredPiece, TokenBuffer, TokenWidth};
 
 use super::options::{Columns, StreamError};
 use super::shelf::{Reused, Shelf};
-use super::window::Window;
+use super::window::{Text, Window};
 
 /// Buffers of batches that are kept when nobody uses them: 16, twice those that are made ahead.
 const KEPT_BATCHES: usize = 16;
@@ -105,12 +105,12 @@ impl Filler {
             return Err(StreamError::Batch { actual: whole });
         }
         self.filled = 0;
-        let narrow = match window.documents.tokens.as_slice() {
-            TokenSlice::U16(_) => true,
-            TokenSlice::U32(tokens) => segments.iter().all(|segment| {
+        let narrow = match &window.documents {
+            Text::Copied(Documents { tokens: TokenBuffer::U32(tokens), .. }) => segments.iter().all(|segment| {
                 let (start, end) = window.range(segment);
                 tokens[start..end].iter().all(|token| *token <= u32::from(u16::MAX))
             }),
+            _ => true,
         };
         let mut seen = Seen { samples: 1, ..Seen::default() };
         for segment in segments {
@@ -118,7 +118,7 @@ impl Filler {
             seen.documents += u64::from(segment.start == 0);
             if there {
                 seen.tokens += u64::from(segment.len);
-                self.copy(batch, window, segment, narrow);
+                self.copy(batch, window, segment, narrow)?;
             } else {
                 seen.missing += u64::from(segment.len);
                 let padded = batch.tokens.len() + segment.len as usize;
@@ -142,15 +142,27 @@ impl Filler {
         batch.sources.push(0);
     }
 
-    fn copy(&mut self, batch: &mut Batch, window: &Window, segment: &Segment, narrow: bool) {
+    fn copy(&mut self, batch: &mut Batch, window: &Window, segment: &Segment, narrow: bool) -> Result<(), StreamError> {
         let (start, end) = window.range(segment);
-        match window.documents.tokens.as_slice() {
-            TokenSlice::U16(tokens) => {
+        match &window.documents {
+            Text::Stored(documents) => {
+                for StoredPiece { words, greatest } in documents.tokens.pieces(start, end) {
+                    let token = |word: &[u8; 2]| u16::from_le_bytes(*word);
+                    self.note(words, |word| word);
+                    batch.tokens.extend(words.iter().map(|word| i64::from(token(word))));
+                    // All of them at once: one is looked for only where there is one.
+                    let over = words.iter().fold(0, |over, word| over | token(word).saturating_sub(greatest));
+                    if let Some(actual) = words.iter().map(token).find(|token| over > 0 && *token > greatest) {
+                        return Err(window.beyond(segment, actual, greatest));
+                    }
+                }
+            }
+            Text::Copied(Documents { tokens: TokenBuffer::U16(tokens), .. }) => {
                 let tokens = &tokens[start..end];
                 self.note(tokens, u16::to_le_bytes);
                 batch.tokens.extend(tokens.iter().map(|token| i64::from(*token)));
             }
-            TokenSlice::U32(tokens) => {
+            Text::Copied(Documents { tokens: TokenBuffer::U32(tokens), .. }) => {
                 let tokens = &tokens[start..end];
                 if narrow {
                     self.note(tokens, |token| (token as u16).to_le_bytes());
@@ -160,6 +172,7 @@ impl Filler {
                 batch.tokens.extend(tokens.iter().map(|token| i64::from(*token)));
             }
         }
+        Ok(())
     }
 
     /// Appends tokens to the bytes of the sample; a copy of memory where the machine has the same order of bytes.
@@ -214,7 +227,7 @@ impl Window {
 
     /// Returns where the tokens of a document begin and end.
     fn bounds(&self, document: u32) -> (u32, u32) {
-        let ends = &self.documents.ends;
+        let ends = self.documents.ends();
         let document = document as usize;
         (document.checked_sub(1).map_or(0, |before| ends[before]), ends[document])
     }

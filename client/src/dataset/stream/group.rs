@@ -12,7 +12,7 @@ use gigastore_formats::ambient::Ambient;
 use gigastore_formats::manifest::dataset::FileRow;
 use gigastore_formats::order::{Epoch, WindowKey};
 use gigastore_formats::range::ByteRange;
-use gigastore_formats::table::tokens::{Documents, TokenError, TokenFile};
+use gigastore_formats::table::tokens::{Documents, TokenError, TokenFile, TokenList};
 
 use super::super::read::DatasetError;
 use super::options::{OnDamage, StreamError};
@@ -124,22 +124,25 @@ impl Source {
         }
     }
 
-    /// Appends the documents of a row group, and their planned lengths. Those that are damaged and skipped are empty.
-    pub(super) fn decode_group(
+    /// Appends the documents of a row group as `read` finds them, and their planned lengths. Those that are damaged and
+    /// skipped are empty. Returns false where they can't be read so.
+    pub(super) fn decode_group<T: TokenList>(
         &self,
         group: &Group,
         damage: OnDamage,
-        documents: &mut Documents,
+        documents: &mut Documents<T>,
         lengths: &mut Vec<u32>,
-    ) -> Result<(), StreamError> {
+        read: impl Fn(&TokenFile, usize, &Bytes, &mut Documents<T>) -> Result<bool, TokenError>,
+    ) -> Result<bool, StreamError> {
         let (before, planned_before) = (documents.len(), lengths.len());
         let read = group.file.as_ref().zip(group.chunk.as_ref()).map(|((file, _), chunk)| {
-            let read = file.read_tokens(group.number, chunk, documents);
+            let read = read(file, group.number, chunk, documents);
             read.map_err(|source| self.unreadable(group, source))
         });
         let there = match read {
+            Some(Ok(false)) => return Ok(false),
             Some(Err(error)) if damage == OnDamage::Fail => return Err(error),
-            read => matches!(read, Some(Ok(()))),
+            read => matches!(read, Some(Ok(true))),
         };
         let found: Vec<u32> = if there { documents.lengths(before).collect() } else { Vec::new() };
         self.plan_group(group, damage, there.then(|| found.clone()), lengths)?;
@@ -150,7 +153,7 @@ impl Source {
             documents.truncate(before);
             documents.ends.resize(before + group.rows as usize, documents.tokens.len() as u32);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Appends the planned lengths of a row group's documents.

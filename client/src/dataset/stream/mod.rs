@@ -31,6 +31,7 @@
 //! | `group.rs` | a row group of it |
 //! | `windows.rs` | which windows are held, and read ahead |
 //! | `producer.rs` | makes batches in the background |
+//! | `filling.rs` | a batch that is being filled, by whoever comes first |
 //! | `batch.rs` | samples to a batch |
 //! | `shelf.rs` | memory that is used again |
 //! | `explain.rs` | which documents a step has |
@@ -39,6 +40,7 @@
 
 mod batch;
 mod explain;
+mod filling;
 mod group;
 mod options;
 mod producer;
@@ -46,6 +48,7 @@ mod shelf;
 mod window;
 mod windows;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -86,8 +89,8 @@ pub struct Stream {
     /// Where it is, after the last batch that was taken.
     place: Arc<Place>,
     made: Option<mpsc::Receiver<Message>>,
-    /// The next batch, if it is being filled.
-    making: Option<Making>,
+    /// The first of what was made: the next batch, and some after it.
+    ahead: VecDeque<Message>,
     /// Told when a batch is asked for again that could not be made.
     again: Arc<Notify>,
     failed: bool,
@@ -125,7 +128,7 @@ impl Store {
             sources,
             place,
             made: None,
-            making: None,
+            ahead: VecDeque::new(),
             again: Arc::default(),
             failed: false,
             ended: false,
@@ -158,67 +161,83 @@ impl Stream {
         if std::mem::take(&mut self.failed) {
             self.again.notify_one();
         }
-        if self.making.is_none() {
+        if self.ahead.is_empty() {
             if self.made.is_none() {
                 self.made = Some(self.begin());
             }
-            let made = self.made.as_mut().expect("it was begun").recv().await;
-            match self.received(made)? {
-                Some(making) => self.making = Some(making),
-                None => return Ok(None),
+            let message = self.made.as_mut().expect("it was begun").recv().await;
+            self.ahead.push_back(message.unwrap_or(Err(StreamError::Broken)));
+        }
+        // Whoever would have to wait fills a batch instead: this one, or one that comes after it.
+        while let Some(Ok(Some(making))) = self.ahead.front_mut()
+            && !making.filling.is_done()
+            && !making.filling.help()
+        {
+            if !self.help_others()
+                && let Some(Ok(Some(making))) = self.ahead.front_mut()
+            {
+                making.filling.wait().await;
             }
         }
-        let making = self.making.as_mut().expect("there is one");
-        let filled = (&mut making.batch).await;
-        self.filled(filled.unwrap_or(Err(StreamError::Broken))).map(Some)
+        self.taken()
     }
 
-    /// Takes the next batch, or what there is instead, if [`next`](Self::next) would not have to wait for it; else
-    /// none.
+    /// Takes the next batch, or what there is instead, if [`next`](Self::next) would neither have to wait for it nor to
+    /// fill it; else none.
     pub fn try_next(&mut self) -> Option<Result<Option<Batch>, StreamError>> {
-        if self.making.is_none() {
-            let made = self.made.as_mut().filter(|_| !self.ended && !self.failed)?.try_recv().ok()?;
-            match self.received(Some(made)) {
-                Ok(Some(making)) => self.making = Some(making),
-                Ok(None) => return Some(Ok(None)),
-                Err(error) => return Some(Err(error)),
-            }
+        if self.ahead.is_empty() {
+            let message = self.made.as_mut().filter(|_| !self.ended && !self.failed)?.try_recv().ok()?;
+            self.ahead.push_back(message);
         }
-        let filled = self.making.as_mut()?.batch.try_recv().ok()?;
-        Some(self.filled(filled).map(Some))
+        if let Some(Ok(Some(making))) = self.ahead.front_mut()
+            && !making.filling.is_done()
+        {
+            return None;
+        }
+        Some(self.taken())
     }
 
-    fn received(&mut self, made: Option<Message>) -> Result<Option<Making>, StreamError> {
-        match made {
-            Some(Ok(Some(making))) => Ok(Some(making)),
-            Some(Err(error)) => {
-                self.failed = true;
-                Err(error)
+    /// Fills one of the batches after the next one; returns false where all were begun.
+    fn help_others(&mut self) -> bool {
+        let help = |message: &mut Message| match message {
+            Ok(Some(making)) => making.filling.help(),
+            _ => false,
+        };
+        if self.ahead.iter_mut().skip(1).any(help) {
+            return true;
+        }
+        while self.ahead.len() < BATCHES_AHEAD {
+            let Some(mut message) = self.made.as_mut().and_then(|made| made.try_recv().ok()) else { break };
+            let helped = help(&mut message);
+            self.ahead.push_back(message);
+            if helped {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Goes past the first of what was made. Where that is no batch, what was made after it is thrown away.
+    fn taken(&mut self) -> Result<Option<Batch>, StreamError> {
+        match self.ahead.pop_front() {
+            Some(Ok(Some(Making { filling, mut place }))) => {
+                let batch = filling.batch().inspect_err(|_| self.forget())?;
+                place.seen = self.place.seen;
+                place.seen.add(&batch.seen);
+                self.place = Arc::new(place);
+                Ok(Some(batch))
             }
             Some(Ok(None)) => {
                 self.ended = true;
                 Ok(None)
             }
-            None => {
-                self.made = None;
+            Some(Err(StreamError::Broken)) | None => {
+                self.forget();
                 Err(StreamError::Broken)
             }
-        }
-    }
-
-    /// Goes past a batch that was filled. Where it could not be, what was made after it is thrown away.
-    fn filled(&mut self, filled: Result<Batch, StreamError>) -> Result<Batch, StreamError> {
-        let making = self.making.take();
-        match (filled, making) {
-            (Ok(batch), Some(Making { mut place, .. })) => {
-                place.seen = self.place.seen;
-                place.seen.add(&batch.seen);
-                self.place = Arc::new(place);
-                Ok(batch)
-            }
-            (filled, _) => {
-                self.made = None;
-                Err(filled.err().unwrap_or(StreamError::Broken))
+            Some(Err(error)) => {
+                self.failed = true;
+                Err(error)
             }
         }
     }
@@ -243,7 +262,8 @@ impl Stream {
 
     /// Throws away what was made ahead.
     fn forget(&mut self) {
-        (self.made, self.making, self.failed, self.ended) = (None, None, false, false);
+        (self.made, self.failed, self.ended) = (None, false, false);
+        self.ahead.clear();
     }
 
     /// Returns the datasets, each in the version that is read.
@@ -289,7 +309,8 @@ impl Stream {
 
     /// Returns the most bytes that windows take in this process: of each dataset, the windows of as many lanes as its
     /// rank has (all lanes where there are several datasets), at their largest; twice what is read ahead, as it was
-    /// stored and decoded; and the memory of windows and of reads that is kept to be used again.
+    /// stored and decoded; and the memory of windows that is kept to be used again. What was read to is kept, too, as
+    /// part of this: no more than was in use at once, and the system may take it.
     pub fn memory_bound(&self) -> u64 {
         let order = &self.options.order;
         let share = &self.options.share;

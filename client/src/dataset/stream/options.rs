@@ -168,6 +168,23 @@ pub enum StreamError {
         /// What is wrong.
         source: TokenError,
     },
+    /// A document matches its digest, and names a token that its row group's dictionary does not have.
+    #[error(
+        "{target}: row {row} of {path} has token {actual}, and the dictionary of its row group ends at {greatest}; \
+         push a file whose pages are right"
+    )]
+    Beyond {
+        /// The dataset.
+        target: String,
+        /// The file.
+        path: String,
+        /// The row of the file, from 0.
+        row: u64,
+        /// The token.
+        actual: u16,
+        /// The greatest of the dictionary.
+        greatest: u16,
+    },
     /// A row group is not what the manifest planned.
     #[error("{target}: row group {group} of {path} has {actual} {what}, the manifest says {expected}")]
     Planned {
@@ -259,7 +276,7 @@ impl StreamError {
     pub(super) fn is_damage(&self) -> bool {
         let lasts = |fault: &Fault| matches!(fault.code, FaultCode::Integrity | FaultCode::Lost);
         match self {
-            Self::Tokens { .. } | Self::Planned { .. } => true,
+            Self::Tokens { .. } | Self::Beyond { .. } | Self::Planned { .. } => true,
             Self::Dataset(error) | Self::Read { source: error, .. } => match error {
                 DatasetError::Damaged { .. } | DatasetError::Tokens { .. } | DatasetError::RowGroups { .. } => true,
                 DatasetError::Store(fault) => lasts(fault),

@@ -1,18 +1,18 @@
 //! Makes batches, some ahead of who takes them, from the place of a sampler on.
 //!
 //! Two samplers go the same way: one that says which windows will be needed, and one that says whose samples the next
-//! batch has. Once its windows are there a batch is filled by a task of its own, so that several are at once.
+//! batch has. Once its windows are there a batch is filled by itself, so that several are at once.
 //!
 //! Must never go past a batch whose windows can't be had.
 
 use std::sync::Arc;
 
 use gigastore_formats::order::{Cursor, Next, Sample, Sampler, Seen, WindowKey, assign};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 
-use super::batch::{Batch, Filler};
+use super::batch::Filler;
+use super::filling::{Filling, Found, Work};
 use super::options::{Last, Share, StreamError};
-use super::window::Window;
 use super::windows::{Loader, Windows};
 
 /// Global batches that are looked ahead for each that is made: 8, so that what will be needed is known soon after the
@@ -21,20 +21,13 @@ const LOOK_AHEAD: usize = 8;
 
 /// A batch that is being filled.
 pub(super) struct Making {
-    pub(super) batch: oneshot::Receiver<Result<Batch, StreamError>>,
+    pub(super) filling: Filling,
     /// Where the stream is after it, but for what was seen.
     pub(super) place: Place,
 }
 
 /// What comes of making a batch: none at the end.
 pub(super) type Message = Result<Option<Making>, StreamError>;
-
-/// A sample of a batch, with the window that has it.
-struct Found {
-    window: Arc<Window>,
-    sample: Sample,
-    position: u64,
-}
 
 /// Where a stream is. It is mere memory: of use also where the stream itself is not, as in a process that was forked
 /// off.
@@ -94,7 +87,7 @@ impl Producer {
                 () = sender.closed() => return,
             };
             let (ended, failed) = (matches!(made, Ok(None)), made.is_err());
-            let message = made.map(|batch| batch.map(|batch| Making { batch, place: self.place.clone() }));
+            let message = made.map(|filling| filling.map(|filling| Making { filling, place: self.place.clone() }));
             if sender.send(message).await.is_err() || ended {
                 return;
             }
@@ -108,7 +101,7 @@ impl Producer {
     }
 
     /// Begins to fill the next batch of this share; none where there are no more.
-    async fn make(&mut self) -> Result<Option<oneshot::Receiver<Result<Batch, StreamError>>>, StreamError> {
+    async fn make(&mut self) -> Result<Option<Filling>, StreamError> {
         loop {
             let mut place = self.place.clone();
             let samples = self.global_batch(&mut place.sampler).await?;
@@ -119,9 +112,10 @@ impl Producer {
             let mine = self.is_mine(self.place.step);
             if mine {
                 let found = self.find(&samples).await?;
-                let batch = self.fill(self.place.step, found);
+                let (filler, step, samples) = (self.filler.clone(), self.place.step, self.share.batch_size);
+                let filling = Filling::begin(&**self.windows.ambient(), Work { filler, step, samples, found });
                 self.pass(place);
-                return Ok(Some(batch));
+                return Ok(Some(filling));
             }
             self.pass(place);
         }
@@ -161,32 +155,6 @@ impl Producer {
             found.push(Found { window, sample: *sample, position: *position });
         }
         Ok(found)
-    }
-
-    /// Fills a batch in the background: by a task, as it takes microseconds, and a computation of the pool may have to
-    /// wait for some that decode whole windows.
-    fn fill(&self, step: u64, found: Vec<Found>) -> oneshot::Receiver<Result<Batch, StreamError>> {
-        let (mut filler, samples) = (self.filler.clone(), self.share.batch_size);
-        let (sender, receiver) = oneshot::channel();
-        self.windows.ambient().spawn(Box::pin(async move {
-            let mut fill = || {
-                let mut batch = filler.batch(step, samples);
-                for Found { window, sample, position } in &found {
-                    let seen = filler.add(&mut batch, window, sample.item, *position, sample.window.source)?;
-                    batch.seen.add(&seen);
-                }
-                while batch.positions.len() < samples as usize {
-                    filler.filler(&mut batch);
-                }
-                Ok(batch)
-            };
-            let filled = fill();
-            // Memory of windows that are not needed any more is there again before somebody asks for it.
-            drop(found);
-            // Where nobody waits for it, the stream went elsewhere.
-            let _ = sender.send(filled);
-        }));
-        receiver
     }
 
     fn pass(&mut self, place: Place) {

@@ -6,17 +6,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::order::{Epoch, Segment, SourceOrder, WindowKey, WindowPlan};
-use gigastore_formats::table::tokens::{Documents, TokenBuffer, TokenWidth};
+use gigastore_formats::table::tokens::{Documents, StoredTokens, TokenBuffer, TokenFile, TokenWidth};
 
 use super::super::index::IndexedDataset;
 use super::explain::ExplainedPiece;
 use super::group::{Group, Wanted};
 use super::options::{OnDamage, StreamError};
+use crate::transfer::buffer::BufferPool;
+use crate::transfer::gather::KEPT_FROM_BYTES;
 use crate::transfer::huge;
 
 /// Bytes that are kept of a document beside its tokens: start, length, and on average one piece of a sample and a half
 /// of its end, 24 in all; and its place in the order while that is being made.
 const DOCUMENT_BYTES: u64 = 32;
+
+/// The most bytes of a dictionary of tokens of two bytes.
+const DICTIONARY_BYTES: u64 = 256 << 10;
+
+/// Bytes of a document's levels in a page: two runs of at most 4.
+const LEVELS_BYTES: u64 = 8;
 
 /// Windows whose memory is kept: 2, as many as are being decoded while others end.
 const KEPT_WINDOWS: usize = 2;
@@ -36,19 +44,50 @@ pub(super) struct Source {
 /// A window in memory.
 #[derive(Debug)]
 pub(super) struct Window {
-    pub(super) documents: Documents,
+    pub(super) documents: Text,
     /// Planned length of each document. One that is there has as many tokens, one that is missing has none.
     pub(super) lengths: Vec<u32>,
     pub(super) plan: WindowPlan,
-    /// Where the memory of the documents goes when nobody needs them any more.
-    spare: Spare,
+    key: WindowKey,
+    source: Source,
+}
+
+/// Documents, and the planned length of each.
+type Decoded<T> = (Documents<T>, Vec<u32>);
+
+/// The documents of a window.
+#[derive(Debug)]
+pub(super) enum Text {
+    /// Their tokens were copied out of pages.
+    Copied(Documents),
+    /// Their tokens lie in what was read.
+    Stored(Documents<StoredTokens>),
+}
+
+impl Text {
+    /// Returns where the tokens of each document end.
+    pub(super) fn ends(&self) -> &[u32] {
+        match self {
+            Self::Copied(documents) => &documents.ends,
+            Self::Stored(documents) => &documents.ends,
+        }
+    }
+}
+
+impl Window {
+    /// Says that a piece of a document has a token that is not in its dictionary.
+    pub(super) fn beyond(&self, segment: &Segment, actual: u16, greatest: u16) -> StreamError {
+        let ExplainedPiece { path, row, .. } = self.source.piece(self.key, segment);
+        StreamError::Beyond { target: self.source.target.clone(), path, row, actual, greatest }
+    }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
-        let mut documents = std::mem::replace(&mut self.documents, Documents::new(TokenWidth::U16));
+        let Text::Copied(documents) = &mut self.documents else { return };
+        let mut documents = std::mem::replace(documents, Documents::new(TokenWidth::U16));
         documents.clear();
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spare = self.source.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < KEPT_WINDOWS {
             spare.push(documents);
         }
@@ -66,7 +105,7 @@ impl Source {
         let epoch = self.order.epoch(key.epoch);
         let groups = self.read(ambient, &epoch, key, Wanted::Tokens, damage).await?;
         let source = self.clone();
-        ambient.computed(move || source.decode(&epoch, key, groups, damage)).await
+        ambient.computed(move || source.decode(&epoch, key, &groups, damage)).await
     }
 
     /// Reads how the documents of a window are packed, without their tokens where the files have a column of counts.
@@ -118,16 +157,32 @@ impl Source {
         tokens * self.width().bytes() as u64 + rows * DOCUMENT_BYTES
     }
 
-    /// Returns about how many bytes a window of the largest row groups takes.
+    /// Returns the most bytes that a window takes, be its tokens copied or left where they were read.
     pub(super) fn largest_window(&self, groups: u32) -> u64 {
-        let table = self.order.table();
-        let cost = |group| table.tokens(group) * self.width().bytes() as u64 + table.rows(group) * DOCUMENT_BYTES;
-        (0..table.groups() as u32).map(cost).max().unwrap_or(0) * u64::from(groups)
+        self.largest(groups, |copied, rows| copied.max(self.stored_cost(copied - rows * DOCUMENT_BYTES, rows)))
     }
 
-    /// Returns the most bytes that are kept to be used again: of windows, and of reads of single row groups.
+    /// Returns the most bytes of windows that are kept to be used again where tokens are copied.
     pub(super) fn largest_kept(&self, groups: u32) -> u64 {
-        self.largest_window(groups) * KEPT_WINDOWS as u64 + self.dataset.most_kept(self.largest_window(1))
+        self.largest(groups, |copied, _| copied) * KEPT_WINDOWS as u64
+    }
+
+    /// Returns the most that so many row groups cost, given what each takes if it is copied, and its rows.
+    fn largest(&self, groups: u32, cost: impl Fn(u64, u64) -> u64) -> u64 {
+        let table = self.order.table();
+        let copied = |group| table.tokens(group) * self.width().bytes() as u64 + table.rows(group) * DOCUMENT_BYTES;
+        let costs = (0..table.groups() as u32).map(|group| cost(copied(group), table.rows(group)));
+        costs.max().unwrap_or(0) * u64::from(groups)
+    }
+
+    /// Returns what a row group of `tokens` bytes of tokens takes that is left where it was read.
+    fn stored_cost(&self, tokens: u64, rows: u64) -> u64 {
+        if self.width() != TokenWidth::U16 {
+            return 0;
+        }
+        let read = tokens + DICTIONARY_BYTES + rows * LEVELS_BYTES;
+        let read = if read < KEPT_FROM_BYTES { read } else { BufferPool::size(read) };
+        read + rows * DOCUMENT_BYTES
     }
 
     /// Returns the path of the file that a window begins with.
@@ -146,26 +201,49 @@ impl Source {
         self.dataset.index().meta.tokens.as_ref().map_or(TokenWidth::U32, |tokens| tokens.width)
     }
 
-    fn decode(
-        &self,
-        epoch: &Epoch,
-        key: WindowKey,
-        groups: Vec<Group>,
-        damage: OnDamage,
-    ) -> Result<Window, StreamError> {
-        let mut documents = self.empty(self.width());
+    fn decode(&self, epoch: &Epoch, key: WindowKey, groups: &[Group], damage: OnDamage) -> Result<Window, StreamError> {
+        let (documents, lengths) = match self.stored(groups, damage)? {
+            Some((documents, lengths)) => (Text::Stored(documents), lengths),
+            None => {
+                let (documents, lengths) = self.copied(groups, damage)?;
+                (Text::Copied(documents), lengths)
+            }
+        };
+        let order = epoch.documents(self.order.table(), key.lane, key.window);
+        let plan = WindowPlan::new(epoch.packing(), &order, &lengths);
+        Ok(Window { documents, lengths, plan, key, source: self.clone() })
+    }
+
+    /// Leaves the tokens of row groups where they lie, if they are stored as they are used. They are looked at when
+    /// they become a batch: too late for damage to be skipped.
+    fn stored(&self, groups: &[Group], damage: OnDamage) -> Result<Option<Decoded<StoredTokens>>, StreamError> {
+        if damage == OnDamage::Skip {
+            return Ok(None);
+        }
+        let (mut documents, mut lengths) = (Documents::default(), Vec::new());
+        for group in groups {
+            if !self.decode_group(group, damage, &mut documents, &mut lengths, TokenFile::keep_tokens)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some((documents, lengths)))
+    }
+
+    /// Decodes row groups.
+    fn copied(&self, groups: &[Group], damage: OnDamage) -> Result<Decoded<TokenBuffer>, StreamError> {
+        let (mut documents, mut lengths) = (self.empty(self.width()), Vec::new());
         documents.reserve(groups.iter().map(Group::claim));
         match &mut documents.tokens {
             TokenBuffer::U16(tokens) => huge::ask(tokens),
             TokenBuffer::U32(tokens) => huge::ask(tokens),
         }
-        let mut lengths = Vec::new();
         for group in groups {
-            self.decode_group(&group, damage, &mut documents, &mut lengths)?;
+            let copy = |file: &TokenFile, number, chunk: &_, into: &mut _| {
+                file.read_tokens(number, chunk, into).map(|()| true)
+            };
+            self.decode_group(group, damage, &mut documents, &mut lengths, copy)?;
         }
-        let order = epoch.documents(self.order.table(), key.lane, key.window);
-        let plan = WindowPlan::new(epoch.packing(), &order, &lengths);
-        Ok(Window { documents, lengths, plan, spare: Arc::clone(&self.spare) })
+        Ok((documents, lengths))
     }
 
     /// Returns memory for a window; used before, where there is some, as fresh pages cost more than decoding into them.

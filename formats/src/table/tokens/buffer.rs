@@ -48,6 +48,20 @@ pub enum TokenBuffer {
     U32(Vec<u32>),
 }
 
+/// What holds the tokens of documents.
+pub trait TokenList {
+    /// Returns the number of tokens.
+    fn len(&self) -> usize;
+
+    /// Tells whether there are no tokens.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps the first tokens.
+    fn truncate(&mut self, len: usize);
+}
+
 /// Some tokens of one width, borrowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TokenSlice<'a> {
@@ -58,10 +72,10 @@ pub enum TokenSlice<'a> {
 }
 
 /// Documents of one or more row groups: their tokens one after the other, and where each ends.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Documents {
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Documents<T = TokenBuffer> {
     /// The tokens of all documents.
-    pub tokens: TokenBuffer,
+    pub tokens: T,
     /// For each document the position after its last token; it starts where the one before it ends.
     pub ends: Vec<u32>,
 }
@@ -73,16 +87,6 @@ impl TokenBuffer {
             TokenWidth::U16 => Self::U16(Vec::new()),
             TokenWidth::U32 => Self::U32(Vec::new()),
         }
-    }
-
-    /// Returns the number of tokens.
-    pub fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    /// Tells whether there are no tokens.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Returns the width of its tokens.
@@ -105,8 +109,14 @@ impl TokenBuffer {
     pub fn clear(&mut self) {
         self.truncate(0);
     }
+}
 
-    pub(super) fn truncate(&mut self, len: usize) {
+impl TokenList for TokenBuffer {
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    fn truncate(&mut self, len: usize) {
         match self {
             Self::U16(tokens) => tokens.truncate(len),
             Self::U32(tokens) => tokens.truncate(len),
@@ -190,34 +200,11 @@ impl Documents {
         }
     }
 
-    /// Returns the number of documents.
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Tells whether there are no documents.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
     /// Returns the tokens of one document, where there is such a one.
     pub fn document(&self, number: usize) -> Option<TokenSlice<'_>> {
         let end = *self.ends.get(number)?;
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         self.tokens.as_slice().slice(start as usize, end as usize)
-    }
-
-    /// Returns how many tokens each document has, from number `first` on.
-    pub fn lengths(&self, first: usize) -> impl Iterator<Item = u32> {
-        let start = first.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let ends = self.ends[first..].iter().copied();
-        std::iter::once(start).chain(ends.clone()).zip(ends).map(|(start, end)| end - start)
-    }
-
-    /// Keeps the first documents.
-    pub fn truncate(&mut self, documents: usize) {
-        self.ends.truncate(documents);
-        self.tokens.truncate(self.ends.last().map_or(0, |end| *end as usize));
     }
 
     /// Returns the same documents, of which those at `empty` (ascending positions) have no tokens.
@@ -241,5 +228,30 @@ impl Documents {
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.ends.clear();
+    }
+}
+
+impl<T: TokenList> Documents<T> {
+    /// Returns the number of documents.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Tells whether there are no documents.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Returns how many tokens each document has, from number `first` on.
+    pub fn lengths(&self, first: usize) -> impl Iterator<Item = u32> {
+        let start = first.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let ends = self.ends[first..].iter().copied();
+        std::iter::once(start).chain(ends.clone()).zip(ends).map(|(start, end)| end - start)
+    }
+
+    /// Keeps the first documents.
+    pub fn truncate(&mut self, documents: usize) {
+        self.ends.truncate(documents);
+        self.tokens.truncate(self.ends.last().map_or(0, |end| *end as usize));
     }
 }

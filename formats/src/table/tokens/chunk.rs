@@ -2,12 +2,12 @@
 //!
 //! Must never append tokens without their documents: an error ends the chunk.
 
-use super::codec::Unfolder;
+use super::codec::{UNCOMPRESSED, Unfolder};
 use super::columns::Integers;
 use super::file::ChunkFacts;
 use super::levels::{LevelsError, LevelsFault, Rows};
 use super::pages::{Page, PageFault, PageKind, Pages};
-use super::values::{Dictionary, Token, ValueFault, ValueKind, read_values};
+use super::values::{Dictionary, Sink, Token, ValueFault, ValueKind};
 
 /// Tokens that are reserved for each byte of a chunk before its pages are read: four. Text that zstd compresses well
 /// keeps half a byte of a token; what takes less grows as it is read.
@@ -51,10 +51,20 @@ impl<'a> ChunkReader<'a> {
         Self { column, facts, rows, bytes }
     }
 
-    /// Appends its values, and the ends of its rows where they are lists.
+    /// Appends its values, and the ends of its rows where they are lists, after making room for as many values as it
+    /// seems to have.
     pub(super) fn read<T: Token>(&mut self, tokens: &mut Vec<T>, ends: &mut Vec<u32>) -> Result<(), ChunkFault> {
-        let (first_token, first_end) = (tokens.len(), ends.len());
         tokens.reserve(expected(self.facts.values, self.bytes.len()));
+        self.read_into(tokens, ends)
+    }
+
+    /// Hands on its values, page by page, and appends the ends of its rows where they are lists.
+    pub(super) fn read_into<T: Token>(
+        &mut self,
+        tokens: &mut impl Sink<T>,
+        ends: &mut Vec<u32>,
+    ) -> Result<(), ChunkFault> {
+        let (first_token, first_end) = (tokens.len(), ends.len());
         let limit = self.column.max.min(T::MAX);
         let kind = ValueKind { stored: self.column.stored, limit };
         let mut rows = self.column.empty.map(|empty| Rows::new(self.rows, self.column.definition, empty));
@@ -84,6 +94,11 @@ impl<'a> ChunkReader<'a> {
             rows.finish(tokens.len() as u32, ends);
         }
         Ok(())
+    }
+
+    /// Tells whether its pages are compressed.
+    pub(super) fn is_compressed(&self) -> bool {
+        self.facts.codec != UNCOMPRESSED
     }
 
     /// Returns the number that stored bits mean to its writer.
@@ -116,7 +131,7 @@ fn read_page<T: Token>(
     unfolder: &mut Unfolder,
     rows: Option<&mut Rows>,
     dictionary: &mut Option<Dictionary<T>>,
-    tokens: &mut Vec<T>,
+    tokens: &mut impl Sink<T>,
     ends: &mut Vec<u32>,
 ) -> Result<(), PageError> {
     let (levels, values) = match page.kind {
@@ -150,7 +165,7 @@ fn read_page<T: Token>(
         Some(rows) => rows.page(levels, page.values, tokens.len() as u32, ends).map_err(PageError::Levels)?,
         None => page.values,
     };
-    Ok(read_values(page.encoding, values, count, kind, dictionary.as_ref(), tokens)?)
+    Ok(tokens.values(page.encoding, values, count, kind, dictionary.as_ref())?)
 }
 
 /// Splits off levels, before which their length stands.

@@ -4,7 +4,7 @@
 
 use super::pages::PageFault;
 
-const UNCOMPRESSED: i64 = 0;
+pub(super) const UNCOMPRESSED: i64 = 0;
 const SNAPPY: i64 = 1;
 const ZSTD: i64 = 6;
 const LZ4_RAW: i64 = 7;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::buffer::{Documents, TokenBuffer, TokenWidth};
+use super::buffer::{Documents, TokenBuffer, TokenList, TokenWidth};
 use super::chunk::{ChunkFault, ChunkReader};
 use super::columns::{Integers, find_counts, find_tokens};
 use super::error::TokenError;
+use super::stored::{StoredTokens, Storing};
 use crate::limits::{MAX_FILE_ROW_GROUPS, MAX_ROW_GROUP_DOCUMENTS, MAX_ROW_GROUP_TOKENS};
 use crate::range::ByteRange;
 use crate::table::{Chunk, Footer, FooterError, Group, Schema, read_footer};
@@ -125,10 +126,7 @@ impl TokenFile {
         let (facts, column) = (self.group(group)?, &self.facts.tokens);
         let mut reader = self.chunk(group, column, facts, facts.tokens, chunk)?;
         let (before, documents) = (into.tokens.len(), into.ends.len());
-        let more = facts.tokens.values;
-        if before as u64 + more > u32::MAX.into() {
-            return Err(TokenError::TooMany { group, before, more });
-        }
+        room(group, before, facts)?;
         let read = match &mut into.tokens {
             TokenBuffer::U16(tokens) => reader.read(tokens, &mut into.ends),
             TokenBuffer::U32(tokens) => reader.read(tokens, &mut into.ends),
@@ -140,6 +138,34 @@ impl TokenFile {
             into.ends.truncate(documents);
         }
         read
+    }
+
+    /// Appends the documents of a row group as [`read_tokens`](Self::read_tokens) does, with their tokens where they
+    /// lie in `chunk`. Returns false, with `into` as before, where they can't be left there: only tokens of two bytes
+    /// can, which are not compressed and written as our files have them.
+    pub fn keep_tokens(
+        &self,
+        group: usize,
+        chunk: &Bytes,
+        into: &mut Documents<StoredTokens>,
+    ) -> Result<bool, TokenError> {
+        let (facts, column) = (self.group(group)?, &self.facts.tokens);
+        let mut reader = self.chunk(group, column, facts, facts.tokens, chunk)?;
+        if reader.is_compressed() || self.width() != TokenWidth::U16 {
+            return Ok(false);
+        }
+        let (before, documents) = (into.tokens.len(), into.ends.len());
+        room(group, before, facts)?;
+        let mut storing = Storing::new(chunk, &mut into.tokens);
+        let read = reader.read_into(&mut storing, &mut into.ends);
+        let flat = storing.is_flat();
+        let read = read.map_err(|fault| located(group, facts, column, fault));
+        let read = read.and_then(|()| check_rows(group, facts, column, into.ends.len() - documents));
+        if read.is_err() || !flat {
+            into.tokens.truncate(before);
+            into.ends.truncate(documents);
+        }
+        read.map(|()| flat)
     }
 
     /// Appends the counts of a row group's documents from the bytes of their column. On an error `into` is as before.
@@ -190,6 +216,12 @@ impl TokenFile {
 
 fn find_columns(schema: &Schema, column: Option<&str>) -> Result<(Integers, Option<Integers>), TokenError> {
     Ok((find_tokens(schema, column)?, find_counts(schema)))
+}
+
+/// Refuses more tokens than 32 bits count.
+fn room(group: usize, before: usize, facts: &GroupFacts) -> Result<(), TokenError> {
+    let more = facts.tokens.values;
+    if before as u64 + more > u32::MAX.into() { Err(TokenError::TooMany { group, before, more }) } else { Ok(()) }
 }
 
 fn check_rows(group: usize, facts: &GroupFacts, column: &Integers, actual: usize) -> Result<(), TokenError> {

@@ -25,7 +25,20 @@ fn small(compression: TokenCompression, width: TokenWidth) -> (Vec<Vec<u32>>, By
 }
 
 /// Reads a file that may be damaged: it is refused, or gives as many rows as it says, in memory that its bytes explain.
+/// Tokens that are left where they lie are the same, or one is seen to be none.
 fn read(file: &Bytes) -> Result<Documents, TokenError> {
+    let copied = copy(file);
+    if let Ok(Some(kept)) = super::tests::keep(file) {
+        let (found, sound) = super::tests::kept_lists(&kept);
+        match &copied {
+            Ok(documents) => assert_eq!((found, sound), (super::tests::lists(documents), true)),
+            Err(error) => assert!(!sound, "{error}"),
+        }
+    }
+    copied
+}
+
+fn copy(file: &Bytes) -> Result<Documents, TokenError> {
     let found = TokenFile::of(file, None)?;
     let mut documents = Documents::new(found.width());
     for group in 0..found.groups() {

@@ -20,8 +20,9 @@
 //! Parquet has no integer of two bytes: a PLAIN one takes four. But indices into a dictionary may have any number of
 //! bits, and indices of 16 bits, packed, are little-endian words. With a dictionary whose entry `i` is `i` (the
 //! *identity dictionary*) the indices are the tokens: two bytes each, and decoding is a copy, after the dictionary was
-//! seen to be the identity and every token to be below its length. The dictionary costs at most 256 KiB a row group,
-//! 1.6 % of 16 MiB, and 160 KiB with zstd, 4 % where a token of 16 bits keeps half a byte.
+//! seen to be the identity and every token to be below its length; tokens that are not compressed can even be left
+//! where they were read. The dictionary costs at most 256 KiB a row group, 1.6 % of 16 MiB, and 160 KiB with zstd, 4 %
+//! where a token of 16 bits keeps half a byte.
 //!
 //! Of all layouts that were measured (`benches/tokens.rs`, results in `benches/RESULTS.md`) this is the fastest that
 //! other programs see as a list of integers: uncompressed it decodes at nine tenths of a memcpy, and under every codec
@@ -56,15 +57,17 @@ mod file;
 mod levels;
 mod pages;
 mod runs;
+mod stored;
 mod values;
 mod writer;
 
-pub use buffer::{Documents, TokenBuffer, TokenSlice, TokenWidth};
+pub use buffer::{Documents, TokenBuffer, TokenList, TokenSlice, TokenWidth};
 pub use encode::encode_documents;
 pub use error::TokenError;
 pub use file::TokenFile;
 pub use levels::LevelsError;
 pub use pages::PageFault;
+pub use stored::{StoredPiece, StoredTokens};
 pub use writer::{TokenCompression, TokenFileFacts, TokenFileSpec, TokenFileWriter, TokenWriteError};
 
 #[cfg(test)]

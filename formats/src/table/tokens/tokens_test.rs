@@ -34,6 +34,38 @@ pub(super) fn read(file: &Bytes, column: Option<&str>, width: TokenWidth) -> Res
     Ok(documents)
 }
 
+/// Reads all row groups into one, with their tokens where they lie; none where one of them can't be read so.
+pub(super) fn keep(file: &Bytes) -> Result<Option<Documents<StoredTokens>>, TokenError> {
+    let found = TokenFile::of(file, None)?;
+    let mut documents = Documents::<StoredTokens>::default();
+    for group in 0..found.groups() {
+        let before = (documents.tokens.len(), documents.len());
+        let kept = found.keep_tokens(group, &part(file, found.tokens_range(group)), &mut documents);
+        if !matches!(kept, Ok(true)) {
+            assert_eq!((documents.tokens.len(), documents.len()), before);
+            return kept.map(|_| None);
+        }
+    }
+    Ok(Some(documents))
+}
+
+/// The tokens of documents that lie where they were read, and whether each is in its dictionary.
+pub(super) fn kept_lists(documents: &Documents<StoredTokens>) -> (Vec<Vec<u32>>, bool) {
+    let mut sound = true;
+    let starts = [0].into_iter().chain(documents.ends.iter().copied());
+    let lists = starts.zip(&documents.ends).map(|(start, end)| {
+        let pieces = documents.tokens.pieces(start as usize, *end as usize);
+        let tokens = pieces.flat_map(|piece| piece.words.iter().map(move |word| (*word, piece.greatest)));
+        let tokens = tokens.map(|(word, greatest)| {
+            let token = u16::from_le_bytes(word);
+            sound &= token <= greatest;
+            u32::from(token)
+        });
+        tokens.collect()
+    });
+    (lists.collect(), sound)
+}
+
 pub(super) fn lists(documents: &Documents) -> Vec<Vec<u32>> {
     (0..documents.len()).map(|i| documents.document(i).unwrap().iter().collect()).collect()
 }
@@ -89,7 +121,7 @@ proptest! {
     #[test]
     fn what_is_written_is_read_here_and_elsewhere(spec in any_spec(), texts in any_texts()) {
         let width = spec.width;
-        let limit = spec.row_group_tokens;
+        let (limit, flat) = (spec.row_group_tokens, matches!(spec.compression, TokenCompression::None));
         let (file, facts) = write(spec.clone(), &texts);
         prop_assert_eq!(&write(spec, &texts).0, &file);
         prop_assert_eq!(&read_elsewhere(&file), &texts);
@@ -97,6 +129,13 @@ proptest! {
         for into in [width, TokenWidth::U32] {
             let documents = read(&file, None, into).unwrap();
             prop_assert_eq!(&lists(&documents), &expected);
+        }
+        let kept = keep(&file).unwrap();
+        if width == TokenWidth::U16 && flat && expected.iter().all(|tokens| !tokens.is_empty()) {
+            prop_assert!(kept.is_some());
+        }
+        if let Some(kept) = kept {
+            prop_assert_eq!(kept_lists(&kept), (expected.clone(), true));
         }
         let found = TokenFile::of(&file, Some("tokens")).unwrap();
         prop_assert_eq!(found.column(), "tokens.list.element");

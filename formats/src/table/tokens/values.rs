@@ -6,6 +6,7 @@
 use super::delta::delta_values;
 use super::pages::PageFault;
 use super::runs::{Run, Runs, RunsEnded, unpack};
+use super::stored::SHORTEST_RUN;
 
 const PLAIN: i32 = 0;
 const PLAIN_DICTIONARY: i32 = 2;
@@ -61,6 +62,22 @@ impl Token for u32 {
     fn into_u32(self) -> u32 {
         self
     }
+}
+
+/// Where the values of pages go, one after the other.
+pub(super) trait Sink<T> {
+    /// Returns how many values went there.
+    fn len(&self) -> usize;
+
+    /// Appends the `count` values of a page.
+    fn values(
+        &mut self,
+        encoding: i32,
+        bytes: &[u8],
+        count: usize,
+        kind: ValueKind,
+        dictionary: Option<&Dictionary<T>>,
+    ) -> Result<(), ValueFault>;
 }
 
 /// Why values are not taken.
@@ -162,6 +179,34 @@ impl<T: Token> Dictionary<T> {
         Ok(())
     }
 
+    /// Returns the greatest token of two bytes that it has, where it has any.
+    pub(super) fn greatest(&self) -> Option<u16> {
+        self.entries.len().checked_sub(1).map(|last| u16::try_from(last).unwrap_or(u16::MAX))
+    }
+
+    /// Returns the indices of a page as they lie in it, where they are tokens of two bytes in long runs. They may be
+    /// beyond the dictionary.
+    pub(super) fn flat<'b>(
+        &self,
+        encoding: i32,
+        bytes: &'b [u8],
+        count: usize,
+    ) -> Result<Option<Vec<&'b [u8]>>, ValueFault> {
+        let indices = encoding == PLAIN_DICTIONARY || encoding == RLE_DICTIONARY;
+        let Some((16, rest)) = bytes.split_first().filter(|_| indices && self.identity) else { return Ok(None) };
+        let (mut found, mut left) = (Vec::new(), count);
+        let mut runs = Runs::new(rest, 16, count);
+        while let Some(run) = runs.next_run()? {
+            let Run::Packed { bytes, len } = run else { return Ok(None) };
+            left -= len;
+            if len < SHORTEST_RUN && left > 0 {
+                return Ok(None);
+            }
+            found.push(&bytes[..2 * len]);
+        }
+        Ok(Some(found))
+    }
+
     /// Returns the entry that the value at a position of the page names.
     fn entry(&self, index: u64, position: usize) -> Result<T, ValueFault> {
         let index = index as usize;
@@ -193,37 +238,42 @@ fn identical<T: Token>(bytes: &[u8], entries: usize, into: &mut Vec<T>) -> bool 
     over == 0
 }
 
-/// Appends the `count` values of a page.
-pub(super) fn read_values<T: Token>(
-    encoding: i32,
-    bytes: &[u8],
-    count: usize,
-    kind: ValueKind,
-    dictionary: Option<&Dictionary<T>>,
-    into: &mut Vec<T>,
-) -> Result<(), ValueFault> {
-    match encoding {
-        PLAIN => plain(bytes, count, kind, into),
-        PLAIN_DICTIONARY | RLE_DICTIONARY => {
-            let missing = PageFault::Dictionary("its values are in a dictionary, which is missing before it");
-            dictionary.ok_or(missing)?.values(bytes, count, into)
-        }
-        DELTA_BINARY_PACKED => {
-            let first = into.len();
-            delta_values(bytes, count, kind.stored, |value| {
-                into.push(checked(value, into.len() - first, kind)?);
-                Ok(())
-            })
-        }
-        BYTE_STREAM_SPLIT => {
-            let planes = bytes.get(..count * kind.stored).ok_or_else(short)?;
-            for i in 0..count {
-                let byte = |plane: usize| u64::from(planes[plane * count + i]) << (8 * plane);
-                into.push(checked((0..kind.stored).map(byte).sum(), i, kind)?);
+impl<T: Token> Sink<T> for Vec<T> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn values(
+        &mut self,
+        encoding: i32,
+        bytes: &[u8],
+        count: usize,
+        kind: ValueKind,
+        dictionary: Option<&Dictionary<T>>,
+    ) -> Result<(), ValueFault> {
+        match encoding {
+            PLAIN => plain(bytes, count, kind, self),
+            PLAIN_DICTIONARY | RLE_DICTIONARY => {
+                let missing = PageFault::Dictionary("its values are in a dictionary, which is missing before it");
+                dictionary.ok_or(missing)?.values(bytes, count, self)
             }
-            Ok(())
+            DELTA_BINARY_PACKED => {
+                let first = self.len();
+                delta_values(bytes, count, kind.stored, |value| {
+                    self.push(checked(value, self.len() - first, kind)?);
+                    Ok(())
+                })
+            }
+            BYTE_STREAM_SPLIT => {
+                let planes = bytes.get(..count * kind.stored).ok_or_else(short)?;
+                for i in 0..count {
+                    let byte = |plane: usize| u64::from(planes[plane * count + i]) << (8 * plane);
+                    self.push(checked((0..kind.stored).map(byte).sum(), i, kind)?);
+                }
+                Ok(())
+            }
+            actual => Err(PageFault::Unused { what: "encoding", actual: actual.into() }.into()),
         }
-        actual => Err(PageFault::Unused { what: "encoding", actual: actual.into() }.into()),
     }
 }
 
