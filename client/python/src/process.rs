@@ -38,8 +38,8 @@ pub(crate) fn process(_: Python<'_>) -> PyResult<&'static Process> {
     if let Some(process) = CURRENT.get() {
         return Ok(process);
     }
-    // Whoever waits works along, and is a thread too: with more threads than cores, those that others wait for would
-    // stand behind those that nobody needs yet.
+    // Whoever waits for a batch fills some, and is a thread too: with more threads than cores, those that others wait
+    // for would stand behind those that nobody needs yet.
     let workers = thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1);
     let runtime = Builder::new_multi_thread().worker_threads(workers).thread_name("gigastore").enable_all().build()?;
     // It lives as long as the process: saves in the background go on when nobody holds their store.

@@ -89,18 +89,9 @@ impl BufferPool {
 
     /// Returns a buffer of `len` bytes, of any content. Fails where the system has no memory.
     pub fn take(&self, len: usize) -> io::Result<Buffer> {
-        // One that is much longer is left to whoever needs it.
-        let fits = |map: &MmapMut| (len..=len.saturating_mul(2).max(STEP_BYTES)).contains(&map.len());
-        let kept = {
-            let mut free = self.shelf.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].len());
-            if best.is_none()
-                && let Most::Bytes(_) = self.shelf.most
-            {
-                make_room(&mut free, len);
-            }
-            best.map(|i| free.swap_remove(i))
-        };
+        let (kept, outgrown) = self.shelf.pick(len);
+        // Given back when nobody waits for the shelf any more.
+        drop(outgrown);
         let map = match kept {
             Some(map) => map,
             None => {
@@ -109,18 +100,57 @@ impl BufferPool {
                 map
             }
         };
-        Ok(Buffer { map: Some(map), len, shelf: Arc::clone(&self.shelf) })
+        let mut buffer = Buffer { map: Some(map), len, shelf: Arc::clone(&self.shelf) };
+        if let Most::Bytes(_) = self.shelf.most {
+            // Written to, a page is no longer one that the system may take: it would lose what is read to it past the
+            // processor, and whoever looks at it could see it change.
+            touch(buffer.as_mut());
+        }
+        Ok(buffer)
     }
 }
 
-/// Gives back as much as is about to be taken from the system, so that buffers which nobody needs any more do not add
-/// to those in use.
-fn make_room(free: &mut Vec<MmapMut>, len: usize) {
-    let mut given = 0;
-    while given < len
-        && let Some(map) = free.pop()
-    {
-        given += map.len();
+impl Shelf {
+    /// Takes the shortest buffer that has `len` bytes. Where there is none, and what is kept is counted in bytes,
+    /// returns some that are in all as long as the one that has to be made, so that buffers which nobody needs do not
+    /// add to those in use.
+    fn pick(&self, len: usize) -> (Option<MmapMut>, Vec<MmapMut>) {
+        // One that is much longer is left to whoever needs it.
+        let longest = match self.most {
+            Most::Buffers(_) => usize::MAX,
+            Most::Bytes(_) => len.saturating_mul(2).max(STEP_BYTES),
+        };
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = (0..free.len()).filter(|&i| (len..=longest).contains(&free[i].len()));
+        if let Some(best) = fits.min_by_key(|&i| free[i].len()) {
+            return (Some(free.swap_remove(best)), Vec::new());
+        }
+        let (mut count, mut given) = (0, 0);
+        while let Most::Bytes(_) = self.most
+            && given < len
+            && count < free.len()
+        {
+            given += free[count].len();
+            count += 1;
+        }
+        (None, free.drain(..count).collect())
+    }
+
+    /// Keeps a buffer that nobody uses, or returns it where there is no room.
+    fn put(&self, map: MmapMut) -> Option<MmapMut> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = match self.most {
+            Most::Buffers(most) => free.len() < most,
+            Most::Bytes(most) => free.iter().map(|map| map.len() as u64).sum::<u64>() + map.len() as u64 <= most,
+        };
+        if !room {
+            return Some(map);
+        }
+        if let Most::Bytes(_) = self.most {
+            huge::lend(&map);
+        }
+        free.push(map);
+        None
     }
 }
 
@@ -151,11 +181,7 @@ impl Buffer {
     /// Makes the system give the memory of the buffer now, on all cores, rather than when it is first written to. Its
     /// content is lost.
     pub(crate) fn touch(&mut self, ambient: &dyn Ambient) {
-        copy::in_pieces(ambient, self.as_mut(), |_, piece| {
-            for page in piece.chunks_mut(PAGE_BYTES) {
-                page[0] = 0;
-            }
-        });
+        copy::in_pieces(ambient, self.as_mut(), |_, piece| touch(piece));
     }
 
     /// Ends writing: the bytes can be shared and sliced without a copy.
@@ -175,18 +201,16 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let Some(map) = self.map.take() else { return };
-        if let Most::Bytes(_) = self.shelf.most {
-            huge::lend(&map);
+        if let Some(map) = self.map.take() {
+            drop(self.shelf.put(map));
         }
-        let mut free = self.shelf.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = match self.shelf.most {
-            Most::Buffers(most) => free.len() < most,
-            Most::Bytes(most) => free.iter().map(|map| map.len()).sum::<usize>() + map.len() <= most as usize,
-        };
-        if room {
-            free.push(map);
-        }
+    }
+}
+
+/// Writes to each page.
+fn touch(memory: &mut [u8]) {
+    for page in memory.chunks_mut(PAGE_BYTES) {
+        page[0] = 0;
     }
 }
 

@@ -28,12 +28,13 @@ pub(crate) fn ask<T>(values: &mut Vec<T>) {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn ask<T>(_: &mut Vec<T>) {}
 
-/// Lets the system take the pages of a map that nobody uses, if it needs memory before they are written to again. Until
-/// then whoever reads them sees what was there, or zeros.
+/// Lets the system take the pages of a map that nobody uses, if it needs memory before they are written to again. Each
+/// page must be written to before any is looked at.
 #[cfg(target_os = "linux")]
 pub(crate) fn lend(map: &MmapMut) {
-    // SAFETY: what the map holds changes, if at all, to zeros, and any byte is a valid one; nobody refers to it, as the
-    // caller owns it. Where the system does not take the advice, nothing is different.
+    // SAFETY: the map is private, and its owner's alone. What it holds changes, if at all, to zeros, before it is
+    // written to again, and until then nobody looks at it: the buffers' shelf writes to each page of what it hands out.
+    // Where the system does not take the advice, nothing is different.
     let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::Free) };
 }
 

@@ -129,11 +129,11 @@ async fn a_damaged_row_group_is_an_error_that_names_it_and_is_gone_once_it_is_me
 
 /// Commits `p/d` anew with another first file, as nobody who pushes can: a token of it is not in its dictionary.
 /// Returns the row that has it.
-async fn commit_a_foreign_token(made: &Made, documents: &[Vec<i64>]) -> u64 {
+async fn commit_a_foreign_token(made: &Made, documents: &[Vec<u16>]) -> u64 {
     let row = documents.iter().position(|document| document.len() > 20).unwrap();
     let dataset = made.store.dataset(&"p/d".parse().unwrap()).await.unwrap();
     let sound = dataset.read(&dataset.files()[0].path, None, &Default::default()).await.unwrap();
-    let tokens: Vec<u8> = documents[row].iter().flat_map(|token| (*token as u16).to_le_bytes()).collect();
+    let tokens: Vec<u8> = documents[row].iter().flat_map(|token| token.to_le_bytes()).collect();
     let at = sound.windows(tokens.len()).position(|bytes| bytes == tokens).unwrap();
     let mut content = sound.to_vec();
     content[at + 20..at + 22].fill(0xff);
@@ -154,11 +154,9 @@ async fn commit_a_foreign_token(made: &Made, documents: &[Vec<i64>]) -> u64 {
 #[tokio::test]
 async fn a_token_that_its_dictionary_does_not_have_is_never_in_a_batch() {
     let made = Made::new().await;
-    let documents = made.push("d", 23, SMALL).await;
+    let documents = made.push_long("d", 3).await;
     let row = commit_a_foreign_token(&made, &documents).await;
-    let mut options = options("d", Packing::Concat { seq_len: 32 }, 2);
-    // Its row group by itself, as those of compressed files are copied, and looked at before.
-    options.order.window = 1;
+    let options = options("d", Packing::Concat { seq_len: 2048 }, 2);
     let mut stream = made.reopen().await.stream(options.clone()).await.unwrap();
     let mut taken = 0;
     let error = loop {
@@ -172,7 +170,7 @@ async fn a_token_that_its_dictionary_does_not_have_is_never_in_a_batch() {
         }
     };
     let StreamError::Beyond { path, row: found, actual: 0xffff, .. } = &error else { panic!("{error}") };
-    assert_eq!((path.as_str(), *found, error.code()), ("d-000.parquet", row, FaultCode::Integrity));
+    assert_eq!((path.as_str(), *found, error.code()), ("d.parquet", row, FaultCode::Integrity));
     // The stream stays before it, however often it is asked.
     assert_eq!(stream.next().await.unwrap_err().to_string(), error.to_string());
     assert_eq!((stream.place().step(), stream.cursor().samples), (taken, 2 * taken));
@@ -180,6 +178,25 @@ async fn a_token_that_its_dictionary_does_not_have_is_never_in_a_batch() {
     let mut skipping = options;
     skipping.damage = OnDamage::Skip;
     let (samples, seen) = read(&made.reopen().await, &skipping, 1, 1).await;
-    assert!(seen.missing > 0, "{seen:?}");
+    let index = made.reopen().await.dataset_index(&"p/d".parse().unwrap()).await.unwrap();
+    assert_eq!(seen.missing, index.index().tokens[0], "its row group, and no other");
     assert!(samples.values().all(|tokens| !tokens.contains(&0xffff)));
+}
+
+/// Where damage is to be skipped, tokens are looked at before, and copied.
+#[tokio::test]
+async fn tokens_that_are_left_where_they_lie_are_those_that_are_copied() {
+    let made = Made::new().await;
+    let documents = made.push_long("d", 5).await;
+    let packings =
+        [Packing::Concat { seq_len: 2048 }, Packing::FirstFit { seq_len: 4096, long: Long::Split }, Packing::Documents];
+    for packing in packings {
+        let options = options("d", packing, 4);
+        let mut skipping = options.clone();
+        skipping.damage = OnDamage::Skip;
+        let copied = read(&made.reopen().await, &skipping, 1, 1).await;
+        assert_eq!(read(&made.reopen().await, &options, 1, 1).await, copied, "{packing:?}");
+        let tokens = documents.iter().map(Vec::len).sum::<usize>() as u64;
+        assert_eq!((copied.1.missing, copied.1.tokens), (0, tokens));
+    }
 }

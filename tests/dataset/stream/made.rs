@@ -32,6 +32,9 @@ pub(super) struct Shape {
 /// Files with few documents in many row groups.
 pub(super) const SMALL: Shape = Shape { files: 3, documents: 40, longest: 60, group_tokens: 150 };
 
+/// Tokens of a long row group: 5 MiB of them.
+const LONG_GROUP_TOKENS: u64 = 5 << 19;
+
 /// A store that counts and can be made to fail, and a client of it.
 pub(super) struct Made {
     pub(super) faults: FaultyStore,
@@ -83,6 +86,27 @@ impl Made {
 }
 
 impl Made {
+    /// Pushes a dataset of one file of row groups that are long enough to be left where they are read. Returns its
+    /// documents.
+    pub(super) async fn push_long(&self, name: &str, groups: u64) -> Vec<Vec<u16>> {
+        let path = self.folder.join(format!("{name}.parquet"));
+        let mut spec = TokenFileSpec::new(TokenWidth::U16);
+        (spec.row_group_tokens, spec.compression) = (LONG_GROUP_TOKENS, TokenCompression::None);
+        let mut writer = TokenFileWriter::new(File::create(&path).unwrap(), spec).unwrap();
+        let (mut random, mut documents, mut tokens) = (XorShift::new(groups), Vec::new(), 0);
+        while tokens < groups * LONG_GROUP_TOKENS {
+            let len = random.below(6000) + u64::from(documents.is_empty());
+            let document: Vec<u16> = (0..len).map(|_| random.below(50_000) as u16).collect();
+            writer.push(&documents.len().to_string(), &document[..]).unwrap();
+            tokens += len;
+            documents.push(document);
+        }
+        writer.finish().unwrap();
+        let spec = PushSpec::new("p".parse().unwrap(), name.parse().unwrap());
+        self.store.push(&spec, &[path], &Progress::default()).await.unwrap();
+        documents
+    }
+
     /// Pushes a dataset of one file of row groups of so many tokens, in documents of 4,096.
     pub(super) async fn push_even(&self, name: &str, groups: u64, group_tokens: u64) {
         let path = self.folder.join(format!("{name}.parquet"));

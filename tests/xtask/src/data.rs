@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::step::{Step, StepError};
-use crate::venv::{NO_NETWORK, cannot_write, install_list, make_venv, pip, site_packages, start_anew};
+use crate::venv::{NO_NETWORK, cannot_write, check_room, install_list, make_venv, pip, site_packages, start_anew};
 
 /// The npm package that carries the Parquet file, and the file (3 million real flights, 5 columns).
 const DATASET: (&str, &str) = ("vega-datasets@3.2.1", "package/data/flights-3m.parquet");
@@ -100,7 +100,8 @@ pub(crate) fn prepare(step: &Step, root: &Path) -> Result<TestData, StepError> {
 
     start_anew(&folder).map_err(|e| cannot_write(step, &folder, &e))?;
     make_venv(step, &folder)?;
-    install_list(step, &folder, &wanted, ROOM, &[])?;
+    check_room(step, &folder, ROOM)?;
+    install_list(step, &folder, &wanted)?;
     fetch_package(step, &folder, DATASET, &folder)?;
     fetch_package(step, &folder, TEXTS, &folder.join("texts"))?;
     let found = TestData::find(&folder).map_err(|missing| {

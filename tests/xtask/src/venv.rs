@@ -52,18 +52,11 @@ pub(crate) fn pip(step: &Step, folder: &Path, arguments: &[&str]) -> Result<(), 
 
 /// Installs what a list of requirements names, a paragraph of it at a time: the archives of one paragraph lie on the
 /// disk beside what they become, and are gone before the next.
-pub(crate) fn install_list(
-    step: &Step,
-    folder: &Path,
-    list: &str,
-    room: u64,
-    options: &[&str],
-) -> Result<(), StepError> {
-    check_room(step, folder, room)?;
+pub(crate) fn install_list(step: &Step, folder: &Path, list: &str) -> Result<(), StepError> {
     let part = folder.join("requirements-part.txt");
-    let name = part.to_string_lossy();
-    let arguments = [&["--no-cache-dir", "--no-deps"], options, &["--requirement", &name]].concat();
-    for paragraph in list.split("\n\n").filter(|text| text.lines().any(|line| !line.starts_with('#'))) {
+    let arguments = ["--no-cache-dir", "--no-deps", "--requirement", &part.to_string_lossy()];
+    let names = |line: &str| !line.trim().is_empty() && !line.starts_with('#');
+    for paragraph in list.split("\n\n").filter(|paragraph| paragraph.lines().any(names)) {
         fs::write(&part, paragraph).map_err(|e| cannot_write(step, &part, &e))?;
         pip(step, folder, &arguments)?;
     }
@@ -71,7 +64,7 @@ pub(crate) fn install_list(
 }
 
 /// Refuses to begin where the disk has less room than is needed.
-fn check_room(step: &Step, folder: &Path, needed: u64) -> Result<(), StepError> {
+pub(crate) fn check_room(step: &Step, folder: &Path, needed: u64) -> Result<(), StepError> {
     let disk = rustix::fs::statvfs(folder).map_err(|e| cannot_write(step, folder, &e.into()))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if free >= needed {

@@ -12,7 +12,7 @@ use super::options::{Columns, StreamError};
 use super::shelf::{Reused, Shelf};
 use super::window::{Text, Window};
 
-/// Buffers of batches that are kept when nobody uses them: 16, twice those that are made ahead.
+/// Buffers of batches that are kept when nobody uses them: 16, as many as are made ahead and looked at.
 const KEPT_BATCHES: usize = 16;
 
 /// Pieces of documents that room is made for in each sample: four, as much as one of half-long documents has.

@@ -75,6 +75,7 @@ use super::read::DatasetError;
 use crate::store::Store;
 
 /// Batches that are made before anybody takes them: 8, so that a trainer that takes several at a time does not wait.
+/// As many more are looked at by one who waits, to fill them.
 const BATCHES_AHEAD: usize = 8;
 
 /// Epochs whose samples are counted to know how long a stream is: 1,024, more often than any dataset is trained on. A

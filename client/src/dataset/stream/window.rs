@@ -1,30 +1,33 @@
 //! One window of a lane in memory: read, checked against the manifest, decoded, packed.
 //!
-//! Must never hand out a window of which a byte, a row or a token is not what the manifest says.
+//! Must never hand out a window of which a byte or a row is not what the manifest says. Tokens of one whose bytes are
+//! left as they were read are looked at when they go into a batch.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::order::{Epoch, Segment, SourceOrder, WindowKey, WindowPlan};
 use gigastore_formats::table::tokens::{Documents, StoredTokens, TokenBuffer, TokenFile, TokenWidth};
+use gigastore_formats::verified::GroupSize;
 
 use super::super::index::IndexedDataset;
 use super::explain::ExplainedPiece;
 use super::group::{Group, Wanted};
 use super::options::{OnDamage, StreamError};
 use crate::transfer::buffer::BufferPool;
-use crate::transfer::gather::KEPT_FROM_BYTES;
 use crate::transfer::huge;
 
 /// Bytes that are kept of a document beside its tokens: start, length, and on average one piece of a sample and a half
 /// of its end, 24 in all; and its place in the order while that is being made.
 const DOCUMENT_BYTES: u64 = 32;
 
-/// The most bytes of a dictionary of tokens of two bytes.
-const DICTIONARY_BYTES: u64 = 256 << 10;
+/// Bytes of a row group's tokens from which on they are left where they were read: 4 MiB. What is held beside them is
+/// little then: a dictionary of at most 256 KiB, levels, the rest of the first and last verified group, and what is
+/// missing to a whole buffer.
+const STORED_FROM_BYTES: u64 = 4 << 20;
 
-/// Bytes of a document's levels in a page: two runs of at most 4.
-const LEVELS_BYTES: u64 = 8;
+/// The most bytes that a column has for each 8 of its tokens where these are left in it: 9.
+const STORED_EIGHTHS: u64 = 9;
 
 /// Windows whose memory is kept: 2, as many as are being decoded while others end.
 const KEPT_WINDOWS: usize = 2;
@@ -147,42 +150,43 @@ impl Source {
         ExplainedPiece { source: key.source, file, path, row: before + row, id: None, start, len }
     }
 
-    /// Returns about how many bytes a window takes in memory: its tokens, and what is kept of its documents.
+    /// Returns the most bytes that a window takes in memory.
     pub(super) fn cost(&self, key: WindowKey) -> u64 {
-        let (epoch, table) = (self.order.epoch(key.epoch), self.order.table());
-        let groups = epoch.groups(key.lane, key.window);
-        let (rows, tokens) = groups
-            .iter()
-            .fold((0, 0), |(rows, tokens), group| (rows + table.rows(*group), tokens + table.tokens(*group)));
-        tokens * self.width().bytes() as u64 + rows * DOCUMENT_BYTES
+        let epoch = self.order.epoch(key.epoch);
+        epoch.groups(key.lane, key.window).iter().map(|group| self.group_cost(*group)).sum()
     }
 
-    /// Returns the most bytes that a window takes, be its tokens copied or left where they were read.
+    /// Returns the most bytes that any window takes.
     pub(super) fn largest_window(&self, groups: u32) -> u64 {
-        self.largest(groups, |copied, rows| copied.max(self.stored_cost(copied - rows * DOCUMENT_BYTES, rows)))
+        let most = (0..self.order.table().groups() as u32).map(|group| self.group_cost(group)).max();
+        most.unwrap_or(0) * u64::from(groups)
     }
 
     /// Returns the most bytes of windows that are kept to be used again where tokens are copied.
     pub(super) fn largest_kept(&self, groups: u32) -> u64 {
-        self.largest(groups, |copied, _| copied) * KEPT_WINDOWS as u64
+        let most = (0..self.order.table().groups() as u32).map(|group| self.copied_cost(group)).max();
+        most.unwrap_or(0) * u64::from(groups) * KEPT_WINDOWS as u64
     }
 
-    /// Returns the most that so many row groups cost, given what each takes if it is copied, and its rows.
-    fn largest(&self, groups: u32, cost: impl Fn(u64, u64) -> u64) -> u64 {
-        let table = self.order.table();
-        let copied = |group| table.tokens(group) * self.width().bytes() as u64 + table.rows(group) * DOCUMENT_BYTES;
-        let costs = (0..table.groups() as u32).map(|group| cost(copied(group), table.rows(group)));
-        costs.max().unwrap_or(0) * u64::from(groups)
-    }
-
-    /// Returns what a row group of `tokens` bytes of tokens takes that is left where it was read.
-    fn stored_cost(&self, tokens: u64, rows: u64) -> u64 {
-        if self.width() != TokenWidth::U16 {
-            return 0;
+    /// Returns the most bytes that a row group takes, be its tokens copied or left where they were read.
+    fn group_cost(&self, group: u32) -> u64 {
+        let (table, copied) = (self.order.table(), self.copied_cost(group));
+        let tokens = self.token_bytes(group);
+        if self.width() != TokenWidth::U16 || tokens < STORED_FROM_BYTES {
+            return copied;
         }
-        let read = tokens + DICTIONARY_BYTES + rows * LEVELS_BYTES;
-        let read = if read < KEPT_FROM_BYTES { read } else { BufferPool::size(read) };
-        read + rows * DOCUMENT_BYTES
+        // Read are whole verified groups, at both ends.
+        let read = tokens / 8 * STORED_EIGHTHS + 2 * GroupSize::File.bytes();
+        copied.max(BufferPool::size(read) + table.rows(group) * DOCUMENT_BYTES)
+    }
+
+    /// Returns the bytes of a row group whose tokens are copied, with what is kept of its documents.
+    fn copied_cost(&self, group: u32) -> u64 {
+        self.token_bytes(group) + self.order.table().rows(group) * DOCUMENT_BYTES
+    }
+
+    fn token_bytes(&self, group: u32) -> u64 {
+        self.order.table().tokens(group) * self.width().bytes() as u64
     }
 
     /// Returns the path of the file that a window begins with.
@@ -217,7 +221,12 @@ impl Source {
     /// Leaves the tokens of row groups where they lie, if they are stored as they are used. They are looked at when
     /// they become a batch: too late for damage to be skipped.
     fn stored(&self, groups: &[Group], damage: OnDamage) -> Result<Option<Decoded<StoredTokens>>, StreamError> {
-        if damage == OnDamage::Skip {
+        let fits = |(tokens, read): (u64, usize)| {
+            let bytes = tokens * TokenWidth::U16.bytes() as u64;
+            bytes >= STORED_FROM_BYTES && read as u64 <= bytes / 8 * STORED_EIGHTHS
+        };
+        let fit = self.width() == TokenWidth::U16 && groups.iter().map(Group::claim).all(fits);
+        if damage == OnDamage::Skip || !fit {
             return Ok(None);
         }
         let (mut documents, mut lengths) = (Documents::default(), Vec::new());

@@ -1,7 +1,7 @@
 //! Tokens of two bytes where they lie: in pages that were read and are not compressed, as our files have them.
 //!
-//! A copy of them would cost as much as reading them did. Must never hold pages that are longer than their tokens by
-//! more than what a column chunk has beside them.
+//! A copy of them would cost as much as reading them did. The whole chunk is held as long as they are: whoever keeps
+//! them looks at how long it is. Must never note more runs than one for 1,024 tokens, and one for each page.
 
 use bytes::Bytes;
 
@@ -57,7 +57,7 @@ impl StoredTokens {
             let (words, _) = run.bytes.as_chunks::<2>();
             let at = run.first as usize;
             let words = words.get(start.saturating_sub(at)..words.len().min(end - at))?;
-            Some(StoredPiece { words, greatest: run.greatest })
+            (!words.is_empty()).then_some(StoredPiece { words, greatest: run.greatest })
         })
     }
 }

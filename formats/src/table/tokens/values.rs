@@ -1,7 +1,7 @@
 //! The values of a page, turned to tokens: copied, narrowed or looked up.
 //!
 //! Source: <https://github.com/apache/parquet-format/blob/master/Encodings.md>. Must never return a token that the
-//! column's declared type or the buffer can't hold, or that is not in the dictionary.
+//! column's declared type or the buffer can't hold, or, but where it is left as it lies, that is not in the dictionary.
 
 use super::delta::delta_values;
 use super::pages::PageFault;
