@@ -93,20 +93,21 @@ impl BufferPool {
         // Given back when nobody waits for the shelf any more.
         drop(outgrown);
         let map = match kept {
-            Some(map) => map,
+            Some(mut map) => {
+                if let Most::Bytes(_) = self.shelf.most {
+                    // Written to, a page is no longer one that the system may take: it would lose what is read to it
+                    // past the processor, and whoever looks at it could see it change.
+                    touch(&mut map[..len]);
+                }
+                map
+            }
             None => {
                 let map = fresh(len)?;
                 self.shelf.made.fetch_add(1, Ordering::Relaxed);
                 map
             }
         };
-        let mut buffer = Buffer { map: Some(map), len, shelf: Arc::clone(&self.shelf) };
-        if let Most::Bytes(_) = self.shelf.most {
-            // Written to, a page is no longer one that the system may take: it would lose what is read to it past the
-            // processor, and whoever looks at it could see it change.
-            touch(buffer.as_mut());
-        }
-        Ok(buffer)
+        Ok(Buffer { map: Some(map), len, shelf: Arc::clone(&self.shelf) })
     }
 }
 
@@ -233,5 +234,29 @@ mod tests {
         let again = pool.take(STEP_BYTES).unwrap();
         assert!(pool.shelf.free.lock().unwrap().is_empty());
         assert_eq!(again.as_ref().len(), STEP_BYTES);
+    }
+
+    #[test]
+    fn what_a_pool_holds_is_bounded_in_bytes_and_makes_room() {
+        let pool = BufferPool::holding(3 * STEP_BYTES as u64);
+        let free = || pool.shelf.free.lock().unwrap().len();
+        let taken: Vec<Buffer> = (0..4).map(|_| pool.take(STEP_BYTES).unwrap()).collect();
+        drop(taken);
+        assert_eq!((free(), pool.made()), (3, 4));
+        let mut again = pool.take(STEP_BYTES - 5).unwrap();
+        again.as_mut().fill(7);
+        assert_eq!((free(), pool.made(), again.as_ref()), (2, 4, &[7; STEP_BYTES - 5][..]));
+        // None is long enough: what is free goes first, as far as it is needed.
+        let long = pool.take(STEP_BYTES + 1).unwrap();
+        assert_eq!((free(), pool.made()), (0, 5));
+        drop((again, long));
+        // And none is taken that is much longer than it must be.
+        let short = pool.take(5).unwrap();
+        assert_eq!((free(), pool.made()), (1, 5));
+        drop(short);
+        drop(pool.take(3 * STEP_BYTES).unwrap());
+        assert_eq!((free(), pool.made()), (1, 6));
+        let short = pool.take(5).unwrap();
+        assert_eq!((free(), pool.made(), short.as_ref().len()), (0, 7, 5));
     }
 }
