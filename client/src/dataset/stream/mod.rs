@@ -22,7 +22,9 @@
 //!
 //! A process holds the windows that its samples come from, at most one a lane, and what it reads ahead, at most
 //! [`prefetch_bytes`](StreamOptions::prefetch_bytes) (or one window where that is larger), stored and decoded: see
-//! [`memory_bound`](Stream::memory_bound). Beside that some batches.
+//! [`memory_bound`](Stream::memory_bound). Beside that some batches. Memory that was read to stays with the store (in
+//! Python with the process) for the streams that follow: [`KEPT_BYTES`](crate::store::KEPT_BYTES) at most, which the
+//! system may take.
 //!
 //! | file | what |
 //! |---|---|
