@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use gigastore_client::Coded as _;
 use gigastore_client::dataset::stream::{OnDamage, StreamError};
 use gigastore_engine::store::OpenMode;
@@ -199,4 +199,30 @@ async fn tokens_that_are_left_where_they_lie_are_those_that_are_copied() {
         let tokens = documents.iter().map(Vec::len).sum::<usize>() as u64;
         assert_eq!((copied.1.missing, copied.1.tokens), (0, tokens));
     }
+}
+
+/// As by Ctrl-C, again and again: a wait for a batch is dropped where it stands.
+#[tokio::test]
+async fn waits_that_are_given_up_lose_nothing() {
+    let made = Made::new().await;
+    made.push("d", 24, SMALL).await;
+    let options = options("d", Packing::Concat { seq_len: 32 }, 3);
+    let expected = read(&made.store, &options, 1, 1).await;
+    let mut stream = made.reopen().await.stream(options).await.unwrap();
+    let (mut samples, mut given_up, mut turn) = (Samples::new(), 0, 0);
+    loop {
+        turn += 1;
+        let taken = if turn % 3 == 0 { stream.try_next() } else { stream.next().now_or_never() };
+        let Some(taken) = taken else {
+            given_up += 1;
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let Some(batch) = taken.unwrap() else { break };
+        for (row, position) in batch.positions.iter().enumerate().filter(|(_, position)| **position >= 0) {
+            assert!(samples.insert(*position, batch.tokens[row * 32..(row + 1) * 32].to_vec()).is_none());
+        }
+    }
+    assert!(given_up > 0);
+    assert_eq!((samples, stream.cursor().seen), expected);
 }
