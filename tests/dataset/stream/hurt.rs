@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use gigastore_client::Coded as _;
-use gigastore_client::dataset::stream::{OnDamage, StreamError};
+use gigastore_client::dataset::stream::{Batch, OnDamage, StreamError};
 use gigastore_engine::store::OpenMode;
 use gigastore_formats::manifest::dataset::{DatasetMeta, write_dataset};
 use gigastore_formats::order::{Long, Packing, Unit};
@@ -20,6 +20,13 @@ use gigastore_tests::opened;
 use object_store::ObjectStoreExt as _;
 
 use super::made::{Made, SMALL, Samples, options, read, take};
+
+/// Puts the samples of a batch, of 32 tokens each, to those that came before.
+fn put(batch: &Batch, samples: &mut Samples) {
+    for (tokens, position) in batch.tokens.chunks(32).zip(&batch.positions).filter(|(_, position)| **position >= 0) {
+        assert!(samples.insert(*position, tokens.to_vec()).is_none());
+    }
+}
 
 #[tokio::test]
 async fn a_failing_store_delays_and_nothing_else() {
@@ -40,12 +47,7 @@ async fn a_failing_store_delays_and_nothing_else() {
         loop {
             match stream.next().await {
                 Ok(None) => break,
-                Ok(Some(batch)) => {
-                    for (row, position) in batch.positions.iter().enumerate().filter(|(_, position)| **position >= 0) {
-                        let tokens = batch.tokens[row * 32..(row + 1) * 32].to_vec();
-                        assert!(samples.insert(*position, tokens).is_none());
-                    }
-                }
+                Ok(Some(batch)) => put(&batch, &mut samples),
                 Err(error) => {
                     failures += 1;
                     assert!(failures < 1000, "{error}");
@@ -82,11 +84,7 @@ async fn a_damaged_row_group_is_an_error_that_names_it_and_is_gone_once_it_is_me
     let mut error = None;
     while error.is_none() {
         match stream.next().await {
-            Ok(Some(batch)) => {
-                for (row, position) in batch.positions.iter().enumerate().filter(|(_, position)| **position >= 0) {
-                    samples.insert(*position, batch.tokens[row * 32..(row + 1) * 32].to_vec());
-                }
-            }
+            Ok(Some(batch)) => put(&batch, &mut samples),
             Ok(None) => panic!("the damage was not found"),
             Err(found) => error = Some(found),
         }
@@ -219,9 +217,7 @@ async fn waits_that_are_given_up_lose_nothing() {
             continue;
         };
         let Some(batch) = taken.unwrap() else { break };
-        for (row, position) in batch.positions.iter().enumerate().filter(|(_, position)| **position >= 0) {
-            assert!(samples.insert(*position, batch.tokens[row * 32..(row + 1) * 32].to_vec()).is_none());
-        }
+        put(&batch, &mut samples);
     }
     assert!(given_up > 0);
     assert_eq!((samples, stream.cursor().seen), expected);

@@ -7,7 +7,7 @@ use super::columns::Integers;
 use super::file::ChunkFacts;
 use super::levels::{LevelsError, LevelsFault, Rows};
 use super::pages::{Page, PageFault, PageKind, Pages};
-use super::values::{Dictionary, Sink, Token, ValueFault, ValueKind};
+use super::values::{Dictionary, Sink, Token, ValueFault, ValueKind, Values};
 
 /// Tokens that are reserved for each byte of a chunk before its pages are read: four. Text that zstd compresses well
 /// keeps half a byte of a token; what takes less grows as it is read.
@@ -165,7 +165,8 @@ fn read_page<T: Token>(
         Some(rows) => rows.page(levels, page.values, tokens.len() as u32, ends).map_err(PageError::Levels)?,
         None => page.values,
     };
-    Ok(tokens.values(page.encoding, values, count, kind, dictionary.as_ref())?)
+    let (encoding, dictionary) = (page.encoding, dictionary.as_ref());
+    Ok(tokens.values(Values { encoding, bytes: values, count, kind, dictionary })?)
 }
 
 /// Splits off levels, before which their length stands.

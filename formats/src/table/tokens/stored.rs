@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::buffer::TokenList;
-use super::values::{Dictionary, Sink, ValueFault, ValueKind};
+use super::values::{Dictionary, Sink, ValueFault, Values};
 
 /// The shortest run of tokens that is kept where it lies, unless it ends a page: 1,024, so that what is noted of it is
 /// little beside it. Ours are as long as their pages.
@@ -94,20 +94,13 @@ impl Sink<u16> for Storing<'_> {
         self.into.len()
     }
 
-    fn values(
-        &mut self,
-        encoding: i32,
-        bytes: &[u8],
-        count: usize,
-        _: ValueKind,
-        dictionary: Option<&Dictionary<u16>>,
-    ) -> Result<(), ValueFault> {
-        let dictionary = dictionary.filter(|_| self.flat);
+    fn values(&mut self, page: Values<'_, u16>) -> Result<(), ValueFault> {
+        let dictionary = page.dictionary.filter(|_| self.flat);
         let greatest = dictionary.and_then(Dictionary::greatest);
-        let flat = dictionary.map_or(Ok(None), |dictionary| dictionary.flat(encoding, bytes, count))?;
+        let flat = dictionary.map_or(Ok(None), |dictionary| dictionary.flat(page.encoding, page.bytes, page.count))?;
         self.flat = flat.is_some() && greatest.is_some();
         let (Some(runs), Some(greatest)) = (flat, greatest) else {
-            self.into.len += count as u32;
+            self.into.len += page.count as u32;
             return Ok(());
         };
         for run in runs {

@@ -64,20 +64,22 @@ impl Token for u32 {
     }
 }
 
+/// The values of a page.
+pub(super) struct Values<'a, T> {
+    pub(super) encoding: i32,
+    pub(super) bytes: &'a [u8],
+    pub(super) count: usize,
+    pub(super) kind: ValueKind,
+    pub(super) dictionary: Option<&'a Dictionary<T>>,
+}
+
 /// Where the values of pages go, one after the other.
 pub(super) trait Sink<T> {
     /// Returns how many values went there.
     fn len(&self) -> usize;
 
-    /// Appends the `count` values of a page.
-    fn values(
-        &mut self,
-        encoding: i32,
-        bytes: &[u8],
-        count: usize,
-        kind: ValueKind,
-        dictionary: Option<&Dictionary<T>>,
-    ) -> Result<(), ValueFault>;
+    /// Appends the values of a page.
+    fn values(&mut self, page: Values<'_, T>) -> Result<(), ValueFault>;
 }
 
 /// Why values are not taken.
@@ -243,14 +245,8 @@ impl<T: Token> Sink<T> for Vec<T> {
         self.len()
     }
 
-    fn values(
-        &mut self,
-        encoding: i32,
-        bytes: &[u8],
-        count: usize,
-        kind: ValueKind,
-        dictionary: Option<&Dictionary<T>>,
-    ) -> Result<(), ValueFault> {
+    fn values(&mut self, page: Values<'_, T>) -> Result<(), ValueFault> {
+        let Values { encoding, bytes, count, kind, dictionary } = page;
         match encoding {
             PLAIN => plain(bytes, count, kind, self),
             PLAIN_DICTIONARY | RLE_DICTIONARY => {
