@@ -102,12 +102,7 @@ impl Delivery {
         };
         let checked = match source.lend(group.stored) {
             Some(stored) => {
-                // To copy a piece brings it into the caches; what was copied goes past them.
-                let pieces = stored.chunks(WARM_BYTES).zip(place.chunks_mut(WARM_BYTES)).map(|(from, into)| {
-                    copy(from, into);
-                    from
-                });
-                let checked = slice.entry.check_raw_group(group.index, pieces);
+                let checked = slice.entry.check_raw_group(group.index, copied(stored, &mut place));
                 match source.stayed() {
                     // What was copied is what was checked.
                     true => checked.map_err(|fault| self.damaged(group, fault)),
@@ -128,23 +123,32 @@ impl Delivery {
 
     fn deliver_by_copy(&self, group: Group, source: &mut dyn Source, scratch: &mut Vec<u8>) -> Result<(), Undelivered> {
         let OpenSlice { entry, name, copies } = &self.pack.slices[group.slice];
-        let len = group.stored.len() as usize;
-        if scratch.len() < len {
-            scratch.resize(len, 0);
-        }
-        let stored = &mut scratch[..len];
-        source.fill_at(group.stored.start(), stored).map_err(Undelivered::Source)?;
+        let stored = match source.lend(group.stored) {
+            Some(lent) => lent,
+            None => {
+                let len = group.stored.len() as usize;
+                if scratch.len() < len {
+                    scratch.resize(len, 0);
+                }
+                source.fill_at(group.stored.start(), &mut scratch[..len]).map_err(Undelivered::Source)?;
+                &scratch[..len]
+            }
+        };
         let logical = entry.open_group(group.index, stored).map_err(|fault| self.damaged(group, fault))?;
         let window = entry.slice.tree.group_range(group.index);
-        for copy in copies {
-            for run in copy.plan.within(window) {
-                let start = (run.from - window.start()) as usize;
-                let sunk = copy.sink.write_at(run.to, &logical[start..start + run.len as usize]);
-                let failed = |source| Undelivered::Failed(FetchError::Sink { slice: name.clone(), source });
-                sunk.map_err(failed)?;
-                self.progress.done(run.len);
-            }
+        let runs = || copies.iter().flat_map(|copy| copy.plan.within(window).map(|run| (&copy.sink, run)));
+        let failed = |source| Undelivered::Failed(FetchError::Sink { slice: name.clone(), source });
+        for (sink, run) in runs() {
+            let start = (run.from - window.start()) as usize;
+            sink.write_at(run.to, &logical[start..start + run.len as usize]).map_err(failed)?;
         }
+        drop(logical);
+        if !source.stayed() {
+            // What was copied may not be what was checked.
+            runs().try_for_each(|(sink, run)| sink.write_at(run.to, &vec![0; run.len as usize])).map_err(failed)?;
+            return Err(Undelivered::Source(absent(group.stored.start())));
+        }
+        runs().for_each(|(_, run)| self.progress.done(run.len));
         Ok(())
     }
 
@@ -152,6 +156,20 @@ impl Delivery {
         let (slice, object) = (self.pack.slices[group.slice].name.clone(), self.pack.object.clone());
         Undelivered::Failed(FetchError::Damaged { slice, object, range: group.stored, fault })
     }
+}
+
+/// Cuts what is lent into pieces and copies each as the next one is asked for: after it was hashed. A hash waits less for
+/// memory than a copy does, and leaves the piece in the caches for the copy, which goes past them.
+fn copied<'s>(from: &'s [u8], into: &mut [u8]) -> impl Iterator<Item = &'s [u8]> {
+    let mut pieces = from.chunks(WARM_BYTES).zip(into.chunks_mut(WARM_BYTES));
+    let mut hashed = None;
+    std::iter::from_fn(move || {
+        if let Some((from, into)) = hashed.take() {
+            copy(from, into);
+        }
+        hashed = pieces.next();
+        hashed.as_ref().map(|(from, _)| *from)
+    })
 }
 
 /// Returns the memory that a group belongs to, where all of it belongs to one place and lies there as it is stored.
@@ -191,5 +209,107 @@ impl Taker for Delivery {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gigastore_formats::pack::{Coding, PackHeader, PackSlice};
+    use gigastore_formats::tensor::boxes::{CopyPlan, TensorBox};
+    use gigastore_formats::tensor::dtype::Dtype;
+    use gigastore_formats::tensor::slice::SliceId;
+    use gigastore_formats::verified::{GroupSize, GroupTree};
+
+    use super::*;
+    use crate::transfer::sink::BufferSink;
+
+    const BYTES: u64 = (3 << 20) + 5;
+
+    /// An object in memory that is lent.
+    struct Lending {
+        object: Vec<u8>,
+        stays: bool,
+    }
+
+    impl Source for Lending {
+        fn fill_at(&mut self, position: u64, _: &mut [u8]) -> Result<(), Fault> {
+            Err(absent(position))
+        }
+
+        fn lend(&mut self, range: ByteRange) -> Option<&[u8]> {
+            self.object.get(range.start() as usize..range.end() as usize)
+        }
+
+        fn stayed(&self) -> bool {
+            self.stays
+        }
+    }
+
+    type Memory = Arc<BufferSink<Vec<u8>>>;
+
+    /// What a slice of [`BYTES`] is, the delivery of a part of it into memory full of sevens, and the object it is in.
+    fn wanted(start: u64, len: u64) -> (Vec<u8>, Arc<Delivery>, Memory, Lending) {
+        let data: Vec<u8> = (0..BYTES).map(|i| (i * 31 + i / 255) as u8).collect();
+        let whole = TensorBox::whole(&[BYTES]).unwrap();
+        let slice = SliceId::tensor("w", Dtype::U8, &[BYTES], whole.clone()).unwrap();
+        let tree = GroupTree::of(GroupSize::Tensor, &data);
+        let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }]).unwrap();
+        let entry = header.entries()[0].clone();
+        let mut object = head.to_vec();
+        object.resize(entry.stored.start() as usize, 0);
+        object.extend(&data);
+        let area = TensorBox::new(vec![start], vec![len]).unwrap();
+        let plan = CopyPlan::new(Dtype::U8, &whole, &area).unwrap().unwrap();
+        let touched = (0..4).filter(|index| plan.touches(entry.slice.tree.group_range(*index)));
+        let group = |index| Group { slice: 0, index, stored: entry.stored_groups(index..index + 1) };
+        let groups = touched.map(group).collect();
+        let sink = BufferSink::new(vec![7; len as usize]);
+        let copies = vec![Copy { plan, sink: sink.clone() }];
+        let pack = OpenPack { object: "p".into(), slices: vec![OpenSlice { entry, name: "w".into(), copies }] };
+        let delivery = Delivery::new(Arc::new(pack), groups, Progress::default());
+        (data, delivery, sink, Lending { object, stays: true })
+    }
+
+    /// Parts of whole groups, of parts of groups, and of both.
+    const PARTS: [(u64, u64); 4] = [(0, BYTES), (1 << 20, 1 << 20), (1000, 3000), (1 << 19, 2 << 20)];
+
+    #[test]
+    fn what_is_lent_is_delivered_whole_and_in_part() {
+        for (start, len) in PARTS {
+            let (data, delivery, sink, mut source) = wanted(start, len);
+            delivery.take(&mut source).unwrap();
+            assert!(delivery.failure().is_none() && delivery.rest().is_empty());
+            drop(delivery);
+            assert!(sink.into_inner().unwrap() == data[start as usize..][..len as usize], "{len} bytes at {start}");
+        }
+    }
+
+    #[test]
+    fn what_did_not_stay_is_cleared_and_still_wanted() {
+        for (start, len) in PARTS {
+            let (_, delivery, sink, mut source) = wanted(start, len);
+            source.stays = false;
+            let wanted = delivery.rest();
+            delivery.take(&mut source).unwrap_err();
+            assert!(delivery.failure().is_none() && delivery.rest() == wanted);
+            drop(delivery);
+            let memory = sink.into_inner().unwrap();
+            let copied = memory.iter().position(|byte| *byte == 7).unwrap_or(memory.len());
+            assert!(copied > 0 && memory[..copied].iter().all(|byte| *byte == 0), "{len} bytes at {start}");
+            assert!(memory[copied..].iter().all(|byte| *byte == 7), "nothing of a later group was written");
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_not_seen() {
+        for (start, len) in PARTS {
+            let (_, delivery, sink, mut source) = wanted(start, len);
+            let at = delivery.rest().start() as usize + 77;
+            source.object[at] ^= 1;
+            delivery.take(&mut source).unwrap();
+            assert!(matches!(delivery.failure(), Some(FetchError::Damaged { .. })));
+            drop(delivery);
+            assert!(sink.into_inner().unwrap().iter().all(|byte| [0, 7].contains(byte)), "{len} bytes at {start}");
+        }
     }
 }

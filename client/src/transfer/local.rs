@@ -1,11 +1,12 @@
 //! Stored objects that are files of this machine: what is in memory from there, the rest past the page cache.
 //!
 //! A read through the page cache costs a cold file more than its hash: pages to be found, and a copy. Read directly, a
-//! disk brings its bytes to where they belong while the processors hash, at the price that the next reader finds
-//! nothing kept. (A process that forks meanwhile may find such a read damaged on kernels before 6.5; it is noticed and
+//! disk brings its bytes while the processors hash, at the price that the next reader finds nothing kept. It brings them
+//! to a little memory that is used again, not to where they belong: pages of a trainer's tensors lie all over the
+//! memory, and a disk that has to go to each was measured at three quarters of its speed. (A process that forks meanwhile may find such a read damaged on kernels before 6.5; it is noticed and
 //! read again.) Must never wait for a disk on a thread that hashes for others.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -26,12 +27,12 @@ const LOOK_BYTES: usize = 1 << 20;
 /// What direct reads start and end on, in the file and in memory: the largest sector of common disks.
 const SECTOR_BYTES: usize = 4096;
 
-/// Bytes of one direct read that does not go straight to where it belongs.
-const SCRATCH_BYTES: usize = 1 << 20;
+/// Bytes of one direct read, at most: 1 MiB, the length of most groups, which start on a sector.
+const SECTORS_BYTES: usize = 1 << 20;
 
 thread_local! {
-    /// Where such a read goes.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Where direct reads of this thread go, while no file has it.
+    static SECTORS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Passes what `taker` wants from a file of this machine to it. What the file does not give is left: whoever else has
@@ -134,43 +135,72 @@ struct OnDisk {
     file: Arc<File>,
     /// The same past the page cache, where the file system has that.
     direct: Option<File>,
+    /// Where direct reads go: whole sectors from a border of a sector on.
+    sectors: Vec<u8>,
 }
 
 impl OnDisk {
     fn new(file: Arc<File>, path: &Path, direct: bool) -> Self {
-        Self { file, direct: direct.then(|| open_direct(path).ok()).flatten() }
+        let direct = direct.then(|| open_direct(path).ok()).flatten();
+        let mut sectors = SECTORS.take();
+        if direct.is_some() {
+            sectors.resize(SECTORS_BYTES + SECTOR_BYTES, 0);
+        }
+        Self { file, direct, sectors }
     }
 
-    /// Fills `into` past the page cache; tells how much of it.
-    fn direct(&self, position: u64, into: &mut [u8]) -> io::Result<usize> {
-        let Some(file) = &self.direct else { return Ok(0) };
-        let aligned = |at: usize| at.is_multiple_of(SECTOR_BYTES);
-        let straight = aligned(position as usize) && aligned(into.as_ptr().addr()) && aligned(into.len());
-        let mut filled = 0;
-        while filled < into.len() {
-            let (at, rest) = (position + filled as u64, &mut into[filled..]);
-            let read = match straight {
-                true => file.read_at(rest, at)?,
-                false => through_scratch(file, at, rest)?,
-            };
-            filled += read;
+    /// Reads past the page cache from `position` on; returns as much of `len` bytes as come with one read, and not
+    /// fewer but where the file ends.
+    fn direct(&mut self, position: u64, len: usize) -> io::Result<&[u8]> {
+        let Some(file) = &self.direct else { return Err(io::ErrorKind::Unsupported.into()) };
+        let border = self.sectors.as_ptr().align_offset(SECTOR_BYTES);
+        let before = position as usize % SECTOR_BYTES;
+        let asked = (before + len).next_multiple_of(SECTOR_BYTES).min(SECTORS_BYTES);
+        let sectors = &mut self.sectors[border..border + asked];
+        let mut read = 0;
+        loop {
+            let more = file.read_at(&mut sectors[read..], position - before as u64 + read as u64)?;
+            read += more;
             // A file ends, and so does what can be read of it in whole sectors.
-            if read == 0 || (straight && !aligned(read)) {
+            if more == 0 || read == asked || !read.is_multiple_of(SECTOR_BYTES) {
                 break;
             }
         }
-        Ok(filled)
+        let wanted = sectors[..read].get(before..).unwrap_or_default();
+        Ok(&wanted[..wanted.len().min(len)])
     }
 }
 
 impl Source for OnDisk {
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
-        let filled = self.direct(position, into).unwrap_or_else(|_| {
-            // Some file systems open a file for direct reads and then refuse these.
-            self.direct = None;
-            0
-        });
+        let mut filled = 0;
+        while filled < into.len() {
+            let rest = &mut into[filled..];
+            match self.direct(position + filled as u64, rest.len()) {
+                Ok([]) => break,
+                Ok(read) => {
+                    rest[..read.len()].copy_from_slice(read);
+                    filled += read.len();
+                }
+                Err(_) => {
+                    // Some file systems open a file for direct reads and then refuse these.
+                    self.direct = None;
+                    break;
+                }
+            }
+        }
         self.file.read_exact_at(&mut into[filled..], position + filled as u64).map_err(failed)
+    }
+
+    fn lend(&mut self, range: ByteRange) -> Option<&[u8]> {
+        let len = usize::try_from(range.len()).ok()?;
+        self.direct(range.start(), len).ok().filter(|read| read.len() == len)
+    }
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        SECTORS.set(std::mem::take(&mut self.sectors));
     }
 }
 
@@ -186,22 +216,6 @@ fn open_direct(_: &Path) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Reads whole sectors around what is wanted and copies the start of `into` from them; tells how much that is.
-fn through_scratch(file: &File, position: u64, into: &mut [u8]) -> io::Result<usize> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.resize(SCRATCH_BYTES + SECTOR_BYTES, 0);
-        let border = scratch.as_ptr().align_offset(SECTOR_BYTES);
-        let before = position as usize % SECTOR_BYTES;
-        let len = (before + into.len()).next_multiple_of(SECTOR_BYTES).min(SCRATCH_BYTES);
-        let sectors = &mut scratch[border..border + len];
-        let read = file.read_at(sectors, position - before as u64)?;
-        let wanted = sectors[..read].get(before..).unwrap_or_default();
-        let wanted = &wanted[..wanted.len().min(into.len())];
-        into[..wanted.len()].copy_from_slice(wanted);
-        Ok(wanted.len())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,17 +224,17 @@ mod tests {
     fn every_piece_of_a_file_is_read_wherever_it_goes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
-        let bytes: Vec<u8> = (0..3 * SCRATCH_BYTES + 1000).map(|i| (i * 7 + i / 255) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * SECTORS_BYTES + 1000).map(|i| (i * 7 + i / 255) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
         let mut memory = vec![0; bytes.len() + 2 * SECTOR_BYTES];
         let border = memory.as_ptr().align_offset(SECTOR_BYTES);
         for (at, len, off) in [
             (0, bytes.len(), 0),
             (0, bytes.len(), 16),
-            (SECTOR_BYTES, 2 * SCRATCH_BYTES, 0),
-            (4097, 2 * SCRATCH_BYTES + 5, 0),
+            (SECTOR_BYTES, 2 * SECTORS_BYTES, 0),
+            (4097, 2 * SECTORS_BYTES + 5, 0),
             (bytes.len() - 1, 1, 0),
-            (3 * SCRATCH_BYTES, 1000, 3),
+            (3 * SECTORS_BYTES, 1000, 3),
             (77, 0, 0),
         ] {
             for direct in [false, true] {
@@ -229,6 +243,11 @@ mod tests {
                 into.fill(0);
                 on_disk.fill_at(at as u64, into).unwrap();
                 assert!(into == &bytes[at..at + len], "{len} bytes at {at} to {off}, direct {direct}");
+                let range = ByteRange::with_len(at as u64, len as u64).unwrap();
+                if let Some(lent) = on_disk.lend(range) {
+                    assert!(lent == into, "{len} bytes at {at} were lent");
+                    assert!(at % SECTOR_BYTES + len <= SECTORS_BYTES && direct);
+                }
             }
         }
         let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, true);

@@ -41,7 +41,7 @@ impl PackEntry {
         Ok(logical)
     }
 
-    /// Checks group `index` of a raw slice in pieces, each hashed before the next is asked for.
+    /// Checks group `index` of a raw slice in pieces, each hashed before the next is asked for, until there are none.
     ///
     /// # Panics
     /// Where the pieces have not as many bytes as the group.
