@@ -30,14 +30,15 @@ use crate::transfer::coding::{Compression, Compressor};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::SliceData;
+use crate::transfer::turns::Turns;
 use crate::transfer::watched::COPIES_KEPT;
 use crate::transfer::write::{PartRow, Writer};
 
 pub use error::SaveError;
 
-/// Packs of one rank that are worked on at once; the budget bounds their bytes. Eight of the default size are all of
-/// it: while some wait for a disk to confirm them, others are hashed and sent.
-const PACKS_IN_FLIGHT: usize = 8;
+/// Packs of one rank that are worked on at once; the budget bounds the memory that they take. Twelve: two that are
+/// hashed, eight that are sent, two that wait for that.
+const PACKS_IN_FLIGHT: usize = 12;
 
 /// A slice to be saved.
 #[derive(Clone, Debug)]
@@ -275,8 +276,14 @@ impl CheckpointSave {
         let packs = plan.into_iter().map(|members| members.into_iter().map(|i| slices[i].clone()).collect());
         let packs: Vec<Vec<Loaded>> = packs.collect();
         let find = |digest, len| known.get(&(digest, len)).cloned();
-        let rows = futures::stream::iter(packs).map(|slices| writer.pack(slices, &find)).buffered(PACKS_IN_FLIGHT);
-        Ok(rows.try_concat().await?)
+        let write = |(i, slices)| {
+            let find = &find;
+            async move { Ok::<_, SaveError>((i, writer.pack(slices, find).await?)) }
+        };
+        // Whichever is done makes room: behind a long one the others would wait for nothing.
+        let written = futures::stream::iter(packs.into_iter().enumerate()).map(write).buffer_unordered(PACKS_IN_FLIGHT);
+        let rows: BTreeMap<usize, Vec<PartRow>> = written.try_collect().await?;
+        Ok(rows.into_values().flatten().collect())
     }
 
     /// Hashes slices that a replica sends, or that are there already.
@@ -297,6 +304,7 @@ impl CheckpointSave {
             epoch: self.session.epoch,
             compressor: Compressor::new(self.spec.compress, &self.store.ambient),
             pool: self.pool.clone(),
+            turns: Turns::default(),
             groups: self.groups.clone(),
             progress: self.progress.clone(),
             phases,

@@ -36,6 +36,7 @@ use crate::transfer::coding::{Compression, Compressor};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::SourceFile;
+use crate::transfer::turns::Turns;
 use crate::transfer::write::Writer;
 
 pub use error::{PushError, PushWarning};
@@ -214,6 +215,7 @@ impl Store {
             epoch: self.epoch(project).await?,
             compressor: Compressor::new(Compression::Off, &self.ambient),
             pool: BufferPool::default(),
+            turns: Turns::default(),
             groups: BufferPool::default(),
             progress: progress.clone(),
         })

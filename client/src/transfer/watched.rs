@@ -1,7 +1,7 @@
 //! The bytes of a pack in order, some of them in memory that somebody else may write to.
 //!
-//! Those are sent from a copy of one group after the other, small enough to stay in the caches, which must have the
-//! mark that the group had before it was hashed. Must never send a byte of such memory that was not looked at again.
+//! They are sent from copies of a few groups each, small enough to stay in the caches; a copy must have the mark that its
+//! group had before it was hashed. Must never send a byte of such memory that was not looked at again.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,9 +16,14 @@ use super::mark::mark;
 use super::source::SourceError;
 use crate::transport::{PackBytes, Pieces, UploadError};
 
-/// Buffers for copies that are kept: of 2 MiB each, as many as packs that are written at once hold between two writes
-/// of some MiB.
-pub(crate) const COPIES_KEPT: usize = 64;
+/// Bytes of one copy: 2 MiB, all of a [`BufferPool`]'s smallest buffer. Small slices share one.
+const COPY_BYTES: usize = 2 << 20;
+
+/// Memory of the copies of one pack that is sent: one that is made, those that whoever sends them gathers and writes.
+pub(crate) const COPIES_BYTES: u64 = 4 * COPY_BYTES as u64;
+
+/// Buffers for copies that are kept: those of all packs that are sent at once.
+pub(crate) const COPIES_KEPT: usize = 32;
 
 /// Pads are at most a page less a byte.
 static ZEROS: [u8; 4096] = [0; 4096];
@@ -107,43 +112,112 @@ pub(crate) fn body(parts: Vec<Part>, pool: &BufferPool, ambient: &Arc<dyn Ambien
     }
     let (pool, ambient, changed, parts) = (pool.clone(), Arc::clone(ambient), changed.clone(), Arc::<[_]>::from(parts));
     PackBytes::Watched(Pieces::new(move || {
-        let groups: Vec<Part> = parts.iter().flat_map(groups).collect();
+        let copies = copies(parts.iter().flat_map(groups));
         let (pool, ambient, changed) = (pool.clone(), Arc::clone(&ambient), changed.clone());
-        let sent = futures::stream::iter(groups).then(move |group| {
+        let sent = futures::stream::iter(copies).then(move |groups| {
             let (pool, ambient, changed) = (pool.clone(), Arc::clone(&ambient), changed.clone());
-            async move {
-                match group.watch {
-                    None => Ok(group.bytes),
-                    Some(_) => ambient.computed(move || copied(&group, &pool, &changed)).await,
-                }
-            }
+            // Not on a thread that hashes, which may have a whole pack before it while the disk stands still.
+            async move { ambient.waited(move || copied(&groups, &pool, &changed)).await }
         });
         sent.boxed()
     }))
 }
 
-/// Cuts a part that is watched into its groups, each with its mark.
+/// Cuts a part into its groups, each with its mark where it is watched.
 fn groups(part: &Part) -> Vec<Part> {
-    let Some(Watch { slice, marks }) = &part.watch else { return vec![part.clone()] };
-    let group = |(i, mark): (usize, &u64)| {
-        let start = i * GroupSize::Tensor.bytes() as usize;
-        let end = part.bytes.len().min(start + GroupSize::Tensor.bytes() as usize);
-        let watch = Watch { slice: Arc::clone(slice), marks: [*mark].into() };
-        Part::new(part.bytes.slice(start..end), Some(watch))
+    const GROUP_BYTES: usize = GroupSize::Tensor.bytes() as usize;
+    let group = |(i, start): (usize, usize)| {
+        let bytes = part.bytes.slice(start..part.bytes.len().min(start + GROUP_BYTES));
+        let watch = part.watch.as_ref();
+        let watch = watch.map(|Watch { slice, marks }| Watch { slice: Arc::clone(slice), marks: [marks[i]].into() });
+        Part::new(bytes, watch)
     };
-    marks.iter().enumerate().map(group).collect()
+    (0..part.bytes.len()).step_by(GROUP_BYTES).enumerate().map(group).collect()
 }
 
-/// Copies a group, and looks at the copy.
-fn copied(group: &Part, pool: &BufferPool, changed: &Changed) -> Result<Bytes, UploadError> {
-    let mut buffer = pool.take(group.bytes.len())?;
-    buffer.as_mut().copy_from_slice(&group.bytes);
-    let found = mark(buffer.as_mut());
-    match &group.watch {
-        Some(watch) if watch.marks.first() != Some(&found) => {
-            let _ = changed.0.set(Arc::clone(&watch.slice));
-            Err(changed.error().map_or_else(|| "memory was changed".into(), Into::into))
+/// Puts together what is copied at once.
+fn copies(groups: impl Iterator<Item = Part>) -> Vec<Vec<Part>> {
+    let (mut copies, mut free) = (Vec::<Vec<Part>>::new(), 0);
+    for group in groups {
+        match copies.last_mut() {
+            Some(copy) if group.bytes.len() <= free => {
+                free -= group.bytes.len();
+                copy.push(group);
+            }
+            _ => {
+                free = COPY_BYTES - group.bytes.len();
+                copies.push(vec![group]);
+            }
         }
-        _ => Ok(buffer.freeze()),
+    }
+    copies
+}
+
+/// Copies groups into one buffer, and looks at the copies.
+fn copied(groups: &[Part], pool: &BufferPool, changed: &Changed) -> Result<Bytes, UploadError> {
+    let mut buffer = pool.take(groups.iter().map(|group| group.bytes.len()).sum())?;
+    let mut rest = buffer.as_mut();
+    for Part { bytes, watch } in groups {
+        let (copy, after) = rest.split_at_mut(bytes.len());
+        copy.copy_from_slice(bytes);
+        if let Some(Watch { slice, marks }) = watch
+            && marks.first() != Some(&mark(copy))
+        {
+            let _ = changed.0.set(Arc::clone(slice));
+            return Err(changed.error().map_or_else(|| "memory was changed".into(), Into::into));
+        }
+        rest = after;
+    }
+    Ok(buffer.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ambient::SystemAmbient;
+
+    /// Parts of these lengths as a trainer's memory has them, with pads and memory of our own between them.
+    fn parts(lens: &[usize]) -> Vec<Part> {
+        let part = |(i, len): (usize, &usize)| {
+            let bytes: Vec<u8> = (0..*len).map(|at| (i * 7 + at + at / 251) as u8).collect();
+            let marks = bytes.chunks(GroupSize::Tensor.bytes() as usize).map(mark).collect();
+            let watch = (i % 3 != 2).then(|| Watch::new(&format!("slice {i}"), marks));
+            [Part::new(bytes.into(), watch), Bytes::from_static(&ZEROS[..i * 5 % 90]).into()]
+        };
+        lens.iter().enumerate().flat_map(part).collect()
+    }
+
+    async fn sent(parts: Vec<Part>, pool: &BufferPool, changed: &Changed) -> Result<Vec<Bytes>, UploadError> {
+        let PackBytes::Watched(pieces) = body(parts, pool, &SystemAmbient::shared(), changed) else { panic!() };
+        let sent: Vec<Result<Bytes, UploadError>> = pieces.read().collect().await;
+        sent.into_iter().collect()
+    }
+
+    #[tokio::test]
+    async fn copies_have_all_bytes_in_order_and_small_slices_share_a_buffer() {
+        let lens: Vec<usize> = (0..500).map(|i| i * 37 % 9000).chain([5 << 20, (1 << 20) + 1, 0, 3, 4 << 20]).collect();
+        let (parts, pool, changed) = (parts(&lens), BufferPool::default(), Changed::default());
+        let whole: Vec<u8> = parts.iter().flat_map(|part| part.bytes().to_vec()).collect();
+        let copies = sent(parts, &pool, &changed).await.unwrap();
+        assert!(copies.concat() == whole);
+        assert!(copies.iter().all(|copy| copy.len() <= COPY_BYTES));
+        // Two that come one after the other do not fit into one.
+        assert!(copies.windows(2).all(|two| two[0].len() + GroupSize::Tensor.bytes() as usize > COPY_BYTES));
+        assert!(pool.made() <= copies.len() as u64 && changed.error().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_change_in_any_of_the_groups_that_share_a_buffer_is_found() {
+        for wrong in [0, 1, 3, 4] {
+            let mut parts = parts(&[4000, 3 << 20, 70, 4096, 9]);
+            let part = &mut parts[2 * wrong];
+            let mut bytes = part.bytes.to_vec();
+            *bytes.last_mut().unwrap() ^= 1;
+            part.bytes = bytes.into();
+            let changed = Changed::default();
+            sent(parts, &BufferPool::default(), &changed).await.unwrap_err();
+            let error = changed.error().unwrap().to_string();
+            assert!(error.contains(&format!("slice {wrong}")), "{error}");
+        }
     }
 }

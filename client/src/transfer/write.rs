@@ -4,15 +4,12 @@
 //! the two. A longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second
 //! time, as memory is that somebody else may write to (`watched.rs`). Must never send a pack that is in the store.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
-use gigastore_formats::pack::codec::{encode_group, sampled_groups, worth_coding};
 use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
 use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceRow};
 use gigastore_formats::timeline::Phase;
@@ -21,11 +18,13 @@ use gigastore_formats::wire::Fault;
 
 use super::buffer::BufferPool;
 use super::coding::{Compressor, Decided};
+use super::encode::{coded, raw};
 use super::hash::{marked_trees, trees};
 use super::phases::Phases;
 use super::progress::Progress;
 use super::source::{SliceData, SourceError};
-use super::watched::{Changed, Loaded, Part, Watch, body, with_pads};
+use super::turns::Turns;
+use super::watched::{COPIES_BYTES, Changed, Loaded, Part, Watch, body, with_pads};
 use crate::store::Store;
 use crate::transport::{PackBytes, Pieces, UploadError};
 
@@ -66,6 +65,7 @@ pub(crate) struct Writer {
     pub(crate) epoch: u64,
     pub(crate) compressor: Compressor,
     pub(crate) pool: BufferPool,
+    pub(crate) turns: Turns,
     /// Copies of groups that are on their way.
     pub(crate) groups: BufferPool,
     pub(crate) progress: Progress,
@@ -84,7 +84,7 @@ impl Writer {
         known: &(dyn Fn(Digest, u64) -> Option<Place<Digest>> + Send + Sync),
     ) -> Result<Vec<PartRow>, WriteError> {
         let bytes: u64 = slices.iter().map(|(_, data)| data.len()).sum();
-        let _taken = self.store.budget.take(bytes.min(2 * LOAD_BYTES)).await;
+        let _taken = self.store.budget.take(self.held(&slices)).await;
         let rows = if bytes <= LOAD_BYTES {
             self.loaded(slices, bytes, known).await?
         } else {
@@ -97,6 +97,20 @@ impl Writer {
         };
         self.progress.done(bytes);
         Ok(rows)
+    }
+
+    /// Returns the bytes that a pack of these slices takes of our memory on its way.
+    fn held(&self, slices: &[(SliceId, SliceData)]) -> u64 {
+        let sum = |of: fn(&SliceData) -> bool| -> u64 {
+            slices.iter().filter(|(_, data)| of(data)).map(|(_, data)| data.len()).sum()
+        };
+        let all = sum(|_| true);
+        if self.compressor.codes() {
+            return all.min(2 * LOAD_BYTES);
+        }
+        let files = sum(|data| matches!(data, SliceData::File(_)));
+        let copies = sum(|data| matches!(data, SliceData::Shared(_))).min(COPIES_BYTES);
+        if all > LOAD_BYTES { files.min(4 * PIECE_BYTES) + copies } else { files + copies }
     }
 
     /// Hashes slices without sending any.
@@ -139,7 +153,8 @@ impl Writer {
         let (packed, stored): (Vec<PackSlice>, Vec<Vec<Part>>) = match decided.code {
             true => {
                 let bytes = sent.iter().map(|(_, tree, _)| tree.len()).sum();
-                let coding = join_all(sent.into_iter().map(|(slice, tree, part)| self.coded(slice, tree, part)));
+                let coding =
+                    join_all(sent.into_iter().map(|(slice, tree, part)| coded(&self.store.ambient, slice, tree, part)));
                 let coded = coding.await.into_iter().unzip();
                 // With the wait for a turn, which is why the save took so long.
                 self.phases.took(Phase::Code, bytes, begin);
@@ -196,11 +211,13 @@ impl Writer {
         let of = |shared| read.iter().filter(move |(_, is)| *is == shared).map(|(content, _)| content.clone());
         let (own, shared): (Vec<Bytes>, Vec<Bytes>) = (of(false).collect(), of(true).collect());
         let ambient = &*self.store.ambient;
+        let turn = self.turns.hash.acquire().await;
         let hashing = futures::future::join(
             trees(ambient, GroupSize::Tensor, &own),
             marked_trees(ambient, GroupSize::Tensor, &shared),
         );
         let (own, shared) = self.phases.timed(Phase::Hash, bytes, hashing).await;
+        drop(turn);
         let (mut own, mut shared) = (own.into_iter(), shared.into_iter());
         let hashed = read.into_iter().map(|(content, is_shared)| match is_shared {
             true => shared.next().map(|(tree, marks)| (content, tree, Some(marks))),
@@ -213,39 +230,6 @@ impl Writer {
         Ok(loaded.collect())
     }
 
-    /// Codes a slice where that is worth it: the groups that decide first, then the others.
-    async fn coded(&self, slice: SliceId, tree: GroupTree, part: Part) -> (PackSlice, Vec<Part>) {
-        let content = part.bytes();
-        let (dtype, ambient) = (slice.dtype(), &self.store.ambient);
-        let group = |index: u64| {
-            let range = tree.group_range(index);
-            content.slice(range.start() as usize..range.end() as usize)
-        };
-        let encode = |index: u64| {
-            let bytes = group(index);
-            async move { (index, ambient.computed(move || Bytes::from(encode_group(dtype, &bytes))).await) }
-        };
-        let deciding = sampled_groups(tree.len());
-        let logical: u64 = deciding.iter().map(|index| tree.group_range(*index).len()).sum();
-        let mut frames: BTreeMap<u64, Bytes> = join_all(deciding.into_iter().map(encode)).await.into_iter().collect();
-        if !worth_coding(logical, frames.values().map(|frame| frame.len() as u64).sum()) {
-            return raw(slice, tree, part);
-        }
-        let others: Vec<u64> = (0..tree.groups()).filter(|index| !frames.contains_key(index)).collect();
-        frames.extend(join_all(others.into_iter().map(encode)).await);
-        let frames: Vec<Bytes> = frames.into_values().collect();
-        let copy = frames.clone();
-        let hashed = move || {
-            let mut hasher = StreamHasher::new(GroupSize::Tensor);
-            copy.iter().for_each(|frame| hasher.update(frame));
-            hasher.finish().root()
-        };
-        let stored = ambient.computed(hashed).await;
-        let lens = frames.iter().map(|frame| frame.len() as u64).collect();
-        let coding = Coding::ZstdPlanes { stored, frames: lens };
-        (PackSlice { slice, tree, coding }, frames.into_iter().map(Part::from).collect())
-    }
-
     /// Stores a slice too long for memory as a pack of its own, raw: it is read once to be hashed, once to be sent.
     async fn streamed(
         &self,
@@ -254,6 +238,11 @@ impl Writer {
         known: &(dyn Fn(Digest, u64) -> Option<Place<Digest>> + Send + Sync),
     ) -> Result<PartRow, WriteError> {
         let mut marks = None;
+        // One that is read from a file piece after piece takes no more than a core.
+        let turn = match &data {
+            SliceData::File(_) => None,
+            SliceData::Memory(_) | SliceData::Shared(_) => Some(self.turns.hash.acquire().await),
+        };
         let hashing = async {
             if let SliceData::Shared(bytes) = &data {
                 let marked = marked_trees(&*self.store.ambient, GroupSize::Tensor, std::slice::from_ref(bytes)).await;
@@ -264,6 +253,7 @@ impl Writer {
             self.tree(GroupSize::Tensor, &data).await
         };
         let tree = self.phases.timed(Phase::Hash, data.len(), hashing).await?;
+        drop(turn);
         if let Some(place) = known(tree.root(), tree.len()) {
             return Ok(SliceRow { slice, blake3: tree.root(), place: Some(place) });
         }
@@ -359,6 +349,7 @@ impl Writer {
             decided.sent(header.object_len());
             return Ok(());
         }
+        let _turn = self.turns.send.acquire().await;
         let sent = transport.put_pack(&self.project, named(self.epoch), head, bytes);
         self.phases.timed(Phase::Upload, header.object_len(), sent).await?;
         decided.sent(header.object_len());
@@ -374,11 +365,6 @@ impl Writer {
         self.progress.moved(len);
         Ok(stored)
     }
-}
-
-/// Leaves a slice as it is.
-fn raw(slice: SliceId, tree: GroupTree, part: Part) -> (PackSlice, Vec<Part>) {
-    (PackSlice { slice, tree, coding: Coding::Raw }, vec![part])
 }
 
 fn rows_of(header: &PackHeader) -> Vec<PartRow> {

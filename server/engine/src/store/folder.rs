@@ -31,6 +31,10 @@ pub(super) const MEMORY_BYTES: u64 = 4 * BATCH_BYTES;
 /// Bytes after which the disk is set to work on them: 8 MiB, above which disks get no faster.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
+/// Bytes that one call writes, at most: 1 MiB. Longer writes get pages of 2 MiB to lie in, which are slow to come by where
+/// memory is in use: disks were measured at half their speed.
+const WRITE_BYTES: u64 = 1 << 20;
+
 /// Names that are known to be durable, at most: 65,536, some MiB. Beyond that all are forgotten and synced again.
 const KEPT_NAMES: usize = 1 << 16;
 
@@ -292,11 +296,16 @@ impl Incoming {
     /// Appends bytes.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Err(ErrorKind::BrokenPipe.into()) };
-        file.write_all(bytes).map_err(failed("written", &self.staged))?;
-        self.written += bytes.len() as u64;
-        if self.written - self.begun >= WRITE_BACK_BYTES {
-            write_back(file, self.begun, self.written - self.begun);
-            self.begun = self.written;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min((WRITE_BYTES - self.written % WRITE_BYTES) as usize));
+            file.write_all(now).map_err(failed("written", &self.staged))?;
+            self.written += now.len() as u64;
+            if self.written - self.begun >= WRITE_BACK_BYTES {
+                write_back(file, self.begun, self.written - self.begun);
+                self.begun = self.written;
+            }
+            rest = later;
         }
         Ok(())
     }
