@@ -23,7 +23,7 @@ pub struct SystemAmbient {
 impl Default for SystemAmbient {
     /// Returns an ambient with a pool of its own, which has one thread a core.
     fn default() -> Self {
-        Self::with_threads(thread::available_parallelism().map_or(1, NonZero::get))
+        Self::with_threads(cores())
     }
 }
 
@@ -108,9 +108,8 @@ impl Ambient for SystemAmbient {
     /// Starts threads of its own, some 30 µs each: those of the pool may be in the middle of hashing, and nobody who
     /// stands still should wait for that.
     fn together(&self, threads: usize, work: &(dyn Fn() + Sync)) {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
         thread::scope(|scope| {
-            for i in 1..threads.min(cores) {
+            for i in 1..threads.min(cores()) {
                 let named = thread::Builder::new().name(format!("gigastore-copy-{i}"));
                 // Where no more threads can be had, those that there are do the work.
                 if named.spawn_scoped(scope, work).is_err() {
@@ -120,6 +119,11 @@ impl Ambient for SystemAmbient {
             work();
         });
     }
+}
+
+/// Returns how many threads can work at once here.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 #[cfg(test)]

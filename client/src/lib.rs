@@ -44,8 +44,8 @@
 //! | [`error`] | what kind of fault each error is |
 //! | [`ambient`] | the real clock, randomness, threads |
 //!
-//! Limits: a slice has at most 4 GiB in one piece (longer ones are split along dimension 0); one process holds at most
-//! its budget of bytes in flight, 512 MiB unless set; slices over 256 MiB in files are read twice, and stored raw.
+//! Limits: a slice has at most 4 GiB in one piece (longer ones are split along dimension 0); one process takes at most
+//! its budget of memory for bytes in flight, 512 MiB unless set; slices over 256 MiB in files are read twice, and stored raw.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 

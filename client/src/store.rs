@@ -24,11 +24,12 @@ use crate::ambient::SystemAmbient;
 use crate::cached::Cached;
 use crate::transfer::budget::Budget;
 use crate::transfer::buffer::BufferPool;
+use crate::transfer::turns::Turns;
 use crate::transport::http::Http;
 use crate::transport::{OnVerify, Transport};
 
-/// Bytes in flight of one process, unless set: 512 MiB hold eight packs of the default size, enough to keep a disk or a
-/// few connections and all hashing threads busy.
+/// Memory of bytes in flight of one process, unless set: 512 MiB hold eight packs of files of the default size, enough
+/// to keep a disk or a few connections and all hashing threads busy.
 pub const DEFAULT_BUDGET_BYTES: u64 = 512 << 20;
 
 /// Bytes of memory that files of datasets were read to, and that is kept when nobody uses it: 512 MiB, twice what a
@@ -50,6 +51,7 @@ pub struct Store {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) ambient: Arc<dyn Ambient>,
     pub(crate) budget: Budget,
+    pub(crate) turns: Turns,
     /// What files of datasets are read to.
     pub(crate) buffers: BufferPool,
     /// Objects of a store on another machine, kept on this one.
@@ -116,7 +118,7 @@ impl Store {
     /// Uses a transport that is open already, with an ambient and a budget of bytes in flight of the caller's choice.
     pub fn over(transport: Arc<dyn Transport>, ambient: Arc<dyn Ambient>, budget_bytes: u64) -> Self {
         let (budget, buffers) = (Budget::new(budget_bytes), BufferPool::holding(KEPT_BYTES));
-        Self { transport, ambient, budget, buffers, cached: None }
+        Self { transport, ambient, budget, turns: Turns::default(), buffers, cached: None }
     }
 
     /// Uses memory together with other stores of this process: what one does not need any more, another need not ask

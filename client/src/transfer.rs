@@ -18,6 +18,8 @@
 //! | `local.rs` | stored objects that are files of this machine |
 //! | `window.rs` | how many reads are best |
 //! | `write.rs` | packs out |
+//! | `turns.rs` | how many packs are hashed and sent at once |
+//! | `encode.rs` | slices as a pack stores them, coded or not |
 //! | `watched.rs` | their bytes, where others may write to them meanwhile |
 //! | `phases.rs` | what the phases of a save took |
 //! | `progress.rs` | what a person sees meanwhile |

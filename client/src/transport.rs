@@ -74,8 +74,8 @@ pub trait Source {
     /// Fills `into` with the bytes from `position` of the object on. From call to call positions only grow.
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault>;
 
-    /// Lends the bytes of `range` of the object where they lie in memory as one piece that stays as it is; `None` where
-    /// they have to be asked for. The next call is for the same bytes or later ones.
+    /// Lends the bytes of `range` of the object where they lie, or come, in memory as one piece that stays as it is;
+    /// `None` where they have to be asked for. The next call is for the same bytes or later ones.
     fn lend(&mut self, range: ByteRange) -> Option<&[u8]> {
         let _ = range;
         None

@@ -30,14 +30,13 @@ use crate::transfer::coding::{Compression, Compressor};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::SliceData;
-use crate::transfer::turns::Turns;
 use crate::transfer::watched::COPIES_KEPT;
 use crate::transfer::write::{PartRow, Writer};
 
 pub use error::SaveError;
 
-/// Packs of one rank that are worked on at once; the budget bounds the memory that they take. Twelve: two that are
-/// hashed, eight that are sent, two that wait for that.
+/// Packs of one rank that are worked on at once, where the budget has room for what they take of our memory. Twelve:
+/// two that are hashed, eight that are sent, two that wait for that.
 const PACKS_IN_FLIGHT: usize = 12;
 
 /// A slice to be saved.
@@ -304,7 +303,6 @@ impl CheckpointSave {
             epoch: self.session.epoch,
             compressor: Compressor::new(self.spec.compress, &self.store.ambient),
             pool: self.pool.clone(),
-            turns: Turns::default(),
             groups: self.groups.clone(),
             progress: self.progress.clone(),
             phases,

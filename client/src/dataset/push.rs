@@ -36,7 +36,6 @@ use crate::transfer::coding::{Compression, Compressor};
 use crate::transfer::phases::Phases;
 use crate::transfer::progress::Progress;
 use crate::transfer::source::SourceFile;
-use crate::transfer::turns::Turns;
 use crate::transfer::write::Writer;
 
 pub use error::{PushError, PushWarning};
@@ -215,7 +214,6 @@ impl Store {
             epoch: self.epoch(project).await?,
             compressor: Compressor::new(Compression::Off, &self.ambient),
             pool: BufferPool::default(),
-            turns: Turns::default(),
             groups: BufferPool::default(),
             progress: progress.clone(),
         })

@@ -5,7 +5,6 @@
 
 use bytes::Bytes;
 use futures::future::join_all;
-use futures::stream::StreamExt;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::verified::{GroupSize, GroupTree, group_value};
 
@@ -13,9 +12,6 @@ use super::mark::mark;
 
 /// Bytes of one job: 8 MiB take some 3 ms on one core, far above the cost of handing a job over.
 const JOB_BYTES: u64 = 8 << 20;
-
-/// Jobs of one content that wait for a core at once: eight, so that a long one leaves room for those beside it.
-const JOBS_AT_ONCE: usize = 8;
 
 /// Hashes each content; trees come in the same order.
 pub(crate) async fn trees(ambient: &dyn Ambient, size: GroupSize, contents: &[Bytes]) -> Vec<GroupTree> {
@@ -104,8 +100,7 @@ async fn large<T: Send + 'static>(
             groups.map(|(i, group)| (look(group), group_value(size, first + i as u64, group))).collect::<Vec<_>>()
         })
     });
-    let done: Vec<Vec<_>> = futures::stream::iter(jobs).buffered(JOBS_AT_ONCE).collect().await;
-    let (seen, values) = done.into_iter().flatten().unzip();
+    let (seen, values) = join_all(jobs).await.into_iter().flatten().unzip();
     let tree = GroupTree::merged(size, len, values);
     (tree.expect("content of more than a job has more than one group, each hashed once"), seen)
 }

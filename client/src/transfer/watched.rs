@@ -1,7 +1,7 @@
 //! The bytes of a pack in order, some of them in memory that somebody else may write to.
 //!
-//! They are sent from copies of a few groups each, small enough to stay in the caches; a copy must have the mark that its
-//! group had before it was hashed. Must never send a byte of such memory that was not looked at again.
+//! They are sent from copies of a few groups each, small enough to stay in the caches; a copy must have the mark that
+//! its group had before it was hashed. Must never send a byte of such memory that was not looked at again.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,8 +19,9 @@ use crate::transport::{PackBytes, Pieces, UploadError};
 /// Bytes of one copy: 2 MiB, all of a [`BufferPool`]'s smallest buffer. Small slices share one.
 const COPY_BYTES: usize = 2 << 20;
 
-/// Memory of the copies of one pack that is sent: one that is made, those that whoever sends them gathers and writes.
-pub(crate) const COPIES_BYTES: u64 = 4 * COPY_BYTES as u64;
+/// Memory of the copies of one pack that is sent: 40 MiB, which a store that takes objects in parts holds of one, and
+/// more than any other does.
+pub(crate) const COPIES_BYTES: u64 = 40 << 20;
 
 /// Buffers for copies that are kept: those of all packs that are sent at once.
 pub(crate) const COPIES_KEPT: usize = 32;
@@ -203,7 +204,7 @@ mod tests {
         assert!(copies.iter().all(|copy| copy.len() <= COPY_BYTES));
         // Two that come one after the other do not fit into one.
         assert!(copies.windows(2).all(|two| two[0].len() + GroupSize::Tensor.bytes() as usize > COPY_BYTES));
-        assert!(pool.made() <= copies.len() as u64 && changed.error().is_none());
+        assert!(pool.made() < 20 && changed.error().is_none(), "{} buffers", pool.made());
     }
 
     #[tokio::test]
@@ -212,7 +213,8 @@ mod tests {
             let mut parts = parts(&[4000, 3 << 20, 70, 4096, 9]);
             let part = &mut parts[2 * wrong];
             let mut bytes = part.bytes.to_vec();
-            *bytes.last_mut().unwrap() ^= 1;
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
             part.bytes = bytes.into();
             let changed = Changed::default();
             sent(parts, &BufferPool::default(), &changed).await.unwrap_err();

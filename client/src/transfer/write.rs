@@ -1,4 +1,4 @@
-//! Packs out: slices are loaded, hashed, coded and sent, as many at once as the budget holds.
+//! Packs out: slices are loaded, hashed, coded and sent, as many at once as get their turns and the budget holds.
 //!
 //! A pack of files that fits in memory is read once, hashed in the buffer it is sent from, and so can't change between
 //! the two. A longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second
@@ -23,7 +23,6 @@ use super::hash::{marked_trees, trees};
 use super::phases::Phases;
 use super::progress::Progress;
 use super::source::{SliceData, SourceError};
-use super::turns::Turns;
 use super::watched::{COPIES_BYTES, Changed, Loaded, Part, Watch, body, with_pads};
 use crate::store::Store;
 use crate::transport::{PackBytes, Pieces, UploadError};
@@ -65,7 +64,6 @@ pub(crate) struct Writer {
     pub(crate) epoch: u64,
     pub(crate) compressor: Compressor,
     pub(crate) pool: BufferPool,
-    pub(crate) turns: Turns,
     /// Copies of groups that are on their way.
     pub(crate) groups: BufferPool,
     pub(crate) progress: Progress,
@@ -101,16 +99,15 @@ impl Writer {
 
     /// Returns the bytes that a pack of these slices takes of our memory on its way.
     fn held(&self, slices: &[(SliceId, SliceData)]) -> u64 {
-        let sum = |of: fn(&SliceData) -> bool| -> u64 {
+        let bytes = |of: fn(&SliceData) -> bool| -> u64 {
             slices.iter().filter(|(_, data)| of(data)).map(|(_, data)| data.len()).sum()
         };
-        let all = sum(|_| true);
-        if self.compressor.codes() {
+        let (all, files) = (bytes(|_| true), bytes(|data| matches!(data, SliceData::File(_))));
+        if self.compressor.codes() || (files > 0 && all > LOAD_BYTES) {
             return all.min(2 * LOAD_BYTES);
         }
-        let files = sum(|data| matches!(data, SliceData::File(_)));
-        let copies = sum(|data| matches!(data, SliceData::Shared(_))).min(COPIES_BYTES);
-        if all > LOAD_BYTES { files.min(4 * PIECE_BYTES) + copies } else { files + copies }
+        let copied = slices.iter().any(|(_, data)| matches!(data, SliceData::Shared(_)));
+        files + if copied { all.min(COPIES_BYTES) } else { 0 }
     }
 
     /// Hashes slices without sending any.
@@ -211,7 +208,7 @@ impl Writer {
         let of = |shared| read.iter().filter(move |(_, is)| *is == shared).map(|(content, _)| content.clone());
         let (own, shared): (Vec<Bytes>, Vec<Bytes>) = (of(false).collect(), of(true).collect());
         let ambient = &*self.store.ambient;
-        let turn = self.turns.hash.acquire().await;
+        let turn = self.store.turns.hash.acquire().await;
         let hashing = futures::future::join(
             trees(ambient, GroupSize::Tensor, &own),
             marked_trees(ambient, GroupSize::Tensor, &shared),
@@ -241,7 +238,7 @@ impl Writer {
         // One that is read from a file piece after piece takes no more than a core.
         let turn = match &data {
             SliceData::File(_) => None,
-            SliceData::Memory(_) | SliceData::Shared(_) => Some(self.turns.hash.acquire().await),
+            SliceData::Memory(_) | SliceData::Shared(_) => Some(self.store.turns.hash.acquire().await),
         };
         let hashing = async {
             if let SliceData::Shared(bytes) = &data {
@@ -349,8 +346,10 @@ impl Writer {
             decided.sent(header.object_len());
             return Ok(());
         }
-        let _turn = self.turns.send.acquire().await;
-        let sent = transport.put_pack(&self.project, named(self.epoch), head, bytes);
+        let sent = async {
+            let _turn = self.store.turns.send.acquire().await;
+            transport.put_pack(&self.project, named(self.epoch), head, bytes).await
+        };
         self.phases.timed(Phase::Upload, header.object_len(), sent).await?;
         decided.sent(header.object_len());
         self.progress.moved(header.object_len());

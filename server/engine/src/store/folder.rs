@@ -31,8 +31,8 @@ pub(super) const MEMORY_BYTES: u64 = 4 * BATCH_BYTES;
 /// Bytes after which the disk is set to work on them: 8 MiB, above which disks get no faster.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
-/// Bytes that one call writes, at most: 1 MiB. Longer writes get pages of 2 MiB to lie in, which are slow to come by where
-/// memory is in use: disks were measured at half their speed.
+/// Bytes that one call writes, at most: 1 MiB. Longer writes get pages of 2 MiB to lie in, which are slow to come by
+/// where memory is in use: disks were measured at half their speed.
 const WRITE_BYTES: u64 = 1 << 20;
 
 /// Names that are known to be durable, at most: 65,536, some MiB. Beyond that all are forgotten and synced again.
