@@ -45,7 +45,8 @@
 //! | [`ambient`] | the real clock, randomness, threads |
 //!
 //! Limits: a slice has at most 4 GiB in one piece (longer ones are split along dimension 0); one process takes at most
-//! its budget of memory for bytes in flight, 512 MiB unless set; slices over 256 MiB in files are read twice, and stored raw.
+//! its budget of memory for bytes in flight, 512 MiB unless set; slices over 256 MiB in files are read twice, and
+//! stored raw.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's panic is its failure"))]
 

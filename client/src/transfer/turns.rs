@@ -15,8 +15,8 @@ const PACKS_HASHED: usize = 2;
 /// Cores of each pack that is hashed: four, as one of the default size has work for eight.
 const CORES_A_PACK: usize = 4;
 
-/// Packs that are sent at once. Those that are hashed and wait for their turn keep the disk or the network at work where
-/// the others end together, as they do where they share it: a save would go in waves otherwise.
+/// Packs that are sent at once. Those that are hashed and wait for their turn keep the disk or the network at work
+/// where the others end together, as they do where they share it: a save would go in waves otherwise.
 const PACKS_SENT: usize = 8;
 
 /// Turns to hash, and to send.
