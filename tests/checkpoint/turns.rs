@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::checkpoint::Slice;
+use gigastore_client::checkpoint::save::{CheckpointSave, SaveError};
 use gigastore_client::store::Store;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::source::{SliceData, SourceFile};
@@ -47,6 +48,12 @@ fn shares(tensors: &[Tensor], folder: &Path) -> Vec<Vec<Slice>> {
     shares
 }
 
+/// Saves what all ranks have, at the same time.
+async fn save_ranks(save: &CheckpointSave, tensors: &[Tensor], folder: &Path) -> Result<(), SaveError> {
+    let ranks = shares(tensors, folder).into_iter().zip(0..);
+    try_join_all(ranks.map(|(slices, rank)| save.rank(rank, slices))).await.map(drop)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn packs_pass_one_after_the_other_where_there_is_no_room_for_two() {
     let folder = tempfile::tempdir().unwrap();
@@ -60,13 +67,11 @@ async fn packs_pass_one_after_the_other_where_there_is_no_room_for_two() {
         // Given up at any moment, a save keeps no turn and no memory.
         for given_up in 0..8 {
             let save = store.begin_save(how.clone(), Progress::default()).await.unwrap();
-            let ranks = shares(&tensors, folder.path()).into_iter().enumerate();
-            let ranks = try_join_all(ranks.map(|(rank, slices)| save.rank(rank as u32, slices)));
+            let ranks = save_ranks(&save, &tensors, folder.path());
             let _ = timeout(Duration::from_micros(given_up * 300), ranks).await;
         }
         let save = store.begin_save(how, Progress::default()).await.unwrap();
-        let ranks = shares(&tensors, folder.path()).into_iter().enumerate();
-        let ranks = try_join_all(ranks.map(|(rank, slices)| save.rank(rank as u32, slices)));
+        let ranks = save_ranks(&save, &tensors, folder.path());
         timeout(Duration::from_secs(120), ranks).await.expect("the packs wait for each other").unwrap();
         save.finish().await.unwrap();
         check(&store, &format!("p/run@{step}"), &tensors).await;

@@ -36,7 +36,7 @@ use crate::transfer::write::{PartRow, Writer};
 pub use error::SaveError;
 
 /// Packs of one rank that are worked on at once, where the budget has room for what they take of our memory. Twelve:
-/// two that are hashed, eight that are sent, two that wait for that.
+/// eight that are sent, and four that are hashed or wait for their turn.
 const PACKS_IN_FLIGHT: usize = 12;
 
 /// A slice to be saved.
@@ -266,6 +266,7 @@ impl CheckpointSave {
         Ok((mine, theirs))
     }
 
+    /// Sends what the store does not have. Rows come as their packs are done.
     async fn send(&self, writer: &Writer, slices: Vec<Loaded>, known: &Known) -> Result<Vec<PartRow>, SaveError> {
         let ids: Vec<SliceId> = slices.iter().map(|(id, _)| id.clone()).collect();
         let target = self.spec.pack_bytes;
@@ -275,14 +276,9 @@ impl CheckpointSave {
         let packs = plan.into_iter().map(|members| members.into_iter().map(|i| slices[i].clone()).collect());
         let packs: Vec<Vec<Loaded>> = packs.collect();
         let find = |digest, len| known.get(&(digest, len)).cloned();
-        let write = |(i, slices)| {
-            let find = &find;
-            async move { Ok::<_, SaveError>((i, writer.pack(slices, find).await?)) }
-        };
         // Whichever is done makes room: behind a long one the others would wait for nothing.
-        let written = futures::stream::iter(packs.into_iter().enumerate()).map(write).buffer_unordered(PACKS_IN_FLIGHT);
-        let rows: BTreeMap<usize, Vec<PartRow>> = written.try_collect().await?;
-        Ok(rows.into_values().flatten().collect())
+        let rows = futures::stream::iter(packs).map(|slices| writer.pack(slices, &find));
+        Ok(rows.buffer_unordered(PACKS_IN_FLIGHT).try_concat().await?)
     }
 
     /// Hashes slices that a replica sends, or that are there already.
