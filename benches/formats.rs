@@ -1,6 +1,6 @@
 //! What the formats cost on one core: hashing beside plain BLAKE3, headers, plans, boxes, manifests, codecs.
 //!
-//! Must never touch a disk while it measures: that is what `transfer.rs` does.
+//! Must never touch a disk while it measures: that is what `figures/` does.
 
 use std::hint::black_box;
 use std::sync::{Arc, OnceLock};

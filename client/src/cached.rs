@@ -106,6 +106,7 @@ impl Store {
         if checked.is_ok() {
             return Ok(checked);
         }
+        self.count_refetch();
         self.forget_object(project, kind, stored, range).await;
         let bytes = self.transport.read(project, kind, stored, range, true).await?;
         Ok(self.ambient.computed(move || again(bytes)).await)

@@ -6,6 +6,7 @@ mod upkeep;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gigastore_formats::ambient::Ambient;
@@ -56,6 +57,7 @@ pub struct Store {
     pub(crate) buffers: BufferPool,
     /// Objects of a store on another machine, kept on this one.
     pub(crate) cached: Option<Cached>,
+    refetched: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Store {
@@ -118,7 +120,7 @@ impl Store {
     /// Uses a transport that is open already, with an ambient and a budget of bytes in flight of the caller's choice.
     pub fn over(transport: Arc<dyn Transport>, ambient: Arc<dyn Ambient>, budget_bytes: u64) -> Self {
         let (budget, buffers) = (Budget::new(budget_bytes), BufferPool::holding(KEPT_BYTES));
-        Self { transport, ambient, budget, turns: Turns::default(), buffers, cached: None }
+        Self { transport, ambient, budget, turns: Turns::default(), buffers, cached: None, refetched: Arc::default() }
     }
 
     /// Uses memory together with other stores of this process: what one does not need any more, another need not ask
@@ -130,6 +132,17 @@ impl Store {
     /// Returns the store's URL.
     pub fn url(&self) -> &str {
         self.transport.url()
+    }
+
+    /// Returns how many reads did not match their hashes and were made once more, past all that keeps bytes, by this
+    /// store and its clones. Those that then matched cost time and nothing else; more than a few say that a network,
+    /// a cache or a disk damages what passes.
+    pub fn refetched(&self) -> u64 {
+        self.refetched.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_refetch(&self) {
+        self.refetched.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Lists the projects.

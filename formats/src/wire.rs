@@ -4,6 +4,7 @@
 //! Must never hold behaviour beyond parsing and printing.
 
 mod scrub;
+mod seal;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::object::{ObjectKind, Stored};
 use crate::record::{Commit, Record, Sort, TxnId};
 
 pub use scrub::{Coverage, LeftOut, RebuildReport, Recovered, Repair, ScrubReport, ScrubRequest};
+pub use seal::{SEAL_HEADER, check_seal};
 
 /// A save of one checkpoint, as every rank of it describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -103,6 +103,7 @@ async fn connection(
     watcher: Watcher,
     limits: &Limits,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // Its buffers are left to the kernel, which lets them grow with the path; a size set here would end that.
     socket.set_nodelay(true)?;
     match tls {
         None => http(socket, router, watcher, limits).await,

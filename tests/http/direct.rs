@@ -4,6 +4,7 @@
 //! Must never take it on trust that the service was passed by: its own count of bytes says so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
@@ -17,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::proxy::{Asked, Misdeed, Proxy};
 use crate::served::{Served, Setup, spec};
-use crate::weather::restored;
+use crate::weather::{DEADLINES, SOON, restored};
 
 /// A service that tells where objects lie, or not, and what is saved there.
 async fn served(direct: bool) -> (Served, Vec<Tensor>) {
@@ -53,7 +54,9 @@ async fn a_path_that_both_see_is_read_past_the_service_and_verified() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signed_url_is_read_without_our_token_and_the_service_has_what_does_not_come_from_there() {
-    for spoilt in [None, Some(Misdeed::Close(1000)), Some(Misdeed::OtherRange), Some(Misdeed::Flip(70_000))] {
+    let hung = [Misdeed::Stall(0), Misdeed::Silence, Misdeed::Drip(Duration::from_millis(100))];
+    let spoils = [Misdeed::Close(1000), Misdeed::OtherRange, Misdeed::Flip(70_000)].into_iter().chain(hung);
+    for spoilt in std::iter::once(None).chain(spoils.map(Some)) {
         let (served, tensors) = served(false).await;
         let (front, other) = (Proxy::before(served.address).await, Proxy::before(served.address).await);
         front.tell_of(other.address);
@@ -61,10 +64,16 @@ async fn a_signed_url_is_read_without_our_token_and_the_service_has_what_does_no
             other.spoil(usize::MAX, misdeed);
         }
         let http = Http::new(&format!("http://{}", front.address), Some("secret".to_owned()), SystemAmbient::shared());
-        let store = Store::over(Arc::new(http.unwrap()), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES);
-        assert_eq!(restored(&store, &tensors).await, Ok(()), "{spoilt:?}");
+        let http = http.unwrap().with_deadlines(DEADLINES);
+        let store = Store::over(Arc::new(http), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES);
+        // A place that gives nothing is waited for once and not for each read.
+        let ended = tokio::time::timeout(SOON, restored(&store, &tensors)).await;
+        assert_eq!(ended.expect("a restore hangs"), Ok(()), "{spoilt:?}");
         let asked = other.asked();
-        assert!(!asked.is_empty() && asked.iter().all(|asked| asked.target.ends_with("?signature=x")), "{asked:?}");
+        assert!(
+            !asked.is_empty() && asked.iter().all(|asked| asked.target.ends_with("?signature=x")),
+            "{spoilt:?}: {asked:?}"
+        );
         assert!(asked.iter().all(|asked| asked.header("authorization").is_none()), "our token went elsewhere");
         let packs = |asked: &&Asked| asked.method == "GET" && asked.target.contains("/packs/");
         let (asked, places) = (front.asked(), front.asked().into_iter().filter(|one| one.target.ends_with("/places")));

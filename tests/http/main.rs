@@ -6,6 +6,7 @@ mod access;
 mod cached;
 mod connections;
 mod direct;
+mod documents;
 mod feed;
 mod files;
 mod hub;

@@ -4,10 +4,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gigastore_formats::wire::{DirectPlace, ExistsRequest, PlacesAnswer};
+use gigastore_formats::digest::Digest;
+use gigastore_formats::wire::{DirectPlace, ExistsRequest, PlacesAnswer, SEAL_HEADER};
 use gigastore_tests::raw::{Answer, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +27,8 @@ pub(crate) enum Misdeed {
     Silence,
     /// The body comes 64 KiB at a time, with a pause after each.
     Slow(Duration),
+    /// The body comes a byte at a time, with a pause after each.
+    Drip(Duration),
     /// `Content-Range` names the bytes after those that were asked for.
     OtherRange,
     /// There is no `Content-Range`, and the status says that this is all.
@@ -65,6 +69,8 @@ pub(crate) struct Proxy {
 struct Shared {
     upstream: SocketAddr,
     plan: Mutex<Plan>,
+    /// Requests with a body of which one bit is flipped on its way up.
+    flips: AtomicUsize,
     asked: Mutex<Vec<Asked>>,
 }
 
@@ -76,7 +82,12 @@ impl Proxy {
     pub(crate) async fn before(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { upstream, plan: Mutex::new(Box::new(|_, _| None)), asked: Mutex::default() });
+        let shared = Arc::new(Shared {
+            upstream,
+            plan: Mutex::new(Box::new(|_, _| None)),
+            flips: AtomicUsize::new(0),
+            asked: Mutex::default(),
+        });
         let serving = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -90,15 +101,37 @@ impl Proxy {
 
     /// Spoils the next `times` answers with data of packs.
     pub(crate) fn spoil(&self, times: usize, misdeed: Misdeed) {
+        let data = |asked: &Asked, answer: &Answer| {
+            asked.method == "GET" && asked.target.contains("/packs/") && answer.body.len() >= DATA
+        };
+        self.spoil_those(data, times, misdeed);
+    }
+
+    /// Spoils the next `times` answers of those that are meant.
+    pub(crate) fn spoil_those(
+        &self,
+        meant: impl Fn(&Asked, &Answer) -> bool + Send + 'static,
+        times: usize,
+        misdeed: Misdeed,
+    ) {
         let mut left = times;
         *self.shared.plan.lock().unwrap() = Box::new(move |asked, answer| {
-            let data = asked.method == "GET" && asked.target.contains("/packs/") && answer.body.len() >= DATA;
-            if !data || left == 0 {
+            if left == 0 || !meant(asked, answer) {
                 return None;
             }
             left -= 1;
             Some(misdeed)
         });
+    }
+
+    /// Flips a bit of each of the next `times` documents that are sent up.
+    pub(crate) fn flip_requests(&self, times: usize) {
+        self.shared.flips.store(times, Ordering::Relaxed);
+    }
+
+    /// Tells how many of these are still to come.
+    pub(crate) fn flips_left(&self) -> usize {
+        self.shared.flips.load(Ordering::Relaxed)
     }
 
     /// Tells who asks where packs of project p lie that another server has them.
@@ -119,7 +152,14 @@ async fn pass(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut read = Vec::new();
     loop {
-        let Some((asked, body)) = request(&mut stream, &mut read).await? else { return Ok(()) };
+        let Some((asked, mut body)) = request(&mut stream, &mut read).await? else { return Ok(()) };
+        let less = |left: usize| left.checked_sub(1);
+        if asked.header(SEAL_HEADER).is_some()
+            && shared.flips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+        {
+            let middle = body.len() / 2;
+            body[middle] ^= 1;
+        }
         shared.asked.lock().unwrap().push(asked.clone());
         let mut upstream = Wire::connect(shared.upstream).await?;
         let kept = |name: &str| !["connection", "content-length"].contains(&name.to_lowercase().as_str());
@@ -130,6 +170,8 @@ async fn pass(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let misdeed = (shared.plan.lock().unwrap())(&asked, &answer);
         if let Some(Misdeed::Places(other)) = misdeed {
             answer.body = places(other, &body);
+            let seal = Digest::of(&answer.body).to_string();
+            answer.headers.iter_mut().filter(|(name, _)| name == SEAL_HEADER).for_each(|(_, was)| seal.clone_into(was));
         }
         if !reply(&mut stream, answer, misdeed, asked.method == "HEAD").await? {
             return Ok(());
@@ -194,7 +236,7 @@ async fn reply(stream: &mut TcpStream, mut answer: Answer, misdeed: Option<Misde
         Some(Misdeed::Silence) => {
             std::future::pending::<()>().await;
         }
-        Some(Misdeed::Slow(_) | Misdeed::Places(_)) | None => {}
+        Some(Misdeed::Slow(_) | Misdeed::Drip(_) | Misdeed::Places(_)) | None => {}
     }
     let mut head = format!("HTTP/1.1 {} Spoiled\r\n", answer.status);
     let framing = ["content-length", "transfer-encoding", "connection"];
@@ -209,9 +251,10 @@ async fn reply(stream: &mut TcpStream, mut answer: Answer, misdeed: Option<Misde
     if bare {
         return Ok(true);
     }
-    for piece in answer.body[..sent].chunks(DATA) {
+    let piece_bytes = if let Some(Misdeed::Drip(_)) = misdeed { 1 } else { DATA };
+    for piece in answer.body[..sent].chunks(piece_bytes) {
         stream.write_all(piece).await?;
-        if let Some(Misdeed::Slow(pause)) = misdeed {
+        if let Some(Misdeed::Slow(pause) | Misdeed::Drip(pause)) = misdeed {
             tokio::time::sleep(pause).await;
         }
     }

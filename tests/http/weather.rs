@@ -19,11 +19,11 @@ use crate::proxy::{Misdeed, Proxy};
 use crate::served::{Served, Setup, spec};
 
 /// How long a client here waits for a service.
-const DEADLINES: Deadlines = Deadlines { stall: Duration::from_secs(1), patience: Duration::from_secs(3) };
+pub(crate) const DEADLINES: Deadlines = Deadlines { stall: Duration::from_secs(1), patience: Duration::from_secs(3) };
 
 /// Longer than any call may take: its patience, the try that is under way then, the longest pause before it, and as
 /// much again for a machine that is busy.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Restores p/run@1 tensor by tensor and compares; the kind of the error and its words where it can't be read.
 ///
@@ -47,20 +47,20 @@ fn words<E: Coded>(error: &E) -> String {
     text
 }
 
-fn client(address: SocketAddr) -> Store {
+pub(crate) fn client(address: SocketAddr) -> Store {
     let http = Http::new(&format!("http://{address}"), None, SystemAmbient::shared()).unwrap();
     Store::over(Arc::new(http.with_deadlines(DEADLINES)), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES)
 }
 
 /// A service with a checkpoint, and a proxy before it.
-struct Road {
-    served: Served,
-    proxy: Proxy,
-    tensors: Vec<Tensor>,
+pub(crate) struct Road {
+    pub(crate) served: Served,
+    pub(crate) proxy: Proxy,
+    pub(crate) tensors: Vec<Tensor>,
 }
 
 impl Road {
-    async fn new(limits: Limits) -> Self {
+    pub(crate) async fn new(limits: Limits) -> Self {
         let served = Served::with(Setup { limits, ..Setup::default() }).await;
         let tensors = transformer(1, Size::SMALL);
         save(&served.store(None), spec("p", "run", 1, 2), &tensors).await.unwrap();
@@ -69,8 +69,11 @@ impl Road {
     }
 
     async fn restore(&self) -> Result<(), String> {
-        let store = client(self.proxy.address);
-        tokio::time::timeout(SOON, restored(&store, &self.tensors)).await.expect("a restore hangs")
+        self.restore_with(&client(self.proxy.address)).await
+    }
+
+    async fn restore_with(&self, store: &Store) -> Result<(), String> {
+        tokio::time::timeout(SOON, restored(store, &self.tensors)).await.expect("a restore hangs")
     }
 
     /// Requests for packs that wanted nothing that is kept.
@@ -89,7 +92,7 @@ fn check_names(error: &str, case: &str) {
     assert!(named("bytes "), "{case}: no range in: {error}");
 }
 
-const PASSING: [Misdeed; 14] = [
+const PASSING: [Misdeed; 15] = [
     Misdeed::Reset(0),
     Misdeed::Reset(1),
     Misdeed::Reset(50_000),
@@ -100,6 +103,7 @@ const PASSING: [Misdeed; 14] = [
     Misdeed::Stall(60_000),
     Misdeed::Silence,
     Misdeed::Slow(Duration::from_millis(5)),
+    Misdeed::Drip(Duration::from_millis(100)),
     Misdeed::Longer(1),
     Misdeed::Longer(100_000),
     Misdeed::Shorter(1),
@@ -120,7 +124,8 @@ async fn what_passes_by_costs_time_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_pass_ends_in_time_and_says_where() {
     let road = Road::new(Limits::default()).await;
-    for misdeed in [Misdeed::Reset(0), Misdeed::Close(0), Misdeed::Stall(0), Misdeed::Silence] {
+    let drip = Misdeed::Drip(Duration::from_millis(100));
+    for misdeed in [Misdeed::Reset(0), Misdeed::Close(0), Misdeed::Stall(0), Misdeed::Silence, drip] {
         road.proxy.spoil(usize::MAX, misdeed);
         let started = Instant::now();
         let error = road.restore().await.unwrap_err();
@@ -130,14 +135,20 @@ async fn what_does_not_pass_ends_in_time_and_says_where() {
     // What moves a little at each try is not given up before its end, and comes to it.
     for misdeed in [Misdeed::Reset(400_000), Misdeed::Close(700_000)] {
         road.proxy.spoil(usize::MAX, misdeed);
-        let store = client(road.proxy.address);
-        match tokio::time::timeout(Duration::from_secs(240), restored(&store, &road.tensors))
-            .await
-            .expect("a restore hangs")
-        {
-            Ok(()) => {}
-            Err(error) => check_names(&error, &format!("{misdeed:?}")),
-        }
+        let (store, before) = (client(road.proxy.address), road.proxy.asked().len());
+        let ended = tokio::time::timeout(Duration::from_secs(240), restored(&store, &road.tensors)).await;
+        assert_eq!(ended.expect("a restore hangs"), Ok(()), "{misdeed:?}");
+        // Each try begins where the one before left off.
+        let asked = road.proxy.asked().split_off(before);
+        let ranges = asked.iter().filter(|one| one.target.contains("/packs/")).filter_map(|one| {
+            let (start, end) = one.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+            Some((one.target.clone(), end.parse::<u64>().ok()?, start.parse::<u64>().ok()?))
+        });
+        let mut starts = std::collections::BTreeMap::<_, Vec<u64>>::new();
+        ranges.for_each(|(target, end, start)| starts.entry((target, end)).or_default().push(start));
+        let resumed = starts.values().filter(|starts| starts.len() > 2 && starts.first() < starts.last());
+        assert!(resumed.count() > 0, "{misdeed:?}: {starts:?}");
+        assert!(starts.values().all(|starts| starts.is_sorted()), "{misdeed:?}: {starts:?}");
     }
 }
 
@@ -162,8 +173,9 @@ async fn a_bit_that_flips_on_the_way_is_read_once_more_and_then_an_error() {
     for at in [0, 1000, usize::MAX] {
         let before = road.asked_afresh();
         road.proxy.spoil(1, Misdeed::Flip(at));
-        let ended = road.restore().await;
-        assert_eq!(ended, Ok(()), "byte {at} flipped once");
+        let store = client(road.proxy.address);
+        let ended = road.restore_with(&store).await;
+        assert_eq!((ended, store.refetched()), (Ok(()), 1), "byte {at} flipped once");
         let again = road.asked_afresh() - before;
         assert!((1..=2).contains(&again), "byte {at} flipped once: asked afresh {again} times");
     }

@@ -182,7 +182,8 @@ impl Checkpoint {
                 copies[i].push(Copy { plan, sink: Arc::clone(&wanted.sink) });
             }
         }
-        // Boxes of one tensor do not overlap (the commit saw to it), so that equal sums mean every byte.
+        // Boxes of one tensor do not overlap (the commit saw to it, and a plan that was damaged on its way is not
+        // taken), so that equal sums mean every byte.
         if actual != expected {
             let (target, name) = (self.target().to_string(), tensor.name.clone());
             return Err(RestoreError::Uncovered { target, name, area, expected, actual });

@@ -29,6 +29,11 @@ impl Budget {
         Self { permits: Arc::new(Semaphore::new(units as usize)), units }
     }
 
+    /// Returns all bytes of it.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.units) * UNIT_BYTES
+    }
+
     /// Waits until `bytes` are free and takes them; the whole budget where it is smaller.
     pub async fn take(&self, bytes: u64) -> Taken {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).clamp(1, self.units);

@@ -63,6 +63,9 @@ pub(crate) async fn gather(
     let gather = Arc::new(Gather { tree: tree.clone(), range, state });
     let mut wrong = None;
     for afresh in [false, true] {
+        if afresh {
+            store.count_refetch();
+        }
         store.pass_object(project, object, Arc::<Gather>::clone(&gather), afresh).await?;
         wrong = gather.lock().wrong.take();
         if wrong.is_none() {

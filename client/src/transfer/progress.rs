@@ -16,7 +16,6 @@ struct Counters {
     total: AtomicU64,
     done: AtomicU64,
     moved: AtomicU64,
-    refetched: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -28,8 +27,6 @@ pub struct Snapshot {
     pub done: u64,
     /// Bytes sent to or read from the store.
     pub moved: u64,
-    /// Groups that did not match their hash and were read anew.
-    pub refetched: u64,
 }
 
 impl Progress {
@@ -37,12 +34,7 @@ impl Progress {
     pub fn snapshot(&self) -> Snapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
-        Snapshot {
-            total: read(&counters.total),
-            done: read(&counters.done),
-            moved: read(&counters.moved),
-            refetched: read(&counters.refetched),
-        }
+        Snapshot { total: read(&counters.total), done: read(&counters.done), moved: read(&counters.moved) }
     }
 
     /// Adds to the bytes of the whole operation.
@@ -53,10 +45,6 @@ impl Progress {
     /// Adds to the bytes that are done.
     pub fn done(&self, bytes: u64) {
         self.counters.done.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn refetched(&self) {
-        self.counters.refetched.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Adds to the bytes that were moved.

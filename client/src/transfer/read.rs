@@ -168,7 +168,7 @@ async fn deliver(store: &Store, project: &ProjectName, read: PackRead, progress:
             // What was damaged on its way here, or by whatever keeps bytes on that way, is right when it comes anew.
             Some(FetchError::Damaged { .. }) if !afresh => {
                 afresh = true;
-                progress.refetched();
+                store.count_refetch();
             }
             Some(error) => return Err(error),
             None => break,

@@ -1,13 +1,15 @@
 //! Packs out: slices are loaded, hashed, coded and sent, as many at once as get their turns and the budget holds.
 //!
 //! A pack of files that fits in memory is read once, hashed in the buffer it is sent from, and so can't change between
-//! the two. A longer one (one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the second
-//! time, as memory is that somebody else may write to (`watched.rs`). Must never send a pack that is in the store.
+//! the two. A longer one (most often one slice above [`LOAD_BYTES`]) is read twice, and checked again as it passes the
+//! second time, as is memory that somebody else may write to (`watched.rs`). Must never send a pack that is in the
+//! store.
 
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
+use gigastore_formats::limits::PACK_TARGET_BYTES;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
@@ -27,7 +29,8 @@ use super::watched::{COPIES_BYTES, Changed, Loaded, Part, Watch, body, with_pads
 use crate::store::Store;
 use crate::transport::{PackBytes, Pieces, UploadError};
 
-/// Packs up to this length are held in memory while they are hashed and sent: 256 MiB, half of the default budget.
+/// Packs up to this length are held in memory while they are hashed and sent, where it is no more than half of the
+/// budget: 256 MiB. A pack of the usual size is held in any case.
 const LOAD_BYTES: u64 = 256 << 20;
 
 /// Bytes read at once of a longer slice: eight groups.
@@ -83,7 +86,7 @@ impl Writer {
     ) -> Result<Vec<PartRow>, WriteError> {
         let bytes: u64 = slices.iter().map(|(_, data)| data.len()).sum();
         let _taken = self.store.budget.take(self.held(&slices)).await;
-        let rows = if bytes <= LOAD_BYTES {
+        let rows = if bytes <= self.load_bytes() {
             self.loaded(slices, bytes, known).await?
         } else {
             // The plan puts only single slices into packs of more than the target.
@@ -103,19 +106,28 @@ impl Writer {
             slices.iter().filter(|(_, data)| of(data)).map(|(_, data)| data.len()).sum()
         };
         let (all, files) = (bytes(|_| true), bytes(|data| matches!(data, SliceData::File(_))));
-        if self.compressor.codes() || (files > 0 && all > LOAD_BYTES) {
+        let shared = bytes(|data| matches!(data, SliceData::Shared(_)));
+        if files > 0 && all > self.load_bytes() {
             return all.min(2 * LOAD_BYTES);
         }
-        let copied = slices.iter().any(|(_, data)| matches!(data, SliceData::Shared(_)));
-        files + if copied { all.min(COPIES_BYTES) } else { 0 }
+        if self.compressor.codes() {
+            // What is not in memory of ours is copied, and coded beside that.
+            return files + shared + all;
+        }
+        files + if shared > 0 { all.min(COPIES_BYTES) } else { 0 }
+    }
+
+    /// Returns the length up to which packs are held in memory.
+    fn load_bytes(&self) -> u64 {
+        LOAD_BYTES.min((self.store.budget.bytes() / 2).max(PACK_TARGET_BYTES))
     }
 
     /// Hashes slices without sending any.
     pub(crate) async fn hash(&self, slices: &[(SliceId, SliceData)]) -> Result<Vec<Digest>, WriteError> {
         let bytes: u64 = slices.iter().map(|(_, data)| data.len()).sum();
-        let _taken = self.store.budget.take(bytes.min(LOAD_BYTES)).await;
+        let _taken = self.store.budget.take(bytes.min(self.load_bytes())).await;
         let mut digests = Vec::with_capacity(slices.len());
-        if bytes <= LOAD_BYTES {
+        if bytes <= self.load_bytes() {
             digests.extend(self.load(slices, bytes).await?.iter().map(|one| one.tree.root()));
         } else {
             for (_, data) in slices {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `remote.rs` | endpoints, retries, failover, deadlines on progress |
 //! | `lines.rs` | answers that come line by line while work goes on |
+//! | `pace.rs` | the least speed of an answer |
 //! | `pause.rs` | how long is waited between tries, and when a call is given up |
 //! | `places.rs` | where a service lets its clients read past it |
 //! | `reads.rs` | ranges of objects |
@@ -14,6 +15,7 @@
 //! Must never return bytes of another length than asked for, nor send a call again that the service has answered.
 
 mod lines;
+mod pace;
 mod pause;
 mod places;
 mod reads;
@@ -30,6 +32,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::damage::DamageMark;
+use gigastore_formats::digest::Digest;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::plan::{PlanAnswer, PlanRequest};
@@ -102,7 +105,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
 
 fn body<T: Serialize>(value: &T) -> Result<Sent, Fault> {
     let bytes = serde_json::to_vec(value).map_err(|error| Fault::new(FaultCode::Invalid, &error))?;
-    Ok(Sent::Bytes(vec![bytes.into()]))
+    let digest = Digest::of(&bytes);
+    Ok(Sent::Sealed(bytes.into(), digest))
 }
 
 fn below(project: &ProjectName, path: impl fmt::Display) -> String {
@@ -237,7 +241,8 @@ impl Transport for Http {
 
     async fn put_part(&self, project: &ProjectName, save: TxnId, rank: u32, part: Bytes) -> Result<(), Fault> {
         let path = below(project, format_args!("/saves/{save}/parts/{rank}"));
-        self.remote.done(Call::new(Method::PUT, path, Sent::Bytes(vec![part]))).await
+        let sent = Sent::sealed(&*self.ambient, part).await;
+        self.remote.done(Call::new(Method::PUT, path, sent)).await
     }
 
     async fn finish_save(&self, request: &FinishRequest) -> Result<Committed, Fault> {
@@ -263,7 +268,8 @@ impl Transport for Http {
     async fn commit_dataset(&self, request: &DatasetRequest, manifest: Bytes) -> Result<Committed, Fault> {
         let tag = request.tag.as_ref().map(|tag| format!("&tag={tag}")).unwrap_or_default();
         let query = format!("/datasets?txn={}&epoch={}{tag}", request.txn, request.epoch);
-        let call = Call::new(Method::POST, below(&request.project, query), Sent::Bytes(vec![manifest]));
+        let sent = Sent::sealed(&*self.ambient, manifest).await;
+        let call = Call::new(Method::POST, below(&request.project, query), sent);
         loop {
             match self.ask(call.clone()).await {
                 Err(fault) if fault.code == FaultCode::InProgress => {}
@@ -357,7 +363,13 @@ impl Http {
         match self.places.of((project.clone(), kind, *object), &*self.ambient, ask).await {
             // The folder of the service may not be this machine's.
             Some(DirectPlace::Path(path)) => pass_file(&*self.ambient, path, taker, false).await,
-            Some(DirectPlace::Url(url)) => self.remote.pass_signed(&url, taker).await,
+            Some(DirectPlace::Url(url)) => {
+                let before = taker.rest();
+                self.remote.pass_signed(&url, taker).await;
+                if !before.is_empty() && taker.rest() == before {
+                    self.places.close(self.ambient.monotonic());
+                }
+            }
             None => {}
         }
     }

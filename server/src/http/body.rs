@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, HttpBody};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use gigastore_formats::digest::Digest;
 use gigastore_formats::range::ByteRange;
-use gigastore_formats::wire::{Fault, FaultCode};
+use gigastore_formats::wire::{Fault, FaultCode, SEAL_HEADER, check_seal};
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +23,8 @@ use super::router::Shared;
 use crate::accept::MAX_READ_BYTES;
 use crate::admission::Admitted;
 use crate::cache::BLOCK_BYTES;
+
+const SEAL: HeaderName = HeaderName::from_static(SEAL_HEADER);
 
 /// Bytes of a JSON request: a plan of 100,000 boxes of some 100 bytes.
 pub(crate) const MAX_JSON_BYTES: u64 = 16 << 20;
@@ -116,7 +119,8 @@ pub(crate) fn paced(shared: &Shared, body: Body) -> BoxStream<'static, Result<By
     pieces.boxed()
 }
 
-/// Reads a whole body of at most `limit` bytes. The memory is given back when the second value is dropped.
+/// Reads a whole body of at most `limit` bytes, checked against its seal where it has one. The memory is given back
+/// when the second value is dropped.
 pub(crate) async fn gathered(
     shared: &Shared,
     headers: &HeaderMap,
@@ -139,7 +143,12 @@ pub(crate) async fn gathered(
     while let Some(piece) = pieces.next().await {
         gathered.extend_from_slice(&piece.map_err(|error| Refused::invalid(error.to_string()))?);
     }
-    Ok((gathered.freeze(), admitted))
+    let gathered = gathered.freeze();
+    let (seal, checked) = (headers.get(SEAL_HEADER).cloned(), gathered.clone());
+    let check = move || check_seal(seal.as_ref().map(HeaderValue::as_bytes), &checked);
+    let damaged = |fault| Refused::new(fault).with_status(StatusCode::UNPROCESSABLE_ENTITY);
+    shared.ambient.computed(check).await.map_err(damaged)?;
+    Ok((gathered, admitted))
 }
 
 /// Reads a JSON body. Its memory is given back when the second value is dropped: whoever works on the first holds it.
@@ -165,6 +174,7 @@ pub(crate) fn document<T: Serialize + ?Sized>(value: &T) -> Result<Response<Body
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    headers.extend(HeaderValue::try_from(Digest::of(&bytes).to_string()).map(|seal| (SEAL, seal)));
     response.extensions_mut().insert(Document(bytes.into()));
     Ok(response)
 }

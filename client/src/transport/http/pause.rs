@@ -45,12 +45,14 @@ pub(super) struct Failed {
     pub(super) busy: bool,
     /// When bytes of the call last moved.
     pub(super) moved: Option<Duration>,
+    /// They moved too slowly to count.
+    pub(super) slow: bool,
 }
 
 impl Failed {
     /// What no other try can change.
     pub(super) fn final_with(fault: Fault) -> Self {
-        Self { fault, after: None, retry: false, busy: false, moved: None }
+        Self { fault, after: None, retry: false, busy: false, moved: None, slow: false }
     }
 
     /// What another try may change.

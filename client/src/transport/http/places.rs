@@ -1,9 +1,10 @@
 //! Where a service lets its clients read past it: places of objects, asked for once each, for as long as they are good.
 //!
-//! Must never ask a service again that has said it tells none.
+//! Must never ask a service again that has said it tells none, nor wait for each read anew at a place that gives
+//! nothing.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use tokio::sync::OnceCell;
 /// Places that are kept: 10,000 of some 500 bytes, packs of 640 GB.
 const KEPT: usize = 10_000;
 
+/// How long places are passed over after one that gave nothing: as long as a call is patient.
+const CLOSED: Duration = Duration::from_secs(60);
+
 type Object = (ProjectName, ObjectKind, Stored);
 
 /// What is known of places.
@@ -23,6 +27,8 @@ type Object = (ProjectName, ObjectKind, Stored);
 pub(super) struct Places {
     /// The service tells none.
     none: AtomicBool,
+    /// Until when places are passed over, in milliseconds of the ambient's clock.
+    closed_until_ms: AtomicU64,
     kept: Mutex<HashMap<Object, Kept>>,
 }
 
@@ -43,10 +49,12 @@ impl Places {
     where
         F: Future<Output = Result<PlacesAnswer, Fault>>,
     {
-        if self.none.load(Ordering::Relaxed) {
+        let now = ambient.monotonic();
+        let closed = (now.as_millis() as u64) < self.closed_until_ms.load(Ordering::Relaxed);
+        if closed || self.none.load(Ordering::Relaxed) {
             return None;
         }
-        let kept = self.entry(object, ambient.monotonic());
+        let kept = self.entry(object, now);
         let asked = kept.place.get_or_init(|| async {
             // A service that can't tell (an older one has no such route) is read from in the ordinary way.
             let answer = ask().await.unwrap_or_default();
@@ -57,6 +65,11 @@ impl Places {
             (answer.places.into_iter().next().flatten(), valid)
         });
         asked.await.0.clone()
+    }
+
+    /// Passes places over for a while: one gave nothing, and the service has the same bytes at once.
+    pub(super) fn close(&self, now: Duration) {
+        self.closed_until_ms.store((now + CLOSED).as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Finds what is known of an object. What was asked for half of its time ago is asked for again: a read takes time.

@@ -11,8 +11,9 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 use reqwest::{Response, StatusCode, Url, header};
 
+use super::pace::Pace;
 use super::pause::{Failed, Pause};
-use super::remote::{Call, IDLE, Remote, broken, network, stalled};
+use super::remote::{Call, IDLE, Remote, broken, network, slow, stalled};
 use super::socket::{Get, Patience};
 use crate::transport::{Held, Taker};
 
@@ -91,9 +92,9 @@ impl Remote {
                 },
                 Err(failed) => failed,
             };
-            let moved = (filled > before).then(|| self.ambient.monotonic());
-            if moved.is_some() && failed.retry {
-                // It answered and fell silent: whoever comes next tries the next endpoint.
+            let moved = (filled > before && !failed.slow).then(|| self.ambient.monotonic());
+            if (moved.is_some() || failed.slow) && failed.retry {
+                // It answered and fell silent, or all but that: whoever comes next tries the next endpoint.
                 self.good.fetch_add(1, Ordering::Relaxed);
             }
             pause.after(Failed { moved: moved.or(failed.moved), ..failed }).await?;
@@ -113,6 +114,7 @@ impl Remote {
             return Err(shorter(rest, response.status(), actual));
         }
         let (mut pieces, stall) = (response.bytes_stream(), self.deadlines.stall);
+        let mut pace = Pace::new(stall);
         while !into.is_empty() {
             let next = tokio::time::timeout(stall, pieces.next()).await.map_err(|_| stalled(stall))?;
             let piece = next.ok_or_else(|| broken("the answer ended early"))?;
@@ -122,6 +124,9 @@ impl Remote {
             now.copy_from_slice(&piece[..take]);
             into = later;
             *filled += take as u64;
+            if !into.is_empty() && !pace.holds(take) {
+                return Err(slow(stall));
+            }
         }
         Ok(())
     }

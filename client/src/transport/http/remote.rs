@@ -12,9 +12,10 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::range::ByteRange;
-use gigastore_formats::wire::{Fault, FaultCode};
+use gigastore_formats::wire::{Fault, FaultCode, SEAL_HEADER, check_seal};
 use reqwest::{Client, Method, Response, StatusCode, Url, header};
 
+use super::pace::Pace;
 use super::pause::{Deadlines, Failed, Pause};
 use super::sent::{Fate, Sent};
 use super::socket::Sockets;
@@ -140,7 +141,10 @@ impl Remote {
     pub(super) async fn answered(&self, call: Call, limit: usize) -> Result<Bytes, Fault> {
         self.persist(|| async {
             let response = self.send(&call).await?;
-            self.gather(response, limit).await
+            let seal = response.headers().get(SEAL_HEADER).cloned();
+            let bytes = self.gather(response, limit).await?;
+            check_seal(seal.as_ref().map(header::HeaderValue::as_bytes), &bytes).map_err(Failed::passing)?;
+            Ok(bytes)
         })
         .await
     }
@@ -195,6 +199,9 @@ impl Remote {
         }
         if call.afresh {
             request = request.header(header::CACHE_CONTROL, "no-cache");
+        }
+        if let Sent::Sealed(_, digest) = &call.sent {
+            request = request.header(SEAL_HEADER, digest.to_string());
         }
         let (body, fate) = call.sent.body(&self.ambient);
         if let Some(len) = call.sent.len() {
@@ -269,11 +276,14 @@ impl Remote {
         // Only ranges of objects are asked for, by what was committed of them: one that ends before is damaged.
         let short = status == StatusCode::RANGE_NOT_SATISFIABLE;
         let fault = if short { Fault { code: FaultCode::Integrity, ..fault } } else { fault };
-        Failed { after, retry: busy, busy, ..Failed::final_with(fault) }
+        // What we sent did not arrive as it was.
+        let damaged = status == StatusCode::UNPROCESSABLE_ENTITY && fault.code == FaultCode::Integrity;
+        Failed { after, retry: busy || damaged, busy, ..Failed::final_with(fault) }
     }
 
     async fn gather(&self, mut response: Response, limit: usize) -> Result<Bytes, Failed> {
         let (mut gathered, stall) = (BytesMut::new(), self.deadlines.stall);
+        let mut pace = Pace::new(stall);
         loop {
             let next = tokio::time::timeout(stall, response.chunk()).await.map_err(|_| stalled(stall))?;
             let piece = next.map_err(|error| Failed::passing(network(&error)))?;
@@ -283,6 +293,9 @@ impl Remote {
                 return Err(Failed::final_with(fault));
             }
             gathered.extend_from_slice(&piece);
+            if !pace.holds(piece.len()) {
+                return Err(slow(stall));
+            }
         }
     }
 
@@ -342,6 +355,12 @@ pub(super) fn network(error: &reqwest::Error) -> Fault {
 
 pub(super) fn broken(what: &str) -> Failed {
     Failed::passing(Fault::of(FaultCode::Unavailable, what))
+}
+
+/// An answer that comes slower than any link.
+pub(super) fn slow(stall: Duration) -> Failed {
+    let text = format!("the service's answer came too slowly: it brought next to nothing in {} s", stall.as_secs_f64());
+    Failed { slow: true, ..broken(&text) }
 }
 
 pub(super) fn stalled(stall: Duration) -> Failed {

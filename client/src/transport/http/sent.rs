@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::ambient::Ambient;
+use gigastore_formats::digest::Digest;
 use gigastore_formats::wire::with_causes;
 use reqwest::Body;
 
@@ -22,8 +23,10 @@ const PROGRESS_BYTES: u64 = 8 << 20;
 pub(super) enum Sent {
     /// None.
     Nothing,
-    /// In memory.
+    /// In memory, of a name that says what it is.
     Bytes(Vec<Bytes>),
+    /// A document or manifest, with its digest.
+    Sealed(Bytes, Digest),
     /// Read from its source as it is sent.
     Stream {
         /// What comes before the source's bytes.
@@ -63,11 +66,19 @@ impl Fate {
 }
 
 impl Sent {
+    /// Seals a body that may be long: its digest is made on a thread for that.
+    pub(super) async fn sealed(ambient: &dyn Ambient, bytes: Bytes) -> Self {
+        let hashed = bytes.clone();
+        let digest = ambient.computed(move || Digest::of(&hashed)).await;
+        Self::Sealed(bytes, digest)
+    }
+
     /// Returns the body's bytes; `None` where there is no body.
     pub(super) fn len(&self) -> Option<u64> {
         match self {
             Self::Nothing => None,
             Self::Bytes(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Self::Sealed(bytes, _) => Some(bytes.len() as u64),
             Self::Stream { len, .. } => Some(*len),
         }
     }
@@ -79,6 +90,7 @@ impl Sent {
         let pieces = match self {
             Self::Nothing => return (Body::default(), fate),
             Self::Bytes(pieces) => futures::stream::iter(pieces.clone()).map(Ok).boxed(),
+            Self::Sealed(bytes, _) => futures::stream::iter([Ok(bytes.clone())]).boxed(),
             Self::Stream { first, pieces, .. } => {
                 futures::stream::iter([Ok(first.clone())]).chain(pieces.read()).boxed()
             }

@@ -15,6 +15,7 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 use url::{Position, Url};
 
+use super::pace::Pace;
 use crate::transport::{Source, Taker};
 
 /// How long a connection may take to be made.
@@ -76,7 +77,7 @@ impl Sockets {
             let Some(socket) = socket else { continue };
             let cut = CutOnDrop(Some(Arc::clone(&socket)));
             let (get, taker) = (get.clone(), Arc::clone(&taker));
-            let (asked, socket) = ambient.waited(move || (ask(&socket, &get, &*taker), socket)).await;
+            let (asked, socket) = ambient.waited(move || (ask(&socket, &get, &*taker, patience.stall), socket)).await;
             cut.disarm();
             match asked {
                 Ok(true) => return self.keep(Idle { socket, endpoint, since: now }),
@@ -139,7 +140,7 @@ async fn connect(endpoint: &str, stall: Duration) -> io::Result<TcpStream> {
 
 /// Asks for the range and passes the answer on; tells whether the connection can be used again. `ConnectionAborted`
 /// stands for one that ended without a byte of an answer.
-fn ask(mut socket: &TcpStream, get: &Get, taker: &dyn Taker) -> io::Result<bool> {
+fn ask(mut socket: &TcpStream, get: &Get, taker: &dyn Taker, stall: Duration) -> io::Result<bool> {
     let stale = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
     socket.write_all(request(get).as_bytes()).map_err(stale)?;
     let mut buffer = [0; HEAD_BYTES];
@@ -157,7 +158,8 @@ fn ask(mut socket: &TcpStream, get: &Get, taker: &dyn Taker) -> io::Result<bool>
         }
     };
     let early = &buffer[head.len..filled];
-    let mut body = Body { socket, early, position: get.range.start(), end: get.range.end() };
+    let pace = Pace::new(stall);
+    let mut body = Body { socket, early, position: get.range.start(), end: get.range.end(), pace };
     taker.take(&mut body).map_err(|fault| io::Error::other(fault.message))?;
     Ok(head.keep && body.position == body.end)
 }
@@ -223,6 +225,7 @@ struct Body<'a> {
     early: &'a [u8],
     position: u64,
     end: u64,
+    pace: Pace,
 }
 
 impl Body<'_> {
@@ -234,7 +237,18 @@ impl Body<'_> {
         into = &mut into[early..];
         self.position += early as u64;
         self.position += into.len() as u64;
-        self.socket.read_exact(into)
+        while !into.is_empty() {
+            let read = match self.socket.read(into) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            into = &mut into[read..];
+            if !into.is_empty() && !self.pace.holds(read) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
     }
 }
 

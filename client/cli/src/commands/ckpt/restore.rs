@@ -126,6 +126,13 @@ impl Restore {
         let progress = Progress::default();
         let export = checkpoint.export(&self.out, &spec, &progress);
         let exported = with_progress(globals.quiet, "restoring", &progress, export).await;
+        let refetched = store.refetched();
+        if refetched > 0 && exported.is_ok() {
+            note(&format_args!(
+                "{refetched} reads came damaged, and right when they were made once more: look at the network, the \
+                 cache and the disks on the way (`gigastore verify {target}` reads all of the store)"
+            ));
+        }
         exported.map(Some).map_err(Refused::from)
     }
 
