@@ -43,7 +43,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "without control characters": {"tensors": {"a\0b": W}},
     "is not a path inside": {"files": {"../escaped": b"x"}},
     '"/absolute" is not a path': {"files": {"/absolute": b"x"}},
-    "exclude each other": {"commit": False, "asynchronous": True},
+    "commit=False and asynchronous exclude each other": {"commit": False, "asynchronous": True},
+    "progress and asynchronous exclude each other": {"progress": print, "asynchronous": True},
+    "let wait() of the save that is returned tell": {"progress": print, "asynchronous": "skip"},
     "no slice among them": {"tensors": {}},
     "each rank would skip, or not, on its own": {
         "world_size": 2,

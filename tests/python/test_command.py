@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,6 +30,9 @@ def test_it_is_on_the_path_and_tells_its_version() -> None:
     assert "Exit codes" in command("--help").stdout
     (found,) = [one for one in entry_points(group="console_scripts") if one.name == "gigastore"]
     assert found.value == "gigastore._command:main"
+    script = Path(sys.executable).with_name("gigastore")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"gigastore {gigastore.__version__}\n"), done.stderr
 
 
 def test_failures_have_the_exit_codes_of_the_binary(url: str, store: gigastore.Store) -> None:

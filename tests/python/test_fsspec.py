@@ -300,7 +300,7 @@ def test_pandas_reads_unaware(fs: GigastoreFileSystem, url: str) -> None:
 
 
 def test_pyarrow_reads_unaware(fs: GigastoreFileSystem) -> None:
-    """Ray Data, Polars and others go through the same two doors."""
+    """As a data set that it opens itself, and as files of a file system of its own; Ray Data has a test of its own."""
     dataset = pyarrow.dataset.dataset("demo/corpus@1", filesystem=fs, format="parquet")
     assert sorted(dataset.to_table(columns=["id"])["id"].to_pylist()) == list(range(3000))
     field = pyarrow.dataset.field("id")

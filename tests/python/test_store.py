@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import threading
 import time
 from pathlib import Path
@@ -16,8 +17,9 @@ import pytest
 import torch
 from conftest import Service
 from gigastore import ConflictError, IntegrityError, InvalidError, Memory, Slice, Store
-from gigastore.errors import of_fault
+from gigastore.errors import _BY_CODE, of_fault
 
+ROOT = Path(__file__).parents[2]
 W = np.arange(4, dtype=np.float32)
 
 NUMPY = "bool uint8 int8 uint16 int16 float16 uint32 int32 float32 complex64 uint64 int64 float64".split()
@@ -255,7 +257,7 @@ def test_a_flipped_bit_is_found_and_never_loaded(store: Store, tmp_path: Path) -
         store.verify("demo", depth="deep")
 
 
-def test_memory_goes_to_frameworks_without_a_copy() -> None:
+def test_memory_goes_to_frameworks_without_a_copy(store: Store) -> None:
     memory = Memory(32, "F32", [2, 4])
     view = np.frombuffer(memory, dtype=np.float32)
     view[:] = np.arange(8)
@@ -267,6 +269,13 @@ def test_memory_goes_to_frameworks_without_a_copy() -> None:
     assert array.shape == (2, 4) and array.ctypes.data == view.ctypes.data
     found = jax.dlpack.from_dlpack(memory)
     assert found.shape == (2, 4) and float(found[1, 2]) == 6.0
+    # What is loaded into it from a store is there for them as well.
+    saved = np.arange(8, dtype=np.float32).reshape(2, 4) * 3
+    store.save("demo/run", 1, {"w": saved})
+    filled = Memory(32, "F32", [2, 4])
+    store.checkpoint("demo/run").load(into={"w": filled})
+    loaded = jax.dlpack.from_dlpack(filled)
+    assert loaded.dtype == np.float32 and np.array_equal(loaded, saved)
     half = Memory(8, "BF16", [4])
     assert torch.from_dlpack(half).dtype == torch.bfloat16
     # It is there as long as anybody looks at it.
@@ -324,13 +333,16 @@ def test_the_same_through_a_service(service: Service) -> None:
         ("gone", gigastore.GoneError, gigastore.NotFoundError),
         ("conflict", gigastore.ConflictError, Exception),
         ("missing_ranks", gigastore.MissingRanksError, TimeoutError),
+        ("in_progress", gigastore.UnavailableError, ConnectionError),
         ("integrity", gigastore.IntegrityError, Exception),
         ("lost", gigastore.IntegrityError, Exception),
+        ("bad_upload", gigastore.IntegrityError, Exception),
         ("denied", gigastore.AuthError, PermissionError),
         ("unavailable", gigastore.UnavailableError, ConnectionError),
         ("commit_state_unknown", gigastore.CommitStateUnknownError, gigastore.UnavailableError),
         ("store_full", gigastore.StoreWriteError, OSError),
         ("read_only", gigastore.StoreWriteError, OSError),
+        ("newer_format", gigastore.InvalidError, ValueError),
     ],
 )
 def test_what_a_fault_becomes(code: str, kind: type[gigastore.GigastoreError], builtin: type[Exception]) -> None:
@@ -340,3 +352,10 @@ def test_what_a_fault_becomes(code: str, kind: type[gigastore.GigastoreError], b
         assert (one.code, one.object, one.expected, one.actual) == (code, "object", "expected", "actual")
         assert (one.hint, one.known, one.request_id) == ("do that", ["known"], "request")
         assert str(one) == "it failed (do that)"
+
+
+def test_each_fault_of_the_service_is_known() -> None:
+    variants = (ROOT / "formats/src/wire.rs").read_text().partition("pub enum FaultCode {")[2].partition("\n}")[0]
+    named = re.findall(r"^    ([A-Z]\w*),$", variants, re.MULTILINE)
+    assert len(named) >= 15
+    assert {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in named} == _BY_CODE.keys()

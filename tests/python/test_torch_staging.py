@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import OrderedDict, namedtuple
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch.distributed.checkpoint.staging import AsyncStager
 
 import gigastore
 from gigastore.torch import Staging, StorageReader, StorageWriter
+from gigastore.torch.memory import HostArea
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -182,6 +185,36 @@ def test_a_state_that_grows_gets_more_memory() -> None:
     assert staging.bytes > small and staged["w"].sum() == 1000
     del staged
     assert staging.stage({"w": torch.ones(10)})["w"].sum() == 10
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+def test_memory_is_pinned_for_as_long_as_it_is_there(monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+    said: list[tuple[str, int, int]] = []
+    area = HostArea(shared)
+    # Not to hold what is to be collected.
+    seen = weakref.ref(area)
+
+    def pin(address: int, size: int) -> None:
+        said.append(("pin", address, size))
+
+    def unpin(address: int) -> None:
+        held = seen()
+        assert held is None or held._flat.data_ptr() == address, "memory that is gone is still pinned"
+        said.append(("unpin", address, 0))
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda._pin_memory_utils.pin_memory", pin)
+    monkeypatch.setattr("torch.cuda._pin_memory_utils.unpin_memory", unpin)
+    small = area.take(1000).data_ptr()
+    assert said == [("pin", small, 1000)]
+    area.give_back()
+    assert area.take(10).data_ptr() == small and len(said) == 1, "what fits takes no other memory"
+    area.give_back()
+    large = area.take(1 << 20).data_ptr()
+    assert said[1:] == [("unpin", small, 0), ("pin", large, 1 << 20)]
+    del area
+    gc.collect()
+    assert seen() is None and said[3:] == [("unpin", large, 0)]
 
 
 Pair = namedtuple("Pair", "left right")

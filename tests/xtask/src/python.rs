@@ -21,7 +21,7 @@ pub(crate) fn install(step: &Step, root: &Path, data: &TestData, profile: &str) 
     build.args(["build", "--locked", "--quiet", "--profile", profile, "--manifest-path"]);
     build.arg(root.join("client/python/Cargo.toml")).arg("--out").arg(&wheels).arg("--interpreter").arg(data.python());
     step.command(build)?;
-    let wheel = only_file(step, &wheels)?;
+    let wheel = only_wheel(step, &wheels)?;
     let mut pip = Command::new(data.python());
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]);
     pip.arg("--force-reinstall").arg(wheel);
@@ -56,14 +56,22 @@ pub(crate) fn test(step: &Step, root: &Path, data: &TestData, named: &[&str]) ->
     step.command(pytest)
 }
 
-fn only_file(step: &Step, folder: &Path) -> Result<PathBuf, StepError> {
+/// Returns the wheel in a folder, which must be for any Python from 3.11 on.
+fn only_wheel(step: &Step, folder: &Path) -> Result<PathBuf, StepError> {
     let listed = fs::read_dir(folder).map_err(|error| cannot_write(step, folder, &error))?;
     let found: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
-    match &found[..] {
-        [only] => Ok(only.clone()),
-        _ => Err(step.error(
+    let [only] = &found[..] else {
+        return Err(step.error(
             format!("{} has {} files, expected one wheel", folder.display(), found.len()),
             "remove the folder, and run again",
-        )),
+        ));
+    };
+    let name = only.file_name().unwrap_or_default().to_string_lossy();
+    if !name.contains("-cp311-abi3-") {
+        return Err(step.error(
+            format!("the wheel is {name}, expected one with -cp311-abi3- in its name"),
+            "give pyo3 its feature abi3-py311 in Cargo.toml, and run again",
+        ));
     }
+    Ok(only.clone())
 }

@@ -46,7 +46,6 @@ class SaveOptions(TypedDict, total=False):
     compress: bool | str
     dedup: bool
     deadline: float
-    progress: Progress | None
 
 
 class Store:
@@ -86,6 +85,7 @@ class Store:
         *,
         asynchronous: Literal[False] = False,
         commit: Literal[True] = True,
+        progress: Progress | None = None,
         **options: Unpack[SaveOptions],
     ) -> CommitInfo: ...
 
@@ -97,6 +97,7 @@ class Store:
         tensors: Mapping[str, Any],
         *,
         asynchronous: Literal[True, "wait"],
+        progress: None = None,
         **options: Unpack[SaveOptions],
     ) -> PendingSave: ...
 
@@ -109,6 +110,7 @@ class Store:
         *,
         asynchronous: bool | str = False,
         commit: bool = True,
+        progress: Progress | None = None,
         **options: Unpack[SaveOptions],
     ) -> CommitInfo | PendingSave | None: ...
 
@@ -147,13 +149,14 @@ class Store:
         `commit=False` only delivers this rank's part and returns `None`: one rank calls `commit` then. `asynchronous=True`
         returns as soon as the tensors were copied; while an earlier save of this rank is under way it waits for that,
         with `asynchronous="skip"` it does nothing and returns `None`. The copy is in memory that is kept for the next
-        save. `compress`: False, True, or "auto" (while the store takes bytes more slowly than they are compressed).
+        save. A save in the background tells no `progress`. `compress`: False, True, or "auto" (while the store takes
+        bytes more slowly than they are compressed).
         """
         target, step = text("target", target), counted("step", step)
         rank, world_size = counted("rank", rank, 32), counted("world_size", world_size, 32)
         attempt = _attempt(unless_none("attempt", attempt), world_size)
-        if asynchronous not in _ASYNCHRONOUS:
-            raise InvalidError(f"asynchronous={asynchronous!r}: expected one of {_ASYNCHRONOUS}")
+        told = callable_of(progress)
+        _check_background(asynchronous, world_size, commit=bool(commit), told=told is not None)
         if not isinstance(compress, (bool, str)) or compress not in _COMPRESSION:
             raise InvalidError(f"compress={compress!r}: expected one of {list(_COMPRESSION)}")
         # First of all: the stream may go on while tensors are looked at.
@@ -170,15 +173,10 @@ class Store:
             "deadline": seconds("deadline", deadline),
         }
         if not asynchronous:
-            options = {**common, "rank": rank, "commit": bool(commit), "progress": callable_of(progress)}
+            options = {**common, "rank": rank, "commit": bool(commit), "progress": told}
             found = self._native.save(target, step, slices, opaque, **options)
             return None if found is None else committed(target, found)
-        if not commit:
-            raise InvalidError("commit=False and asynchronous exclude each other: a save in the background commits")
         skip = asynchronous == "skip"
-        if skip and world_size > 1:
-            hint = "asynchronous=True waits; or let one rank decide, and tell the others before they save"
-            raise InvalidError("asynchronous='skip': each rank would skip, or not, on its own", hint=hint)
         return background.save(self, target, step, slices, opaque, rank=rank, skip=skip, **common)
 
     def commit(
@@ -285,6 +283,22 @@ class Store:
 def opened(store: Store | str, *, create: bool = True) -> Store:
     """Returns a store, by its URL where that is given."""
     return store if isinstance(store, Store) else Store(store, create=create)
+
+
+def _check_background(asynchronous: bool | str, world_size: int, *, commit: bool, told: bool) -> None:
+    """Refuses what a save in the background can't do."""
+    if asynchronous not in _ASYNCHRONOUS:
+        raise InvalidError(f"asynchronous={asynchronous!r}: expected one of {_ASYNCHRONOUS}")
+    if not asynchronous:
+        return
+    if not commit:
+        raise InvalidError("commit=False and asynchronous exclude each other: a save in the background commits")
+    if told:
+        hint = "leave progress out, and let wait() of the save that is returned tell when it is committed"
+        raise InvalidError("progress and asynchronous exclude each other: nobody waits to be told", hint=hint)
+    if asynchronous == "skip" and world_size > 1:
+        hint = "asynchronous=True waits; or let one rank decide, and tell the others before they save"
+        raise InvalidError("asynchronous='skip': each rank would skip, or not, on its own", hint=hint)
 
 
 def _attempt(attempt: str | None, world_size: int) -> str | None:
