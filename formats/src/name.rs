@@ -39,6 +39,14 @@ pub enum NameError {
         /// The form that was expected.
         expected: &'static str,
     },
+    /// A part of a target is not of its form.
+    #[error("{text:?} is not a target: {source}; expected PROJECT/NAME, PROJECT/RUN@STEP or PROJECT/NAME@TAG")]
+    Part {
+        /// What was given, shortened.
+        text: String,
+        /// What is wrong with the part.
+        source: Box<NameError>,
+    },
     /// A tag would be read as a step or version.
     #[error(
         "{text:?} can't be a tag: a tag is a name with at least one character that is not a digit, and `latest` is \
@@ -183,15 +191,16 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let plain = text.strip_prefix("gigastore://").unwrap_or(text);
+        let part = |source| NameError::Part { text: shortened(text), source: Box::new(source) };
         let (path, selector) = match plain.split_once('@') {
-            Some((path, selector)) => (path, Some(selector.parse()?)),
+            Some((path, selector)) => (path, Some(selector.parse().map_err(part)?)),
             None => (plain, None),
         };
         let (project, name) = path.split_once('/').ok_or_else(|| NameError::Target {
             text: shortened(text),
             expected: "PROJECT/NAME, PROJECT/RUN@STEP or PROJECT/NAME@TAG, such as demo/minilm@100",
         })?;
-        Ok(Self { project: project.parse()?, name: name.parse()?, selector })
+        Ok(Self { project: project.parse().map_err(part)?, name: name.parse().map_err(part)?, selector })
     }
 }
 
@@ -239,7 +248,8 @@ mod tests {
             assert!(Name::new(text).is_err(), "{text:?} was taken for a name");
         }
         for text in ["p", "p/", "/r", "p/r@", "p/r/s", "p/r@18446744073709551616", "p/r@1@2", "http://p/r"] {
-            assert!(text.parse::<Target>().is_err(), "{text:?} was taken for a target");
+            let error = text.parse::<Target>().expect_err("it was taken for a target").to_string();
+            assert!(error.starts_with(&format!("{text:?} is not a target: ")) && error.contains("PROJECT/"), "{error}");
         }
         for text in ["latest", "007"] {
             assert!(Name::new_tag(text).is_err(), "{text:?} was taken for a tag");

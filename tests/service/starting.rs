@@ -103,6 +103,10 @@ fn tls_is_spoken_and_only_with_who_is_known() {
         assert!(stranger.stderr.contains("certificate is not trusted"), "{stranger:?}");
         assert!(stranger.stderr.contains("SSL_CERT_FILE"), "{stranger:?}");
     }
+    // A service without TLS is told from one that is not trusted.
+    let clear = Service::start(&desk, &[]);
+    let clear = with(&desk, &format!("https://127.0.0.1:{}", clear.address.port()), &known, &["ls"]);
+    assert!(clear.stderr.contains("does not speak TLS") && clear.stderr.contains("http://"), "{clear:?}");
     // The name must be right too.
     let elsewhere = Service::start_at(&desk, "127.0.0.2:0".parse().unwrap(), &tls);
     let other = with(&desk, &format!("https://{}", elsewhere.address), &known, &["ls"]);

@@ -64,6 +64,11 @@ impl Store {
         &self.url
     }
 
+    #[getter]
+    fn refetched(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.client(py)?.refetched())
+    }
+
     fn projects(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let client = self.client(py)?;
         let projects = wait_quietly(py, client.projects())?;

@@ -20,7 +20,7 @@ pub enum CoverError {
         second: usize,
     },
     /// Elements that no box has.
-    #[error("no box covers index {from}..{to} of dimension {dimension} (near {near:?})")]
+    #[error("no box covers index {from}..{to} of dimension {dimension}{}", place(near))]
     Gap {
         /// The dimension along which the hole was seen.
         dimension: usize,
@@ -37,6 +37,11 @@ pub enum CoverError {
         /// How many boxes.
         boxes: usize,
     },
+}
+
+/// Says where a hole is in the dimensions before its own, if there are any.
+fn place(near: &[u64]) -> String {
+    if near.is_empty() { String::new() } else { format!(" (at {near:?} of those before it)") }
 }
 
 /// Checks that `boxes`, each inside `shape`, cover it exactly. Boxes without elements are passed over.

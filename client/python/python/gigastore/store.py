@@ -69,6 +69,11 @@ class Store:
         """Its URL."""
         return self._native.url
 
+    @property
+    def refetched(self) -> int:
+        """Reads of this process that did not match their hashes, and were made once more past all caches."""
+        return self._native.refetched
+
     def __repr__(self) -> str:
         # fsspec, and other caches, take two stores for one where this is the same.
         return f"gigastore.Store({self.url!r}{self._identity and f', token={self._identity}'})"

@@ -92,8 +92,12 @@ impl<'r> Pause<'r> {
         } else {
             now.saturating_sub(self.moved) < self.remote.deadlines.patience
         };
-        if !failed.retry || !patience || self.tries >= MAX_TRIES {
+        if !failed.retry {
             return Err(failed.fault);
+        }
+        if !patience || self.tries >= MAX_TRIES {
+            let tried = format!("{} tries in {} s", self.tries, now.saturating_sub(self.began).as_secs());
+            return Err(Fault { message: format!("{} ({tried})", failed.fault.message), ..failed.fault });
         }
         self.remote.retried();
         let affordable = self.remote.spend();

@@ -320,6 +320,12 @@ fn is_loopback(host: &str) -> bool {
 /// A try that broke off: made again, unless whoever answers is not who they should be.
 fn unanswered(error: &reqwest::Error) -> Failed {
     match untrusted(error) {
+        // The first bytes of an answer in clear are no head of TLS.
+        Some(text) if text.contains("InvalidContentType") => {
+            let text = format!("the service does not speak TLS: {text}");
+            let hint = Some("is its URL http://…?".to_owned());
+            Failed::final_with(Fault { hint, ..Fault::of(FaultCode::Denied, text) })
+        }
         Some(text) => {
             let hint = "let SSL_CERT_FILE name the certificate that vouches for the service (PEM); one that signed \
                         itself must not be marked as an authority (CA:FALSE)"

@@ -36,8 +36,11 @@ pub enum StoreError {
         #[source]
         source: object_store::Error,
     },
-    /// The credentials do not allow it.
-    #[error("access to {key} denied: check the store's credentials and permissions")]
+    /// The store does not allow it.
+    #[error(
+        "the store denies access to {key}: the user of this process, or the store's credentials, must be allowed to \
+         read it, and to write where anything is stored"
+    )]
     Denied {
         /// The object's key.
         key: String,
