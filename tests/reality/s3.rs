@@ -2,6 +2,16 @@
 
 use std::time::Duration;
 
+use gigastore_client::ambient::SystemAmbient;
+use gigastore_client::checkpoint::SaveSpec;
+use gigastore_client::store::{self, Store};
+use gigastore_engine::Engine;
+use gigastore_engine::store::OpenMode;
+use gigastore_formats::tensor::slice::SliceKind;
+use gigastore_server::Limits;
+use gigastore_tests::model::{Size, Tensor, transformer};
+use gigastore_tests::opened::{save, serve};
+use gigastore_tests::raw;
 use object_store::ObjectStoreExt as _;
 use object_store::multipart::MultipartStore as _;
 use serde_json::Value;
@@ -69,4 +79,39 @@ fn uploads_that_nobody_finished_go_with_a_collection() {
     assert!(runtime.block_on(part).is_err(), "a part of an upload that was given up is taken");
     assert!(runtime.block_on(s3.head(&begun[0].1)).is_err());
     json(&desk, &place, &[&store[..], &["verify", "demo"]].concat());
+}
+
+/// Saves tensors through a service over the bucket and restores them; returns the bytes that the service sent.
+async fn sent_by_service(place: &Place, direct: bool, step: u64, tensors: &[Tensor]) -> u64 {
+    let (settings, ambient) = (place.settings().to_vec(), SystemAmbient::shared());
+    let engine = Engine::open(&place.url().parse().unwrap(), OpenMode::Create, settings, ambient).await.unwrap();
+    let url = serve(engine, None, Limits { direct, ..Limits::default() }).await.unwrap();
+    let store = Store::open(&url, store::OpenMode::Create).await.unwrap();
+    let spec = SaveSpec::new("p".parse().unwrap(), "run".parse().unwrap(), step, 2);
+    save(&store, spec, tensors).await.unwrap();
+    let checkpoint = store.checkpoint(&format!("p/run@{step}").parse().unwrap()).await.unwrap();
+    for tensor in tensors {
+        assert!(
+            checkpoint.read_whole(SliceKind::Tensor, &tensor.name).await.unwrap() == tensor.data,
+            "{}",
+            tensor.name
+        );
+    }
+    assert_eq!(store.refetched(), 0);
+    let address = url.trim_start_matches("http://").parse().unwrap();
+    let metrics = raw::ask(address, "GET", "/metrics", &[], b"").await.unwrap().text();
+    let sent = metrics.lines().find_map(|line| line.strip_prefix("gigastore_sent_bytes_total "));
+    sent.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+}
+
+#[test]
+fn urls_that_are_signed_are_read_past_the_service() {
+    let place = Place::bucket();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    for (step, direct) in [(1, false), (2, true)] {
+        let tensors = transformer(step, Size::SMALL);
+        let bytes: u64 = tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
+        let sent = runtime.block_on(sent_by_service(&place, direct, step, &tensors));
+        assert_eq!(sent < bytes / 2, direct, "{sent} of {bytes} bytes came from the service, direct reads {direct}");
+    }
 }

