@@ -96,6 +96,14 @@ pub enum ReadError {
     Store(#[from] StoreError),
 }
 
+/// Reads once more what does not match: what was damaged on its way here is right then.
+async fn twice<F: Future<Output = Result<Bytes, ReadError>>>(read: impl Fn() -> F) -> Result<Bytes, ReadError> {
+    match read().await {
+        Err(ReadError::Damaged { .. }) => read().await,
+        done => done,
+    }
+}
+
 impl Engine {
     /// Lists a project's runs and datasets. A project without a log is not found.
     pub async fn project(&self, project: &ProjectName) -> Result<ProjectInfo, ReadError> {
@@ -213,6 +221,10 @@ impl Engine {
         commit: &Commit,
         index: &Index,
     ) -> Result<Bytes, ReadError> {
+        twice(|| self.manifest_once(project, commit, index)).await
+    }
+
+    async fn manifest_once(&self, project: &ProjectName, commit: &Commit, index: &Index) -> Result<Bytes, ReadError> {
         let broken = |source| ReadError::Index { name: commit.name.clone(), number: commit.number, source };
         let tree = index.tree().map_err(broken)?;
         let key = keys::object(project, ObjectKind::Manifest, &index.object);
@@ -262,16 +274,19 @@ impl Engine {
                 Step::Done(found) => return Ok(found),
                 Step::Need(ranges) => ranges,
             };
-            let reads = ranges.into_iter().map(|wanted| {
-                let (tree, range) = (Arc::clone(&tree), tree.widened(wanted));
-                async move {
-                    let bytes = self.read(project, ObjectKind::Manifest, &index.object, range).await?;
-                    let checked =
-                        self.ambient.computed(move || tree.check_range(range.start(), &bytes).map(|()| bytes));
-                    let bytes = checked.await.map_err(|source| ReadError::Damaged { key: key(), source })?;
-                    let start = (wanted.start() - range.start()) as usize;
-                    Ok::<_, ReadError>((wanted, bytes.slice(start..start + wanted.len() as usize)))
-                }
+            let tree = &tree;
+            let read = async |range: ByteRange| {
+                let bytes = self.read(project, ObjectKind::Manifest, &index.object, range).await?;
+                let tree = Arc::clone(tree);
+                let checked = self.ambient.computed(move || tree.check_range(range.start(), &bytes).map(|()| bytes));
+                checked.await.map_err(|source| ReadError::Damaged { key: key(), source })
+            };
+            let read = &read;
+            let reads = ranges.into_iter().map(|wanted| async move {
+                let range = tree.widened(wanted);
+                let bytes = twice(|| read(range)).await?;
+                let start = (wanted.start() - range.start()) as usize;
+                Ok::<_, ReadError>((wanted, bytes.slice(start..start + wanted.len() as usize)))
             });
             let mut given = futures::stream::iter(reads).buffered(RANGES_IN_FLIGHT);
             while let Some((range, bytes)) = given.try_next().await? {
