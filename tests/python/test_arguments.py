@@ -10,6 +10,7 @@ from typing import Any, cast
 import gigastore
 import numpy as np
 import pytest
+import torch
 from conftest import visible
 from gigastore import InvalidError, MissingRanksError, Slice, Store
 
@@ -33,11 +34,18 @@ CALLS: dict[str, dict[str, Any]] = {
     "rank 2 of 2": {"rank": 2, "world_size": 2, "attempt": "a"},
     "rank 0 of 0": {"world_size": 0, "attempt": "a"},
     "nothing tells this launch": {"world_size": 2},
-    "the name of a tensor is 1, a int: expected a str": {"tensors": {1: W}},
+    "the name of a tensor is 1, an int: expected a str": {"tensors": {1: W}},
     "which is no Unicode text": {"tensors": {"\ud800": W}},
     "expected a mapping of names to tensors": {"tensors": [W]},
     "metadata 'a': 1 is not text by text": {"metadata": {"a": 1}},
-    "file 'a' is text, expected bytes": {"files": {"a": "text"}},
+    "tensors are a Linear, expected a mapping of names to tensors (pass a flat": {"tensors": torch.nn.Linear(2, 2)},
+    "w: a collections.OrderedDict is no tensor (pass a flat mapping of names to tensors, such as model.state_dict(); "
+    "nested state is saved by gigastore.torch": {"tensors": {"w": torch.nn.Linear(2, 2).state_dict()}},
+    "w: a torch.nn.modules.linear.Linear is no tensor (pass a flat": {"tensors": {"w": torch.nn.Linear(2, 2)}},
+    "file 'a' is text, expected bytes (text.encode(), or": {"files": {"a": "text"}},
+    "file 'b' is a PosixPath, expected the content of the file: bytes (pass path.read_bytes())": {
+        "files": {"b": Path("/tmp/x")}
+    },
     '"" can\'t name a tensor': {"tensors": {"": W}},
     "can't name a tensor: expected 1 to 1024": {"tensors": {"x" * 1025: W}},
     "without control characters": {"tensors": {"a\0b": W}},
@@ -54,18 +62,18 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "rank: 8589934592 is no whole number from 0 to 2^32 - 1": {"rank": 1 << 33},
     "world_size: 'x' is no whole": {"world_size": "x"},
-    "target is 5, a int": {"target": 5},
+    "target is 5, an int": {"target": 5},
     "target is '\\ud800/run', which is no Unicode text": {"target": "\ud800/run"},
-    "tag is 5, a int": {"tag": 5},
-    "attempt is 5, a int": {"attempt": 5},
+    "tag is 5, an int": {"tag": 5},
+    "attempt is 5, an int": {"attempt": 5},
     "deadline: 'x' is no number": {"deadline": "x"},
     "compress=[]": {"compress": []},
     "metadata is a list, expected a mapping": {"metadata": [1]},
     "metadata 'a' is '\\ud800', which is no": {"metadata": {"a": "\ud800"}},
     "files are a list, expected a mapping": {"files": [1]},
-    "progress is a int": {"progress": 5},
+    "progress is an int": {"progress": 5},
     "w: 5 are no whole numbers": {"tensors": {"w": Slice(W, global_shape=5)}},  # type: ignore[arg-type]
-    "w is 5, a int": {"tensors": {"w": Slice(W, dtype=5)}},  # type: ignore[arg-type]
+    "w is 5, an int": {"tensors": {"w": Slice(W, dtype=5)}},  # type: ignore[arg-type]
     "8589934592 is no whole number from 0 to 2^32": {"tensors": {"w": Slice(W, replicas=(1 << 33,))}},
 }
 
@@ -92,7 +100,13 @@ def test_calls_that_make_no_sense(store: Store, monkeypatch: pytest.MonkeyPatch,
 OTHER_CALLS: dict[str, Callable[[Store, gigastore.Checkpoint], Any]] = {
     "'/tmp/store' is not a URL (did you mean file:///tmp/store?)": lambda *_: Store(Path("/tmp/store")),
     "url is None": lambda store, _: Store(None),  # type: ignore[arg-type]
-    "token is b'x'": lambda store, _: Store(store.url, b"x"),  # type: ignore[arg-type]
+    "token is a bytes: expected a str": lambda store, _: Store(store.url, b"x"),  # type: ignore[arg-type]
+    "into is a Tensor, expected a mapping": lambda _, one: one.load(into=torch.zeros(4)),  # type: ignore[arg-type]
+    "into is a ndarray, expected a mapping": lambda _, one: one.load(into=W),  # type: ignore[arg-type]
+    "into has 'W', which names does not have (did you mean w?)": lambda _, one: one.load(["w"], into={"W": W}),
+    "into has 's', which names does not have (add it to names": lambda _, one: one.load(["w"], into={"w": W, "s": W}),
+    "into has 5, which names does not have": lambda _, one: one.load(["w"], into={5: W}),  # type: ignore[dict-item]
+    "into has '00'": lambda _, one: one.load([], into={f"{number:02}": W for number in range(13)}),
     "target is 5": lambda store, _: store.checkpoint(5),  # type: ignore[arg-type]
     "target is '\\ud800'": lambda store, _: store.resolve("\ud800"),
     "project is None": lambda store, _: store.list(None),  # type: ignore[arg-type]
@@ -124,6 +138,44 @@ def test_other_calls_that_make_no_sense(store: Store, problem: str) -> None:
     with pytest.raises(InvalidError) as caught:
         OTHER_CALLS[problem](store, store.checkpoint("demo/run"))
     assert problem in str(caught.value)
+
+
+NO_URLS = {
+    "file:/x": "did you mean file:///x?",
+    "file:x": "did you mean file:///x?",
+    "file://x": "did you mean file:///x?",
+    "s3:/bucket/prefix": "did you mean s3://bucket/prefix?",
+    "http:/host:7070": "did you mean http://host:7070?",
+    "localhost:7070": "did you mean http://localhost:7070?",
+    "/tmp/a b": "did you mean file:///tmp/a%20b?",
+    "folder": "/folder? URLs of stores are file:///DIR, s3://BUCKET/PREFIX, gs://…, az://…, or http(s)://HOST:PORT",
+    "file:": "expected file:///DIR",
+    "ftp://host/x": "or http(s)://HOST:PORT of a service",
+}
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_what_is_no_url(url: str) -> None:
+    with pytest.raises(InvalidError, match="is not (a URL|the URL of a store)") as caught:
+        Store(url, create=False)
+    assert NO_URLS[url] in str(caught.value) and repr(url) in str(caught.value)
+
+
+def test_a_url_that_pathlib_has_cut() -> None:
+    with pytest.raises(InvalidError, match=r"did you mean s3://bucket/prefix\?"):
+        Store(Path("s3://bucket/prefix"), create=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [str, str.encode, Path], ids=["str", "bytes", "path"])
+def test_no_error_tells_a_token(store: Store, kind: Callable[[str], Any]) -> None:
+    for token in ("gst_0123456789abcdef", " gst_0123456789abcdef", "gst_0123456789abcdef://x"):
+        with pytest.raises(InvalidError, match="this looks like a token: pass it as token=") as caught:
+            Store(kind(token))
+        assert "0123" not in str(caught.value) and "0123" not in repr(caught.value)
+    for secret in (b"gst_0123456789abcdef", "gst_0123456789abcdef\ud800"):
+        with pytest.raises(InvalidError, match="token is") as caught:
+            Store(store.url, secret)  # type: ignore[arg-type]
+        assert "0123" not in str(caught.value)
 
 
 DRAWN = "0b0b1bd1-6ae5-4a4b-8bd5-3a5b0d9a44f7"

@@ -44,6 +44,7 @@ NO_TENSORS: dict[str, Callable[[], Any]] = {
     "not contiguous": lambda: np.arange(8.0)[::2],
     "fortran order, not contiguous": lambda: np.asfortranarray(np.ones((2, 3))),
     "torch, not contiguous": lambda: torch.ones(4, 4).t(),
+    "the tensor is not contiguous (pass tensor.contiguous())": lambda: torch.ones(4, 2).t(),
     "expanded, not contiguous": lambda: torch.ones(1, 3).expand(4, 3),
     "meta device": lambda: torch.ones(2, device="meta"),
     "bad: the tensor is on cuda:0 (copy it to the host first": elsewhere,
@@ -188,12 +189,39 @@ def test_what_is_not_there(store: Store) -> None:
         with pytest.raises(NotFoundError) as caught:
             store.checkpoint(target)
         assert known in caught.value.known, target
+        near = f"did you mean {known}?" if known != "1" else None
+        assert caught.value.hint == near, target
     with pytest.raises(InvalidError, match="dataset"):
         store.dataset("demo/run")
     with pytest.raises(InvalidError, match="is not a URL.*did you mean file://"):
         Store("/tmp/store")
     with pytest.raises(gigastore.GigastoreError):
         Store(f"{store.url}-that-is-not-there", create=False)
+
+
+def test_names_near_to_what_is_not_there_are_told(store: Store) -> None:
+    layers = {f"layer.{number}.weight": W for number in range(150)}
+    store.save("demo/run", 100, {**layers, "other": W}, files={"config.json": b"{}"}, tag="best")
+    checkpoint = store.checkpoint("demo/run")
+    calls: dict[str, Callable[[], Any]] = {
+        "layer.77.weight or": lambda: checkpoint.load(["layer.77.weigth"]),
+        "layer.149.weight or": lambda: checkpoint.slice("Layer.149.weight", ...),
+        "other": lambda: checkpoint.slices("othr"),
+        "config.json": lambda: checkpoint.read_file("confg.json"),
+        "run": lambda: store.list("demo") and store.resolve("demo/rum"),
+        "100": lambda: store.checkpoint("demo/run@101"),
+        "best": lambda: store.checkpoint("demo/run@bset"),
+        "demo": lambda: store.list("demmo"),
+    }
+    for near, call in calls.items():
+        with pytest.raises(NotFoundError) as caught:
+            call()
+        assert f"(did you mean {near}" in str(caught.value), near
+        assert str(caught.value).endswith("?)") and str(caught.value).count(" or layer") <= 2
+        assert 0 < len(caught.value.known) <= 100
+    with pytest.raises(NotFoundError) as caught:
+        checkpoint.load(["entirely different"])
+    assert caught.value.hint is None and "did you mean" not in str(caught.value)
 
 
 def read_only() -> np.ndarray[Any, Any]:
@@ -206,10 +234,12 @@ DESTINATIONS: dict[str, Callable[[], Any]] = {
     "F32 in the checkpoint, and I32": lambda: torch.zeros(4, dtype=torch.int32),
     "has shape [4], and [5]": lambda: np.zeros(5, np.float32),
     "has shape [4], and [2, 2]": lambda: torch.zeros(2, 2),
-    "read-only": read_only,
-    "not contiguous": lambda: np.zeros(8, np.float32)[::2],
+    "w: the memory to be filled is read-only": read_only,
+    "w: the memory to be filled is read-only (pass memory that can": lambda: bytes(16),
+    "not contiguous (load into a contiguous array, then copy it": lambda: np.zeros(8, np.float32)[::2],
+    "not contiguous (load into a contiguous tensor, then copy_ it into this one)": lambda: torch.zeros(8)[::2],
     "meta device": lambda: torch.zeros(4, device="meta"),
-    "w: the tensor is on cuda:0": elsewhere,
+    "w: the tensor is on cuda:0 (load into": elsewhere,
     "no tensor": lambda: [0.0] * 4,
     "16": lambda: bytearray(15),
 }
@@ -242,9 +272,9 @@ def test_views_of_other_values_are_not_filled(store: Store, view: Callable[[Any]
     memory = torch.zeros(1, dtype=torch.complex64)
     store.save("demo/run", 1, {"w": view(torch.ones(1, dtype=torch.complex64) * 1j)})
     checkpoint, into = store.checkpoint("demo/run"), view(memory)
-    with pytest.raises(InvalidError, match="resolve_conj"):
+    with pytest.raises(InvalidError, match="conjugate, or negative.*copy_ it"):
         checkpoint.load(into={"w": into})
-    with pytest.raises(InvalidError, match="resolve_conj"):
+    with pytest.raises(InvalidError, match="conjugate, or negative.*copy_ it"):
         checkpoint.slice("w", ([0], [1]), into=into)
     assert memory == 0
 

@@ -35,6 +35,13 @@ def test_it_is_on_the_path_and_tells_its_version() -> None:
     assert (done.returncode, done.stdout) == (0, f"gigastore {gigastore.__version__}\n"), done.stderr
 
 
+def test_it_is_the_package_run_as_a_module() -> None:
+    called = [sys.executable, "-m", "gigastore"]
+    done = subprocess.run([*called, "--version"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"gigastore {gigastore.__version__}\n"), done.stderr
+    assert subprocess.run([*called, "no-such-command"], capture_output=True, timeout=120).returncode == 2
+
+
 def test_failures_have_the_exit_codes_of_the_binary(url: str, store: gigastore.Store) -> None:
     assert run().returncode == 2
     assert run("no-such-command").returncode == 2

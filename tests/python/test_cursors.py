@@ -161,7 +161,7 @@ class Wrong:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (7, "'data' is a int, which can't say where it is"),
+        (7, "'data' is an int, which can't say where it is"),
         (Wrong(), "what cursor.. of 'data' returned is 7"),
         ({3: Stream()}, "the name of a data stream is 3"),
         ({"a b": Stream()}, "the name of a data stream: \"a b\" is not a name"),

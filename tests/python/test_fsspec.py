@@ -186,9 +186,10 @@ def test_what_is_not_there(fs: GigastoreFileSystem) -> None:
             with pytest.raises(FileMissingError, match=path.partition("/")[0]) as caught:
                 call(path)
             assert isinstance(caught.value, FileNotFoundError), path
-    with pytest.raises(FileMissingError) as caught:
-        fs.open("demo/run/confg.json")
-    assert "config.json" in caught.value.known
+    for path, near in {"demo/run/confg.json": "config.json", "demo/runn": "run", "dem/run": "demo"}.items():
+        with pytest.raises(FileMissingError, match=rf"did you mean {near}( or .*)?\?") as caught:
+            fs.open(path)
+        assert near in caught.value.known
     for folder in ("", "demo", "demo/run", "demo/run@", "demo/run/tokenizer"):
         with pytest.raises(FolderError) as is_folder:
             fs.open(folder)

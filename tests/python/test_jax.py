@@ -240,11 +240,11 @@ def test_what_does_not_fit(store: gigastore.Store) -> None:
     cases = {
         r"w is F32 \[2, 3\].*F32 \[3, 2\]": {"w": jnp.ones((3, 2))},
         r"w is F32 \[2, 3\].*BF16": {"w": jnp.ones((2, 3), jnp.bfloat16)},
-        "w was saved as an array, and a int": {"w": 1},
-        "step was saved as a int, and a ArrayImpl": {"step": jnp.int32(0)},
-        "step was saved as a int, and a float": {"step": 1.0},
-        "step was saved as a int, and a bool": {"step": True},
-        "step was saved as a int, and a str": {"step": "3"},
+        "w was saved as an array, and an int": {"w": 1},
+        "step was saved as an int, and an ArrayImpl": {"step": jnp.int32(0)},
+        "step was saved as an int, and a float": {"step": 1.0},
+        "step was saved as an int, and a bool": {"step": True},
+        "step was saved as an int, and a str": {"step": "3"},
         "w: a builtins.object does not tell": {"w": object()},
     }
     for match, wanted in cases.items():
@@ -253,6 +253,9 @@ def test_what_does_not_fit(store: gigastore.Store) -> None:
     with pytest.raises(NotFoundError, match="no leaf 'v'") as caught:
         restore_pytree(store, "demo/run", {"v": jnp.ones(1)})
     assert caught.value.known == ["w", "step"] or set(caught.value.known) == {"w", "step"}
+    assert caught.value.hint is None
+    with pytest.raises(NotFoundError, match=r"no leaf 'stp' \(did you mean step\?\)"):
+        restore_pytree(store, "demo/run", {"stp": jnp.ones(1)})
 
 
 def test_what_is_no_leaf(store: gigastore.Store) -> None:

@@ -230,6 +230,12 @@ def test_metadata_is_that_of_files_on_both_ways(tmp_path: Path, url: str) -> Non
         assert opened.metadata() is None
 
 
+def test_a_device_that_is_not_here(both: tuple[gigastore.Store, Path]) -> None:
+    for device in ("bogus", "cuda", torch.device("xpu:7")):
+        with pytest.raises(InvalidError, match="torch has no such device here"):
+            load_file(both[0], "demo/run@1", device)
+
+
 def test_names_that_are_not_there(both: tuple[gigastore.Store, Path]) -> None:
     with safe_open(both[0], "demo/run@1") as opened:
         for ask in (opened.get_tensor, opened.get_slice):

@@ -290,6 +290,7 @@ def test_loads_go_where_they_are_told(store: Store) -> None:
     into = {"a": np.zeros(4, np.float32)}
     found = checkpoint.load(into=into)
     assert found.keys() == {"a"} and found["a"] is into["a"] and (into["a"] == W).all()
+    assert list(found) == list(into) and checkpoint.load(into={}) == {}
     both = checkpoint.load(["a", "b"], into=into, device="cpu")
     assert both["a"] is into["a"] and isinstance(both["b"], torch.Tensor)
     assert checkpoint.load(["b"], device="meta")["b"].device.type == "meta"

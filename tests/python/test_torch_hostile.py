@@ -63,6 +63,31 @@ def test_no_planner_is_given_a_pickle_that_is_not_trusted(
     assert (tmp_path / "ran").exists()
 
 
+class Config:
+    """A type that torch does not know."""
+
+
+def test_a_type_that_torch_does_not_trust_is_named(url: str, store: gigastore.Store) -> None:
+    store.save("demo/run", 1, {"w": torch.ones(1)}, files={"objects/x.pt": saved({"config": Config()})})
+    with pytest.raises(CheckpointException) as caught:
+        dcp.load({"x": None}, storage_reader=StorageReader(url, "demo/run@1"))
+    (error, _) = caught.value.failures[0]
+    assert isinstance(error, gigastore.InvalidError) and error.object == "objects/x.pt"
+    assert error.message.endswith(f"torch does not trust {Config.__module__}.Config")
+    assert error.hint == "trust_pickle=True where you trust who saved it, or torch.serialization.add_safe_globals"
+    assert "weights_only" not in str(error) and str(error).isprintable()
+
+
+@pytest.mark.parametrize("name", ["os\nsystem", "a\x1b[1m\nb", "torch.distributed.nothing\nx"], ids=range(3))
+def test_names_in_a_pickle_do_not_control_the_terminal(url: str, store: gigastore.Store, name: str) -> None:
+    pickled = b"\x80\x02c" + name.encode() + b"\n."
+    store.save("demo/run", 1, {"w": torch.ones(1)}, files={"objects/x.pt": pickled})
+    with pytest.raises(CheckpointException) as caught:
+        dcp.load({"x": None}, storage_reader=StorageReader(url, "demo/run@1"))
+    (error, _) = caught.value.failures[0]
+    assert isinstance(error, gigastore.InvalidError) and str(error).isprintable()
+
+
 @pytest.mark.parametrize(
     "text",
     [

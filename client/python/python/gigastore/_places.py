@@ -5,13 +5,13 @@ A version that a path was bound to is kept, whatever its tag means later. Must n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .checkpoint import Checkpoint
 from .dataset import Dataset
-from .errors import InvalidError, NotFoundError
+from .errors import InvalidError, NotFoundError, meant
 from .info import CommitInfo
 
 __all__ = ["BoundFile", "FileMissingError", "FolderError", "Place", "Version", "described", "missing"]
@@ -92,7 +92,8 @@ class Version:
         inside = place.inside
         file = self.files.get(inside)
         if inside and file is None and not self.below(inside, 1):
-            raise missing(f"{place.version}/{inside}", self.below(inside.rpartition("/")[0], 1))
+            known = list(self.below(inside.rpartition("/")[0], 1))
+            raise missing(f"{place.version}/{inside}", known, hint=meant(inside, known))
         return self._entry(place, inside, file)
 
     def _entry(self, place: Place, inside: str, file: File | None) -> dict[str, Any]:
@@ -129,6 +130,6 @@ def described(name: str, info: CommitInfo | None = None) -> dict[str, Any]:
     return entry
 
 
-def missing(path: str, known: Iterable[str]) -> FileMissingError:
+def missing(path: str, known: Sequence[str], *, hint: str | None) -> FileMissingError:
     """Returns the error of a path that is not there."""
-    return FileMissingError(f"there is no {path}", known=list(known)[:100])
+    return FileMissingError(f"there is no {path}", known=known, hint=hint)

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from ._arguments import counted, device_of, names_of, numbers_of, text
+from ._arguments import counted, device_of, kind_of, names_of, numbers_of, text
 from .committed import Committed
 from .cursors import DEFAULT
 from .errors import InvalidError, NotFoundError
@@ -90,7 +90,8 @@ class Checkpoint(Committed):
 
     def slices(self, name: str) -> list[tuple[tuple[int, ...], tuple[int, ...], str]]:
         """Returns the boxes that a tensor was saved in: offsets, sizes, BLAKE3."""
-        return [(tuple(offsets), tuple(sizes), blake3) for offsets, sizes, blake3 in self._native.slices(text("name", name))]
+        self._tensor(name)
+        return [(tuple(offsets), tuple(sizes), blake3) for offsets, sizes, blake3 in self._native.slices(name)]
 
     def load(
         self,
@@ -100,13 +101,14 @@ class Checkpoint(Committed):
         device: Any = None,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """Reads whole tensors, all or those named, and returns them by name.
+        """Reads whole tensors and returns them by name: those of `names`, else those that `into` has, else all.
 
-        `into` has tensors or writable memory to be filled in place, and returned; others are new: numpy arrays, or torch
-        tensors on `device` where one is given. After an error what was filled so far is verified, the rest undefined.
+        `into` has tensors or writable memory by name, to be filled in place, and returned; others are new: numpy
+        arrays, or torch tensors on `device` where one is given. After an error what was filled so far is verified, the
+        rest undefined.
         """
-        into = into or {}
-        chosen = list(into if into else self.tensors) if names is None else names_of("names", names)
+        chosen = list(self.tensors if into is None else _by_name(into)) if names is None else names_of("names", names)
+        into = {} if into is None else _of_names(_by_name(into), chosen)
         place = None if device is None else device_of(device)
         found: dict[str, Any] = {}
         wanted: list[Wanted] = []
@@ -168,8 +170,26 @@ class Checkpoint(Committed):
         try:
             return self.tensors[text("the name of a tensor", name)]
         except KeyError:
-            known = list(self.tensors)[:100]
-            raise NotFoundError(f"{self.target} has no tensor {name!r}", known=known) from None
+            raise NotFoundError(f"{self.target} has no tensor {name!r}", known=list(self.tensors)) from None
+
+
+def _by_name(into: Any) -> Mapping[str, Any]:
+    """Returns what is to be filled; refuses what has no names."""
+    if isinstance(into, Mapping):
+        return into
+    told = f"into is {kind_of(into)}, expected a mapping of names to tensors or writable memory"
+    raise InvalidError(told, hint='pass into={"name": tensor}')
+
+
+def _of_names(into: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    """Refuses to fill what is not loaded: it would be left as it is, without a word."""
+    others = sorted(repr(name) for name in into.keys() - set(names))
+    if not others:
+        return into
+    shown = ", ".join(others[:10]) + (f" and {len(others) - 10} others" if len(others) > 10 else "")
+    error = InvalidError(f"into has {shown}, which names does not have", known=names)
+    error.hint = error.hint or "add it to names, or take it out of into"
+    raise error
 
 
 def _placed(tensor: Any, device: Any) -> Any:

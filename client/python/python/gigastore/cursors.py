@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ._arguments import text
+from ._arguments import kind_of, text
 from .errors import InvalidError
 
 __all__ = ["DEFAULT", "Data", "HasCursor", "cursors_of"]
@@ -42,7 +42,6 @@ def _cursor(name: str, stream: Any) -> str:
         return text(f"the cursor of {name!r}", stream)
     asked = getattr(stream, "cursor", None)
     if not callable(asked):
-        kind = type(stream).__qualname__
         hint = "expected a stream, a mapping of names to streams, or anything else with cursor() -> str"
-        raise InvalidError(f"data: {name!r} is a {kind}, which can't say where it is", hint=hint)
+        raise InvalidError(f"data: {name!r} is {kind_of(stream)}, which can't say where it is", hint=hint)
     return text(f"what cursor() of {name!r} returned", asked())

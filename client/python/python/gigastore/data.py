@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from . import _native
-from ._arguments import counted, text
+from ._arguments import counted, kind_of, text
 from ._batches import Arrays, Worker, checked, ranks
 from .errors import InvalidError
 from .store import Store, opened
@@ -271,7 +271,7 @@ def _state(state: Any) -> dict[str, Any]:
     if isinstance(state, (str, bytes)):
         state = {"cursor": state.decode() if isinstance(state, bytes) else state}
     if not isinstance(state, Mapping) or not isinstance(state.get("cursor"), str):
-        raise InvalidError(f"a state is a {type(state).__qualname__}", hint="expected cursor() or state_dict()")
+        raise InvalidError(f"a state is {kind_of(state)}", hint="expected cursor() or state_dict()")
     step, rank = counted("step", state.get("step", 0)), counted("rank", state.get("rank", 0), 32)
     return {**state, "cursor": state["cursor"], "step": step, "rank": rank}
 

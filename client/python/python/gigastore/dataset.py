@@ -49,7 +49,7 @@ class Dataset(Committed):
         """Reads a file, or a range of it, verified."""
         start, end = counted("start", start), None if end is None else counted("end", end)
         if text("path", path) not in self.files:
-            raise NotFoundError(f"{self.target} has no file {path!r}", known=list(self.files)[:100])
+            raise NotFoundError(f"{self.target} has no file {path!r}", known=list(self.files))
         return bytes(self._native.read_file(path, start, end))
 
     def batches(self, path: str, *, columns: Sequence[str] | None = None, batch_size: int = 8192) -> _native.Batches:

@@ -15,6 +15,8 @@ GigastoreError
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 
 __all__ = [
@@ -29,14 +31,23 @@ __all__ = [
     "NotFoundError",
     "StoreWriteError",
     "UnavailableError",
+    "meant",
 ]
+
+#: Names that an error has of those that there are.
+_KNOWN = 100
+#: Names that the asked one is compared with: a tenth of a second, for an error that is often caught.
+_COMPARED = 2000
+_QUOTED = re.compile(r"""(["'])((?:\\.|(?!\1).)*)\1""")
 
 
 class GigastoreError(Exception):
     """Anything that Gigastore reports.
 
-    `code` is one of the service's fault codes, such as "not_found". `object`, `expected` and `actual` are there where the
-    fault is about stored bytes, `hint` where there is something to do, `known` where another name may have been meant.
+    `code` is one of the service's fault codes, such as "not_found". `object`, `expected` and `actual` are there where
+    the fault is about stored bytes, else `None`; `hint` where there is something to do. `known` has names that there
+    are, at most a hundred, where another may have been meant: those near to the first name that the message quotes make
+    the hint, where there is none.
     """
 
     code: str = "invalid"
@@ -60,8 +71,10 @@ class GigastoreError(Exception):
         self.expected = expected
         self.actual = actual
         self.hint = hint
-        self.known = list(known)
+        self.known = list(known[:_KNOWN])
         self.request_id = request_id
+        if known and hint is None and (asked := _QUOTED.search(message)):
+            self.hint = meant(asked[2], known)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -147,6 +160,15 @@ _BY_CODE: dict[str, type[GigastoreError]] = {
     "denied": AuthError,
     "newer_format": InvalidError,
 }
+
+
+def meant(asked: str, known: Sequence[str]) -> str | None:
+    """Returns the question whether one of the names near to `asked` was meant; nothing where none is near."""
+    folded = [name.casefold() for name in known[:_COMPARED]]
+    near = dict.fromkeys(difflib.get_close_matches(asked.casefold(), folded))
+    # Names that differ in case only are several.
+    found = [name for one in near for name, other in zip(known, folded, strict=False) if other == one and name != asked]
+    return f"did you mean {' or '.join(found[:3])}?" if found else None
 
 
 def of_fault(

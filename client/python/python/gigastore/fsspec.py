@@ -21,7 +21,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem  # type: ignore
 from fsspec.utils import glob_translate, isfilelike  # type: ignore[import-untyped]
 
 from ._places import BoundFile, FileMissingError, FolderError, Place, Version, described, missing
-from .errors import InvalidError, NotFoundError, StoreWriteError
+from .errors import InvalidError, NotFoundError, StoreWriteError, meant
 from .store import Store
 
 __all__ = ["FileMissingError", "FolderError", "GigastoreFile", "GigastoreFileSystem"]
@@ -262,7 +262,7 @@ class GigastoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
                     # Names of runs and of datasets look the same: it is a dataset.
                     found = Version(store.dataset(info.target))
         except NotFoundError as error:
-            raise missing(place.version, error.known) from error
+            raise missing(place.version, error.known, hint=error.hint) from error
         except InvalidError as error:
             # What can't be a name is not there: readers try paths of all kinds.
             raise FileMissingError(f"there is no {place.version}: {error.message}", hint=error.hint) from error
@@ -280,13 +280,15 @@ class GigastoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         try:
             names = self.store.list(place.project)
         except (NotFoundError, InvalidError) as error:
-            raise FileMissingError(f"there is no project {place.project!r}") from error
+            told = f"there is no project {place.project!r}"
+            raise FileMissingError(told, known=error.known, hint=error.hint) from error
         if not place.name:
             yield from (described(f"{place.project}/{name.name}") for name in names)
             return
         live = [one for name in names if name.name == place.name for one in name.live]
         if not live:
-            raise missing(place.version, [name.name for name in names])
+            known = [name.name for name in names]
+            raise missing(place.version, known, hint=meant(place.name, known))
         for info in live:
             for selector in (str(info.number), *info.tags):
                 yield described(f"{place.project}/{place.name}@{selector}", info)

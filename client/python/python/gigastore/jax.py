@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
+from ._arguments import kind_of, with_article
 from ._trees import SCALAR_NAMES, SCALARS, STRUCTURE, encoded, leaves_of, name_of, rebuilt, saved_structure
 from .checkpoint import Checkpoint, TensorInfo, Wanted
 from .cursors import Data, cursors_of
@@ -249,18 +250,18 @@ def _keys(name: str, data: jax.Array, implementation: str) -> jax.Array:
 def _plan_like(boxes: _Boxes, name: str, like: Any, saved: Mapping[str, Mapping[str, Any]]) -> Callable[[], Any]:
     """Asks for a leaf that is to be like another one, and returns what makes it once the boxes are read."""
     if name not in saved:
-        raise NotFoundError(f"{boxes.checkpoint.target} has no leaf {name!r}", known=list(saved)[:100])
+        raise NotFoundError(f"{boxes.checkpoint.target} has no leaf {name!r}", known=list(saved))
     kind = saved[name]["kind"]
     if type(like) in SCALARS or kind in SCALAR_NAMES:
-        wanted = type(like).__name__
+        wanted = kind_of(like)
         if type(like) not in SCALARS or kind != SCALARS[type(like)][0]:
-            raise InvalidError(f"{name} was saved as {_said(kind)}, and a {wanted} is wanted in its place")
+            raise InvalidError(f"{name} was saved as {_said(kind)}, and {wanted} is wanted in its place")
         return _plan_saved(boxes, name, saved[name])
     if isinstance(like, (np.ndarray, np.generic)):
         _check(boxes, name, like.shape, like.dtype)
         return _plan_saved(boxes, name, {"kind": "numpy" if isinstance(like, np.ndarray) else "numpy_scalar"})
     if not isinstance(like, (jax.Array, jax.ShapeDtypeStruct)):
-        text = f"{name}: a {type(like).__module__}.{type(like).__qualname__} does not tell what is wanted"
+        text = f"{name}: {kind_of(like, module=True)} does not tell what is wanted"
         raise InvalidError(text, hint="expected jax.Array, jax.ShapeDtypeStruct, numpy.ndarray or a scalar")
     if _is_key(like) != (kind == "key"):
         raise InvalidError(f"{name} was saved as {_said(kind)}, and elements of {like.dtype} are wanted in its place")
@@ -319,4 +320,5 @@ def _check(boxes: _Boxes, name: str, shape: Sequence[int], dtype: Any) -> None:
 
 
 def _said(kind: str) -> str:
-    return {"jax": "an array", "numpy": "an array", "numpy_scalar": "an array", "key": "keys"}.get(kind, f"a {kind}")
+    arrays = dict.fromkeys(("jax", "numpy", "numpy_scalar"), "an array")
+    return {**arrays, "key": "keys"}.get(kind, with_article(kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ._arguments import kind_of
 from .errors import InvalidError
 
 __all__ = ["Bar", "Progress", "callable_of"]
@@ -29,7 +30,7 @@ def callable_of(progress: Progress | None) -> Callable[[int, int, int], object] 
     if progress is None or callable(progress):
         return progress
     if not hasattr(progress, "update") or not hasattr(progress, "total"):
-        text = f"progress is a {type(progress).__qualname__}"
+        text = f"progress is {kind_of(progress)}"
         raise InvalidError(text, hint="expected a callable of three numbers, or a bar such as tqdm(unit='B')")
     bar, shown = progress, 0
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ._arguments import text, texts_by_name
+from ._arguments import device_of, text, texts_by_name
 from .checkpoint import Checkpoint
 from .errors import InvalidError
 from .info import CommitInfo
@@ -51,7 +51,8 @@ class safe_open:  # noqa: N801 (the name that code which uses safetensors knows)
         self._framework = _FRAMEWORKS[framework]
         if self._framework == "numpy" and device != "cpu":
             raise InvalidError(f"device {device!r}: numpy has tensors on the CPU only", hint="framework='pt'")
-        self._device = device
+        # Asked before the store is: torch's own error would come after the bytes were read.
+        self._device = device if self._framework != "torch" or device == "cpu" else device_of(device)
         self._checkpoint: Checkpoint | None = opened(store, create=False).checkpoint(target)
 
     def __enter__(self) -> Self:

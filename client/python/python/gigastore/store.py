@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from . import _native, background
-from ._arguments import counted, seconds, text, texts_by_name, unless_none
+from ._arguments import counted, seconds, secret, text, texts_by_name, unless_none, url_of
 from .background import PendingSave
 from .checkpoint import Checkpoint
 from .cursors import Data, cursors_of
@@ -56,13 +56,11 @@ class Store:
     """
 
     def __init__(self, url: str, token: str | None = None, *, create: bool = True) -> None:
-        if isinstance(url, os.PathLike) or "://" not in text("url", url):
-            raise InvalidError(f"{str(url)!r} is not a URL", hint=f"did you mean file://{os.path.abspath(url)}?")
-        self._native = _native.Store(url, unless_none("token", token), create)
+        self._native = _native.Store(url_of(url), secret("token", token), create)
         self._token, self._create = token, create
         # Tells stores of different tokens apart, and is no secret.
-        secret = token if token is not None else os.environ.get("GIGASTORE_TOKEN")
-        self._identity = "" if secret is None else f"sha256:{hashlib.sha256(secret.encode()).hexdigest()[:16]}"
+        used = token if token is not None else os.environ.get("GIGASTORE_TOKEN")
+        self._identity = "" if used is None else f"sha256:{hashlib.sha256(used.encode()).hexdigest()[:16]}"
 
     @property
     def url(self) -> str:

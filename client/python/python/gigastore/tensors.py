@@ -6,6 +6,7 @@ with the buffer protocol is looked at where it lies. torch and ml_dtypes are use
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arguments import numbers_of, text
+from ._arguments import kind_of, numbers_of, text
 from .errors import InvalidError
 
 __all__ = ["Slice", "as_array", "bits_of", "empty", "memory_of", "numpy_dtype", "torch_dtype"]
@@ -50,6 +51,13 @@ _TORCH = {
 }
 _FROM_NUMPY = {text: name for name, text in {**_NUMPY, **_ML_DTYPES}.items()}
 _FROM_TORCH = {f"torch.{text}": name for name, text in _TORCH.items()}
+
+#: What to do where a save is given what is no tensor, but has tensors in it.
+_FLAT = (
+    "pass a flat mapping of names to tensors, such as model.state_dict(); "
+    "nested state is saved by gigastore.torch with dcp.save"
+)
+
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64, "BF16": 16}
 
 
@@ -150,24 +158,41 @@ def memory_of(
         if dtype is None or not tensor.dtype.isnative:
             raise InvalidError(f"{name}: numpy's type {tensor.dtype.str} can't be stored: convert it first")
         if not tensor.flags.c_contiguous:
-            raise InvalidError(f"{name}: the array is not contiguous", hint="pass numpy.ascontiguousarray(array)")
+            # Of a copy that is filled nothing would come back.
+            hint = "load into a contiguous array, then copy it: this[...] = loaded"
+            hint = hint if filled else "pass numpy.ascontiguousarray(array)"
+            raise InvalidError(f"{name}: the array is not contiguous", hint=hint)
+        if filled and not tensor.flags.writeable:
+            raise _read_only(name)
         return tensor.reshape(-1).view(np.uint8), dtype, tensor.shape
     try:
         view = memoryview(tensor)
     except TypeError:
         if hasattr(tensor, "__array__") and not filled:
             return memory_of(name, np.asarray(tensor))
-        text = f"{name}: a {type(tensor).__module__}.{type(tensor).__qualname__} is no tensor"
-        text += " whose memory can be filled" if filled else ""
-        raise InvalidError(text, hint="expected torch.Tensor, numpy.ndarray, gigastore.Slice, or bytes") from None
+        told = f"{name}: {kind_of(tensor, module=True)} is no tensor"
+        if filled:
+            hint = "expected torch.Tensor, numpy.ndarray, or a buffer such as bytearray"
+            raise InvalidError(f"{told} whose memory can be filled", hint=hint) from None
+        nested = isinstance(tensor, Mapping) or hasattr(tensor, "state_dict")
+        hint = _FLAT if nested else "expected torch.Tensor, numpy.ndarray, gigastore.Slice, or bytes"
+        raise InvalidError(told, hint=hint) from None
     if not view.c_contiguous:
         raise InvalidError(f"{name}: the buffer is not contiguous")
+    if filled and view.readonly:
+        raise _read_only(name)
     return view.cast("B") if view.nbytes else b"", None, None
+
+
+def _read_only(name: str) -> InvalidError:
+    hint = "pass memory that can be written, such as numpy.empty(shape, dtype)"
+    return InvalidError(f"{name}: the memory to be filled is read-only", hint=hint)
 
 
 def _memory_of_torch(torch: Any, name: str, tensor: Any, filled: bool) -> tuple[Any, str, tuple[int, ...]]:
     if hasattr(tensor, "device_mesh"):
-        raise InvalidError(f"{name}: a DTensor is a part of a tensor", hint="save it with gigastore.torch")
+        hint = f"{'load' if filled else 'save'} it with gigastore.torch"
+        raise InvalidError(f"{name}: a DTensor is a part of a tensor", hint=hint)
     if tensor.is_nested:
         raise InvalidError(f"{name}: a nested tensor has no one shape", hint="save its parts: unbind()")
     if tensor.is_meta:
@@ -179,13 +204,14 @@ def _memory_of_torch(torch: Any, name: str, tensor: Any, filled: bool) -> tuple[
     dtype = _FROM_TORCH.get(str(tensor.dtype))
     if dtype is None:
         raise InvalidError(f"{name}: torch's type {tensor.dtype} can't be stored: convert it first")
+    # Of a copy that is filled nothing would come back.
+    into = "load into a contiguous tensor on the CPU, then copy_ it into this one"
     if tensor.device.type != "cpu":
-        raise InvalidError(
-            f"{name}: the tensor is on {tensor.device}",
-            hint="copy it to the host first: tensor.cpu(), or gigastore.torch.Staging, which keeps its memory",
-        )
+        hint = "copy it to the host first: tensor.cpu(), or gigastore.torch.Staging, which keeps its memory"
+        raise InvalidError(f"{name}: the tensor is on {tensor.device}", hint=into if filled else hint)
     if not tensor.is_contiguous():
-        raise InvalidError(f"{name}: the tensor is not contiguous", hint="pass tensor.contiguous()")
+        hint = "load into a contiguous tensor, then copy_ it into this one"
+        raise InvalidError(f"{name}: the tensor is not contiguous", hint=hint if filled else "pass tensor.contiguous()")
     shape = tuple(tensor.shape)
     if dtype == "F4":
         shape = (*shape[:-1], shape[-1] * 2)
@@ -193,7 +219,7 @@ def _memory_of_torch(torch: Any, name: str, tensor: Any, filled: bool) -> tuple[
     if tensor.is_neg() or tensor.is_conj():
         if filled:
             text = f"{name}: the tensor is a view whose values are conjugate, or negative, to those in memory"
-            raise InvalidError(text, hint="pass tensor.resolve_conj().resolve_neg()")
+            raise InvalidError(text, hint=into)
         tensor = tensor.resolve_neg().resolve_conj()
     if tensor.numel() == 0:
         # Memory of no bytes may be filled with nothing.
@@ -205,7 +231,7 @@ def _memory_of_torch(torch: Any, name: str, tensor: Any, filled: bool) -> tuple[
 def native_slices(tensors: Mapping[str, Any]) -> list[tuple[str, str, list[int], list[int], list[int], Any, list[int]]]:
     """Returns what the native part saves for tensors by name: a tensor, a `Slice`, or several slices of one tensor."""
     if not isinstance(tensors, Mapping):
-        raise InvalidError(f"tensors are a {type(tensors).__qualname__}, expected a mapping of names to tensors")
+        raise InvalidError(f"tensors are {kind_of(tensors)}, expected a mapping of names to tensors", hint=_FLAT)
     found = []
     for name, value in tensors.items():
         text("the name of a tensor", name)
@@ -232,12 +258,16 @@ def native_slices(tensors: Mapping[str, Any]) -> list[tuple[str, str, list[int],
 def native_files(files: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Returns what the native part saves for files by path."""
     if not isinstance(files, Mapping):
-        raise InvalidError(f"files are a {type(files).__qualname__}, expected a mapping of paths to bytes")
+        raise InvalidError(f"files are {kind_of(files)}, expected a mapping of paths to bytes")
     found = []
     for path, data in files.items():
         text("the path of a file", path)
         if isinstance(data, str):
-            raise InvalidError(f"file {path!r} is text, expected bytes", hint="text.encode()")
+            hint = "text.encode(), or pathlib.Path(text).read_bytes() where it is a path"
+            raise InvalidError(f"file {path!r} is text, expected bytes", hint=hint)
+        if isinstance(data, os.PathLike):
+            told = f"file {path!r} is {kind_of(data)}, expected the content of the file: bytes"
+            raise InvalidError(told, hint="pass path.read_bytes()")
         memory, _, _ = memory_of(path, data)
         found.append((path, memory))
     return found

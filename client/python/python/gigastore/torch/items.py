@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.planner import SavePlanner, WriteItem
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.placement_types import Replicate
 
+from .._arguments import kind_of
 from ..errors import InvalidError
 from . import objects
 from .memory import PLAIN
@@ -26,7 +27,7 @@ def memory_of_item(item: WriteItem, planner: SavePlanner) -> torch.Tensor:
     if isinstance(found, torch.Tensor) and type(found) in PLAIN:
         return found.detach()
     raise InvalidError(
-        f"{item.index.fqn}: a {type(found).__qualname__} is no plain tensor",
+        f"{item.index.fqn}: {kind_of(found)} is no plain tensor",
         object=item.index.fqn,
         hint="save the tensors that it is made of",
     )
@@ -46,7 +47,7 @@ def file_of_item(item: WriteItem, planner: SavePlanner) -> tuple[str, bytes]:
     try:
         found = planner.resolve_data(item)
     except Exception as error:
-        text = f"{name}: a {type(value).__qualname__} can't be stored: {error}"
+        text = f"{name}: {kind_of(value)} can't be stored: {error}"
         raise InvalidError(text, object=name, hint="take it out of the state dict, or make it plain data") from error
     assert isinstance(found, io.BytesIO), "DCP's planners resolve values to bytes"
     return objects.path_of(name, ".pt"), found.getvalue()

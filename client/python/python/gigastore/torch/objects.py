@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._arguments import with_article
 from ..errors import IntegrityError, InvalidError
 
 __all__ = ["NotPlain", "decode", "encode", "name_of", "path_of"]
@@ -92,7 +93,7 @@ def _encode(name: str, value: Any, above: set[int]) -> Any:
     if kind is np.ndarray and value.dtype.kind in _ARRAY_KINDS:
         return {"$array": [value.dtype.str, list(value.shape), _base64(value.tobytes())]}
     if kind not in _CONTAINERS:
-        raise NotPlain(f"a {kind.__module__}.{kind.__qualname__}")
+        raise NotPlain(with_article(f"{kind.__module__}.{kind.__qualname__}"))
     if id(value) in above:
         raise InvalidError(
             f"{name} holds itself: a state dict has no cycles", hint="save its parts, and tie them when they are loaded"

@@ -36,6 +36,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.futures import Future
 from torch.serialization import _get_layout
 
+from .._arguments import kind_of
 from ..errors import GigastoreError, IntegrityError, InvalidError, NotFoundError
 
 __all__ = ["FolderReader", "read_description", "reading"]
@@ -100,7 +101,7 @@ class _Restricted(pickle._Unpickler):
         state, made = self.stack[-1], self.stack[-2]  # type: ignore[attr-defined]
         if type(made) not in _FILLED or isinstance(state, tuple) and type(made) not in _UNPACKED:
             raise InvalidError(
-                f"{self._file} sets attributes of a {type(made).__qualname__}, which no description needs",
+                f"{self._file} sets attributes of {kind_of(made)}, which no description needs",
                 object=str(self._file),
                 hint="do not load this folder with DCP before you know who wrote it",
             )
@@ -131,7 +132,7 @@ class _Restricted(pickle._Unpickler):
         except Exception as error:
             raise InvalidError(f"{self._file} can't be read: {error}", object=str(self._file)) from error
         if not isinstance(found, Metadata) or not isinstance(found.state_dict_metadata, dict):
-            raise InvalidError(f"{self._file} holds a {type(found).__qualname__}, expected DCP's Metadata")
+            raise InvalidError(f"{self._file} holds {kind_of(found)}, expected DCP's Metadata")
         return found
 
 
@@ -167,7 +168,7 @@ def _checked(folder: Path, description: Metadata) -> Metadata:
     root, sizes = os.path.realpath(folder), dict[str, int]()
     for index, place in (description.storage_data or {}).items():
         if type(index) is not MetadataIndex or type(place) is not _StorageInfo:
-            raise InvalidError(f"{folder}: a {type(place).__qualname__} is no place of a part of a checkpoint")
+            raise InvalidError(f"{folder}: {kind_of(place)} is no place of a part of a checkpoint")
         name, text = str(index.fqn), str(place.relative_path)
         file = os.path.realpath(os.path.join(root, text))
         if os.path.commonpath((root, file)) != root:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import threading
 import warnings
 from bisect import bisect
@@ -45,6 +46,9 @@ __all__ = ["StorageReader", "describe", "value_of", "value_path"]
 
 #: Bytes on their way to a device, or to memory out of order, at once: 256 MiB, a fiftieth of a second of a PCIe 4 link.
 _STAGED_BYTES = 256 << 20
+
+#: How torch names a type, or a function, that it does not call for a pickle.
+_DISTRUSTED = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|whose module \S+ is blocked)")
 
 
 @dataclass(frozen=True)
@@ -272,15 +276,28 @@ def value_of(name: str, path: str, text: bytes, trust_pickle: bool) -> Any:
     try:
         return torch.load(io.BytesIO(text), map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
+        # Not as its cause: what torch advises, over many lines, is about a call that is not the caller's.
         raise InvalidError(
-            f"the value of {name} can be read by running its pickle only: {error}",
+            f"the value of {name} can be read by running its pickle only: {_distrusted(str(error))}",
             object=path,
             hint="trust_pickle=True where you trust who saved it, or torch.serialization.add_safe_globals",
-        ) from error
+        ) from None
     except Exception as error:
         raise InvalidError(
             f"the value of {name} is not as torch.save writes it: {type(error).__name__}: {error}", object=path
         ) from error
+
+
+def _distrusted(told: str) -> str:
+    """Returns what torch does not trust in a pickle, without the advice around it, nor what controls a terminal."""
+    found = _DISTRUSTED.search(told)
+    if found is not None:
+        reason = f"torch does not trust {found[1]}"
+    else:
+        # What was met stands last, before the address of a page.
+        lines = [line.strip() for line in told.partition("\n\nCheck the documentation")[0].splitlines()]
+        reason = next((line for line in reversed(lines) if line), "torch does not tell why")
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in reason)
 
 
 def value_path(checkpoint: Checkpoint, name: str) -> str:
@@ -289,7 +306,7 @@ def value_path(checkpoint: Checkpoint, name: str) -> str:
         path = objects.path_of(name, suffix)
         if path in checkpoint.files:
             return path
-    raise NotFoundError(f"{checkpoint.target} has no value {name!r}", known=list(checkpoint.files)[:100])
+    raise NotFoundError(f"{checkpoint.target} has no value {name!r}", known=list(checkpoint.files))
 
 
 def _want(checkpoint: Checkpoint, item: ReadItem, tensor: torch.Tensor) -> Wanted | _Piece:
@@ -297,7 +314,7 @@ def _want(checkpoint: Checkpoint, item: ReadItem, tensor: torch.Tensor) -> Wante
     name = item.storage_index.fqn
     info = checkpoint.tensors.get(name)
     if info is None:
-        raise NotFoundError(f"{checkpoint.target} has no tensor {name!r}", known=list(checkpoint.tensors)[:100])
+        raise NotFoundError(f"{checkpoint.target} has no tensor {name!r}", known=list(checkpoint.tensors))
     dtype = torch_type(info.dtype)
     assert dtype is not None, "what torch has no type for is not described to DCP"
     if tensor.shape != item.lengths:

@@ -19,6 +19,7 @@ from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.tensor import DTensor
 
+from .._arguments import kind_of
 from ..errors import InvalidError, UnavailableError
 from .memory import PLAIN, Copies, HostArea
 
@@ -130,7 +131,7 @@ def _plan(copies: Copies, name: str, value: Any, above: set[int]) -> _Build:
         try:
             copied = copy.deepcopy(value)
         except Exception as error:
-            text = f"{name}: a {type(value).__qualname__} can't be copied: {error}"
+            text = f"{name}: {kind_of(value)} can't be copied: {error}"
             raise InvalidError(text, object=name, hint="take it out of the state dict") from error
         return lambda _: copied
     if id(value) in above:
