@@ -4,29 +4,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::checkpoint::Wanted;
+use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
+use gigastore_client::transport::http::{Deadlines, Http};
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_server::Limits;
 use gigastore_tests::model::{Size, Tensor, transformer};
 use gigastore_tests::opened::save;
+use gigastore_tests::raw::Answer;
 
-use crate::proxy::{Asked, Misdeed};
+use crate::proxy::{Asked, Misdeed, Proxy};
 use crate::served::spec;
 use crate::weather::{Road, SOON, client, restored};
 
-/// Restores all tensors by one plan; the bytes that came.
 async fn planned(road: &Road) -> Result<Vec<Vec<u8>>, String> {
-    let sinks: Vec<_> = road.tensors.iter().map(|tensor| BufferSink::new(vec![7; tensor.data.len()])).collect();
-    let wanted = road.tensors.iter().zip(&sinks).map(|(tensor, sink)| Wanted {
+    planned_by(&client(road.proxy.address), &road.tensors).await
+}
+
+/// Restores all tensors by one plan; the bytes that came.
+async fn planned_by(store: &Store, tensors: &[Tensor]) -> Result<Vec<Vec<u8>>, String> {
+    let sinks: Vec<_> = tensors.iter().map(|tensor| BufferSink::new(vec![7; tensor.data.len()])).collect();
+    let wanted = tensors.iter().zip(&sinks).map(|(tensor, sink)| Wanted {
         kind: SliceKind::Tensor,
         name: tensor.name.clone(),
         area: None,
         sink: Arc::<BufferSink<Vec<u8>>>::clone(sink),
     });
-    let (store, progress) = (client(road.proxy.address), Progress::default());
-    let target = "p/run@1".parse().unwrap();
+    let (target, progress) = ("p/run@1".parse().unwrap(), Progress::default());
     let restored = store.restore(&target, wanted.collect(), &progress);
     let restored = tokio::time::timeout(SOON, restored).await.expect("a restore hangs");
     restored.map_err(|error| error.to_string())?;
@@ -51,6 +58,30 @@ async fn a_bit_that_flips_in_a_plan_moves_no_byte() {
     road.proxy.spoil_those(|asked, _| asked.target.ends_with("/plan"), usize::MAX, Misdeed::Flip(700));
     let error = planned(&road).await.unwrap_err();
     assert!(error.contains("damaged on its way"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_bad_for_ever_is_left_for_one_that_is_sound() {
+    let road = Road::new(Limits::default()).await;
+    let bad = Proxy::before(road.served.address).await;
+    let expected: Vec<&[u8]> = road.tensors.iter().map(|tensor| &tensor.data[..]).collect();
+    // No more than the least number of tries, as where a stall is most of the patience.
+    let deadlines = Deadlines { stall: Duration::from_secs(1), patience: Duration::from_millis(1500) };
+    let drip = Misdeed::Drip(Duration::from_millis(100));
+    for misdeed in [Misdeed::Stall(0), Misdeed::Silence, Misdeed::Close(3), Misdeed::Flip(900), drip] {
+        let documents = !matches!(misdeed, Misdeed::Flip(_));
+        for endpoints in [[bad.address, road.proxy.address], [road.proxy.address, bad.address]] {
+            let spoilt = move |asked: &Asked, answer: &Answer| {
+                !answer.body.is_empty() && (documents || asked.target.ends_with("/plan"))
+            };
+            bad.spoil_those(spoilt, usize::MAX, misdeed);
+            let urls = endpoints.map(|address| format!("http://{address}")).join(",");
+            let http = Http::new(&urls, None, SystemAmbient::shared()).unwrap().with_deadlines(deadlines);
+            let store = Store::over(Arc::new(http), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES);
+            assert!(planned_by(&store, &road.tensors).await.unwrap() == expected, "{misdeed:?}");
+        }
+    }
+    assert!(!bad.asked().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

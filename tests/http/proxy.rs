@@ -55,6 +55,12 @@ impl Asked {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
+
+    /// Returns how many bytes of an object it wants.
+    pub(crate) fn wants(&self) -> u64 {
+        let range = self.header("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        range.map_or(0, |(start, end)| end.parse::<u64>().unwrap() + 1 - start.parse::<u64>().unwrap())
+    }
 }
 
 /// Decides what is done to the answer to a request.
@@ -75,7 +81,7 @@ struct Shared {
 }
 
 /// Answers of at least these bytes are data of a pack, not its header.
-const DATA: usize = 64 << 10;
+pub(crate) const DATA: usize = 64 << 10;
 
 impl Proxy {
     /// Starts one before `upstream` that spoils nothing.

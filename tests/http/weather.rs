@@ -135,7 +135,11 @@ async fn what_does_not_pass_ends_in_time_and_says_where() {
     // What moves a little at each try is not given up before its end, and comes to it.
     for misdeed in [Misdeed::Reset(400_000), Misdeed::Close(700_000)] {
         road.proxy.spoil(usize::MAX, misdeed);
-        let (store, before) = (client(road.proxy.address), road.proxy.asked().len());
+        let http = Http::new(&format!("http://{}", road.proxy.address), None, SystemAmbient::shared()).unwrap();
+        let patient = Deadlines { stall: Duration::from_secs(5), patience: Duration::from_secs(60) };
+        let http = Arc::new(http.with_deadlines(patient));
+        let (store, before) =
+            (Store::over(http, SystemAmbient::shared(), DEFAULT_BUDGET_BYTES), road.proxy.asked().len());
         let ended = tokio::time::timeout(Duration::from_secs(240), restored(&store, &road.tensors)).await;
         assert_eq!(ended.expect("a restore hangs"), Ok(()), "{misdeed:?}");
         // Each try begins where the one before left off.

@@ -236,8 +236,10 @@ def test_a_flipped_bit_is_found_and_never_loaded(store: Store, tmp_path: Path) -
     assert pack.name in finding.object and any("w" in one for one in finding.affects)
     assert finding.range is not None and "BLAKE3" in finding.problem
     assert store.verify("demo/run@1", depth="quick").ok
+    assert store.refetched == 0
     with pytest.raises(IntegrityError) as caught:
         store.checkpoint("demo/run").load()
+    assert store.refetched >= 1
     error = caught.value
     assert error.code == "integrity" and pack.name in str(error.object)
     assert error.expected and error.actual and error.expected != error.actual

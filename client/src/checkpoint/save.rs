@@ -297,6 +297,7 @@ impl CheckpointSave {
             store: self.store.clone(),
             project: self.request.project.clone(),
             epoch: self.session.epoch,
+            pack_bytes: self.spec.pack_bytes,
             compressor: Compressor::new(self.spec.compress, &self.store.ambient),
             pool: self.pool.clone(),
             groups: self.groups.clone(),

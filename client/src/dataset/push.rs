@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use futures::stream::{StreamExt, TryStreamExt};
+use gigastore_formats::limits::PACK_TARGET_BYTES;
 use gigastore_formats::manifest::dataset::{FileRow, Lineage, TokenColumn};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::wire::Committed;
@@ -212,6 +213,7 @@ impl Store {
             store: self.clone(),
             project: project.clone(),
             epoch: self.epoch(project).await?,
+            pack_bytes: PACK_TARGET_BYTES,
             compressor: Compressor::new(Compression::Off, &self.ambient),
             pool: BufferPool::default(),
             groups: BufferPool::default(),

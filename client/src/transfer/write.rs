@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
-use gigastore_formats::limits::PACK_TARGET_BYTES;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
@@ -65,6 +64,8 @@ pub(crate) struct Writer {
     pub(crate) store: Store,
     pub(crate) project: ProjectName,
     pub(crate) epoch: u64,
+    /// Bytes that packs of several slices have.
+    pub(crate) pack_bytes: u64,
     pub(crate) compressor: Compressor,
     pub(crate) pool: BufferPool,
     /// Copies of groups that are on their way.
@@ -119,7 +120,7 @@ impl Writer {
 
     /// Returns the length up to which packs are held in memory.
     fn load_bytes(&self) -> u64 {
-        LOAD_BYTES.min((self.store.budget.bytes() / 2).max(PACK_TARGET_BYTES))
+        LOAD_BYTES.min((self.store.budget.bytes() / 2).max(self.pack_bytes))
     }
 
     /// Hashes slices without sending any.

@@ -144,10 +144,12 @@ pub(crate) async fn gathered(
         gathered.extend_from_slice(&piece.map_err(|error| Refused::invalid(error.to_string()))?);
     }
     let gathered = gathered.freeze();
-    let (seal, checked) = (headers.get(SEAL_HEADER).cloned(), gathered.clone());
-    let check = move || check_seal(seal.as_ref().map(HeaderValue::as_bytes), &checked);
-    let damaged = |fault| Refused::new(fault).with_status(StatusCode::UNPROCESSABLE_ENTITY);
-    shared.ambient.computed(check).await.map_err(damaged)?;
+    if let Some(seal) = headers.get(SEAL_HEADER).cloned() {
+        let checked = gathered.clone();
+        let check = move || check_seal(Some(seal.as_bytes()), &checked);
+        let damaged = |fault| Refused::new(fault).with_status(StatusCode::UNPROCESSABLE_ENTITY);
+        shared.ambient.computed_over(gathered.len(), check).await.map_err(damaged)?;
+    }
     Ok((gathered, admitted))
 }
 

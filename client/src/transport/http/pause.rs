@@ -14,6 +14,10 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(600);
 /// Tries of one call: one that makes some progress each time and never ends is given up too.
 const MAX_TRIES: u32 = 100;
 
+/// Tries of one call at least, however long each takes: what was damaged on its way is sent once more, and who stalled
+/// may have stood still themselves.
+const LEAST_TRIES: u32 = 3;
+
 /// Pauses between tries: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -24,7 +28,7 @@ pub struct Deadlines {
     /// How long one try may make no progress before it is made again.
     pub stall: Duration,
     /// How long a call may make no progress before it is given up: longer than a service takes to be restarted. The
-    /// try that is under way then has its `stall` beyond it.
+    /// try that is under way then has its `stall` beyond it, and three are made in any case.
     pub patience: Duration,
 }
 
@@ -95,7 +99,7 @@ impl<'r> Pause<'r> {
         if !failed.retry {
             return Err(failed.fault);
         }
-        if !patience || self.tries >= MAX_TRIES {
+        if (!patience && self.tries >= LEAST_TRIES) || self.tries >= MAX_TRIES {
             let tried = format!("{} tries in {} s", self.tries, now.saturating_sub(self.began).as_secs());
             return Err(Fault { message: format!("{} ({tried})", failed.fault.message), ..failed.fault });
         }

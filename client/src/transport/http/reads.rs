@@ -3,7 +3,7 @@
 //! Must never take an answer of other bytes than asked for.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::stream::StreamExt;
@@ -17,13 +17,20 @@ use super::remote::{Call, IDLE, Remote, broken, network, slow, stalled};
 use super::socket::{Get, Patience};
 use crate::transport::{Held, Taker};
 
+/// Bytes of a try that was too slow which count as progress all the same: a link that brings them is there.
+const USEFUL_BYTES: u64 = 16 << 10;
+
 impl Remote {
     /// Passes the bytes of an object that `taker` wants to it: from a plain socket to where they belong, as far as that
     /// goes, and what is left then through memory.
     pub(super) async fn pass(&self, path: &str, taker: Arc<dyn Taker>, afresh: bool) -> Result<(), Fault> {
         if let Some(get) = self.plain_get(path, taker.rest(), afresh) {
             let patience = Patience { stall: self.deadlines.stall, idle: IDLE };
+            let (before, at) = (taker.rest(), self.endpoint().0);
             self.sockets.pass(get, Arc::clone(&taker), &*self.ambient, patience).await;
+            if taker.rest() == before {
+                self.leave(at);
+            }
         }
         let rest = taker.rest();
         if rest.is_empty() {
@@ -79,7 +86,7 @@ impl Remote {
             if rest.is_empty() {
                 return Ok(buffer.freeze());
             }
-            let before = filled;
+            let (before, at) = (filled, self.endpoint().0);
             let call = Call { range: Some(rest), afresh, ..Call::get(path) };
             let into = &mut buffer.as_mut()[filled as usize..];
             let failed = match self.send(&call).await {
@@ -92,10 +99,10 @@ impl Remote {
                 },
                 Err(failed) => failed,
             };
-            let moved = (filled > before && !failed.slow).then(|| self.ambient.monotonic());
-            if (moved.is_some() || failed.slow) && failed.retry {
-                // It answered and fell silent, or all but that: whoever comes next tries the next endpoint.
-                self.good.fetch_add(1, Ordering::Relaxed);
+            let least = if failed.slow { USEFUL_BYTES } else { 1 };
+            let moved = (filled - before >= least).then(|| self.ambient.monotonic());
+            if failed.retry {
+                self.leave(at);
             }
             pause.after(Failed { moved: moved.or(failed.moved), ..failed }).await?;
         }
@@ -116,6 +123,7 @@ impl Remote {
         let (mut pieces, stall) = (response.bytes_stream(), self.deadlines.stall);
         let mut pace = Pace::new(stall);
         while !into.is_empty() {
+            let began = Instant::now();
             let next = tokio::time::timeout(stall, pieces.next()).await.map_err(|_| stalled(stall))?;
             let piece = next.ok_or_else(|| broken("the answer ended early"))?;
             let piece = piece.map_err(|error| Failed::passing(network(&error)))?;
@@ -124,7 +132,8 @@ impl Remote {
             now.copy_from_slice(&piece[..take]);
             into = later;
             *filled += take as u64;
-            if !into.is_empty() && !pace.holds(take) {
+            let holds = pace.holds(take, began.elapsed());
+            if !into.is_empty() && !holds {
                 return Err(slow(stall));
             }
         }

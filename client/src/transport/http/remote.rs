@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
@@ -15,7 +15,7 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode, SEAL_HEADER, check_seal};
 use reqwest::{Client, Method, Response, StatusCode, Url, header};
 
-use super::pace::Pace;
+use super::pace::{PACE_BYTES, Pace};
 use super::pause::{Deadlines, Failed, Pause};
 use super::sent::{Fate, Sent};
 use super::socket::Sockets;
@@ -140,13 +140,22 @@ impl Remote {
     /// Makes a call and reads its answer, of at most `limit` bytes.
     pub(super) async fn answered(&self, call: Call, limit: usize) -> Result<Bytes, Fault> {
         self.persist(|| async {
-            let response = self.send(&call).await?;
-            let seal = response.headers().get(SEAL_HEADER).cloned();
-            let bytes = self.gather(response, limit).await?;
-            check_seal(seal.as_ref().map(header::HeaderValue::as_bytes), &bytes).map_err(Failed::passing)?;
-            Ok(bytes)
+            let at = self.endpoint().0;
+            let tried = self.try_once(&call, limit).await;
+            if tried.as_ref().is_err_and(|failed| failed.retry) {
+                self.leave(at);
+            }
+            tried
         })
         .await
+    }
+
+    async fn try_once(&self, call: &Call, limit: usize) -> Result<Bytes, Failed> {
+        let response = self.send(call).await?;
+        let seal = response.headers().get(SEAL_HEADER).cloned();
+        let bytes = self.gather(response, limit).await?;
+        check_seal(seal.as_ref().map(header::HeaderValue::as_bytes), &bytes).map_err(Failed::passing)?;
+        Ok(bytes)
     }
 
     /// Makes a call whose answer has nothing to read.
@@ -169,6 +178,12 @@ impl Remote {
     pub(super) fn endpoint(&self) -> (usize, &Url) {
         let at = self.good.load(Ordering::Relaxed);
         (at, &self.endpoints[at % self.endpoints.len()])
+    }
+
+    /// Has whoever comes next try the endpoint after `at`, unless somebody saw to that already: many calls that fail
+    /// together at one move on by one.
+    pub(super) fn leave(&self, at: usize) {
+        let _ = self.good.compare_exchange(at, at.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Makes tries until one has an answer, or none is worth another.
@@ -215,8 +230,7 @@ impl Remote {
         let response = match answered {
             Ok(response) => response,
             Err(failed) => {
-                // Whoever comes next tries the next endpoint.
-                self.good.store(at.wrapping_add(1), Ordering::Relaxed);
+                self.leave(at);
                 return Err(Failed { moved: fate.progress(), ..failed });
             }
         };
@@ -266,7 +280,7 @@ impl Remote {
                 | StatusCode::GATEWAY_TIMEOUT
         );
         if busy {
-            self.good.store(at.wrapping_add(1), Ordering::Relaxed);
+            self.leave(at);
         }
         let fault = serde_json::from_slice(&body).unwrap_or_else(|_| {
             let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
@@ -283,19 +297,21 @@ impl Remote {
 
     async fn gather(&self, mut response: Response, limit: usize) -> Result<Bytes, Failed> {
         let (mut gathered, stall) = (BytesMut::new(), self.deadlines.stall);
-        let mut pace = Pace::new(stall);
+        let (mut pace, mut holds) = (Pace::new(stall), true);
         loop {
+            let began = Instant::now();
             let next = tokio::time::timeout(stall, response.chunk()).await.map_err(|_| stalled(stall))?;
             let piece = next.map_err(|error| Failed::passing(network(&error)))?;
             let Some(piece) = piece else { return Ok(gathered.freeze()) };
+            if !holds {
+                return Err(slow(stall));
+            }
             if gathered.len() + piece.len() > limit {
                 let fault = Fault::of(FaultCode::Invalid, format!("the service's answer is over {limit} bytes"));
                 return Err(Failed::final_with(fault));
             }
             gathered.extend_from_slice(&piece);
-            if !pace.holds(piece.len()) {
-                return Err(slow(stall));
-            }
+            holds = pace.holds(piece.len(), began.elapsed());
         }
     }
 
@@ -365,7 +381,8 @@ pub(super) fn broken(what: &str) -> Failed {
 
 /// An answer that comes slower than any link.
 pub(super) fn slow(stall: Duration) -> Failed {
-    let text = format!("the service's answer came too slowly: it brought next to nothing in {} s", stall.as_secs_f64());
+    let (bytes, seconds) = (PACE_BYTES, stall.as_secs_f64());
+    let text = format!("the service's answer came too slowly: fewer than {bytes} bytes in {seconds} s");
     Failed { slow: true, ..broken(&text) }
 }
 

@@ -18,6 +18,9 @@ use crate::transport::{PieceStream, Pieces, UploadError};
 /// Bytes of a body that count as progress: more than a connection that is about to break takes.
 const PROGRESS_BYTES: u64 = 8 << 20;
 
+/// Bytes of a sealed body that go out at once.
+const SEALED_BYTES: usize = 1 << 20;
+
 /// A body.
 #[derive(Clone, Debug)]
 pub(super) enum Sent {
@@ -69,7 +72,7 @@ impl Sent {
     /// Seals a body that may be long: its digest is made on a thread for that.
     pub(super) async fn sealed(ambient: &dyn Ambient, bytes: Bytes) -> Self {
         let hashed = bytes.clone();
-        let digest = ambient.computed(move || Digest::of(&hashed)).await;
+        let digest = ambient.computed_over(bytes.len(), move || Digest::of(&hashed)).await;
         Self::Sealed(bytes, digest)
     }
 
@@ -90,7 +93,12 @@ impl Sent {
         let pieces = match self {
             Self::Nothing => return (Body::default(), fate),
             Self::Bytes(pieces) => futures::stream::iter(pieces.clone()).map(Ok).boxed(),
-            Self::Sealed(bytes, _) => futures::stream::iter([Ok(bytes.clone())]).boxed(),
+            Self::Sealed(bytes, _) => {
+                // In pieces, so that it is seen to move.
+                let (bytes, starts) = (bytes.clone(), (0..bytes.len()).step_by(SEALED_BYTES));
+                let piece = move |start: usize| Ok(bytes.slice(start..bytes.len().min(start + SEALED_BYTES)));
+                futures::stream::iter(starts.map(piece)).boxed()
+            }
             Self::Stream { first, pieces, .. } => {
                 futures::stream::iter([Ok(first.clone())]).chain(pieces.read()).boxed()
             }

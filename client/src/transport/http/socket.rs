@@ -8,7 +8,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::range::ByteRange;
@@ -144,24 +144,37 @@ fn ask(mut socket: &TcpStream, get: &Get, taker: &dyn Taker, stall: Duration) ->
     let stale = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
     socket.write_all(request(get).as_bytes()).map_err(stale)?;
     let mut buffer = [0; HEAD_BYTES];
-    let mut filled = 0;
+    let (mut filled, mut pace) = (0, Pace::new(stall));
     let head = loop {
-        let read = match socket.read(&mut buffer[filled..]) {
-            Ok(0) if filled == 0 => return Err(io::ErrorKind::ConnectionAborted.into()),
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        let (read, holds) = match received(socket, &mut buffer[filled..], &mut pace) {
+            Ok((0, _)) if filled == 0 => return Err(io::ErrorKind::ConnectionAborted.into()),
             Err(error) if filled == 0 && error.kind() == io::ErrorKind::ConnectionReset => return Err(stale(error)),
-            read => read?,
+            received => received?,
         };
-        filled += read;
+        match read {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ if !holds => return Err(io::ErrorKind::TimedOut.into()),
+            _ => filled += read,
+        }
         if let Some(head) = head(&buffer[..filled], get.range)? {
             break head;
         }
     };
     let early = &buffer[head.len..filled];
-    let pace = Pace::new(stall);
     let mut body = Body { socket, early, position: get.range.start(), end: get.range.end(), pace };
     taker.take(&mut body).map_err(|fault| io::Error::other(fault.message))?;
     Ok(head.keep && body.position == body.end)
+}
+
+/// Reads what comes next, none where the connection ended; tells whether the peer is fast enough.
+fn received(mut socket: &TcpStream, into: &mut [u8], pace: &mut Pace) -> io::Result<(usize, bool)> {
+    loop {
+        let began = Instant::now();
+        match socket.read(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read.map(|read| (read, pace.holds(read, began.elapsed()))),
+        }
+    }
 }
 
 fn request(get: &Get) -> String {
@@ -238,14 +251,13 @@ impl Body<'_> {
         self.position += early as u64;
         self.position += into.len() as u64;
         while !into.is_empty() {
-            let read = match self.socket.read(into) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                read => read?,
-            };
+            let (read, holds) = received(self.socket, into, &mut self.pace)?;
             into = &mut into[read..];
-            if !into.is_empty() && !self.pace.holds(read) {
-                return Err(io::ErrorKind::TimedOut.into());
+            match read {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // What is complete is taken, however it came.
+                _ if !holds && !into.is_empty() => return Err(io::ErrorKind::TimedOut.into()),
+                _ => {}
             }
         }
         Ok(())

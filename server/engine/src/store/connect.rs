@@ -84,11 +84,12 @@ pub(super) fn connect(
     .map_err(setup)
 }
 
-/// Returns the builder of a client of S3. Where all requests go through TLS, which protects their bodies, signatures do
+/// Returns the builder of a client of S3. Where all requests go through TLS to the server that is meant, signatures do
 /// not cover these unless the settings say so: a SHA-256 of each takes more processor time than all else of a save.
 fn s3(url: &StoreUrl, settings: Vec<(String, String)>) -> AmazonS3Builder {
-    let allows_http = AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp);
-    let only_tls = settings.iter().all(|(key, _)| key.parse().ok() != Some(allows_http));
+    let unsafe_keys = [ClientConfigKey::AllowHttp, ClientConfigKey::AllowInvalidCertificates];
+    let unsafe_keys = unsafe_keys.map(AmazonS3ConfigKey::Client);
+    let only_tls = settings.iter().all(|(key, _)| key.parse().map_or(true, |key| !unsafe_keys.contains(&key)));
     let builder = AmazonS3Builder::new().with_url(url.to_string()).with_unsigned_payload(only_tls);
     with_settings!(builder, settings.into_iter())
 }
@@ -125,7 +126,7 @@ mod tests {
         };
         assert!(!signed(&[]) && !signed(&[("aws_endpoint", "https://store.example"), ("path", "/usr/bin")]));
         assert!(signed(&[("aws_allow_http", "true")]) && signed(&[("allow_http", "true"), ("aws_region", "x")]));
-        assert!(signed(&[("aws_unsigned_payload", "false")]));
+        assert!(signed(&[("aws_unsigned_payload", "false")]) && signed(&[("allow_invalid_certificates", "true")]));
         assert!(!signed(&[("aws_unsigned_payload", "true"), ("aws_allow_http", "true")]));
     }
 }
