@@ -1,4 +1,5 @@
-//! Ranges of objects: as straight to where they belong as the way allows, from where a break left off.
+//! Ranges of objects: as straight to where they belong as the way allows, from where a break left off. Over plain HTTP
+//! that is without a copy of ours; over TLS or through a proxy bytes come to a buffer first.
 //!
 //! Must never take an answer of other bytes than asked for.
 
