@@ -123,10 +123,11 @@ impl Restore {
             return Ok(None);
         }
         let spec = ExportSpec { names: self.names.clone(), overwrite: self.overwrite, ..ExportSpec::default() };
-        let progress = Progress::default();
+        let (progress, before) = (Progress::default(), store.refetched());
         let export = checkpoint.export(&self.out, &spec, &progress);
         let exported = with_progress(globals.quiet, "restoring", &progress, export).await;
-        let refetched = store.refetched();
+        // Not those of a newer step that was passed over for its damage.
+        let refetched = store.refetched() - before;
         if refetched > 0 && exported.is_ok() {
             note(&format_args!(
                 "{refetched} reads came damaged, and right when they were made once more: look at the network, the \
