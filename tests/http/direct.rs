@@ -3,12 +3,8 @@
 //!
 //! Must never take it on trust that the service was passed by: its own count of bytes says so.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use gigastore_client::ambient::SystemAmbient;
-use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
-use gigastore_client::transport::http::Http;
 use gigastore_formats::digest::Digest;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_server::Limits;
@@ -18,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::proxy::{Asked, DATA, Misdeed, Proxy};
 use crate::served::{Served, Setup, spec};
-use crate::weather::{DEADLINES, SOON, restored};
+use crate::weather::{DEADLINES, SOON, client_of, restored};
 
 /// A service that tells where objects lie, or not, and what is saved there.
 async fn served(direct: bool) -> (Served, Vec<Tensor>) {
@@ -63,9 +59,7 @@ async fn a_signed_url_is_read_without_our_token_and_the_service_has_what_does_no
         if let Some(misdeed) = spoilt {
             other.spoil(usize::MAX, misdeed);
         }
-        let http = Http::new(&format!("http://{}", front.address), Some("secret".to_owned()), SystemAmbient::shared());
-        let http = http.unwrap().with_deadlines(DEADLINES);
-        let store = Store::over(Arc::new(http), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES);
+        let store = client_of(&[front.address], Some("secret"), DEADLINES);
         // A place that gives nothing is waited for once and not for each read.
         let ended = tokio::time::timeout(SOON, restored(&store, &tensors)).await;
         assert_eq!(ended.expect("a restore hangs"), Ok(()), "{spoilt:?}");

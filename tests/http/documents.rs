@@ -4,12 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gigastore_client::ambient::SystemAmbient;
 use gigastore_client::checkpoint::Wanted;
-use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
+use gigastore_client::store::Store;
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
-use gigastore_client::transport::http::{Deadlines, Http};
+use gigastore_client::transport::http::Deadlines;
 use gigastore_formats::tensor::slice::SliceKind;
 use gigastore_server::Limits;
 use gigastore_tests::model::{Size, Tensor, transformer};
@@ -18,7 +17,7 @@ use gigastore_tests::raw::Answer;
 
 use crate::proxy::{Asked, Misdeed, Proxy};
 use crate::served::spec;
-use crate::weather::{Road, SOON, client, restored};
+use crate::weather::{Road, SOON, client, client_of, restored, restored_of};
 
 async fn planned(road: &Road) -> Result<Vec<Vec<u8>>, String> {
     planned_by(&client(road.proxy.address), &road.tensors).await
@@ -75,9 +74,7 @@ async fn an_endpoint_that_is_bad_for_ever_is_left_for_one_that_is_sound() {
                 !answer.body.is_empty() && (documents || asked.target.ends_with("/plan"))
             };
             bad.spoil_those(spoilt, usize::MAX, misdeed);
-            let urls = endpoints.map(|address| format!("http://{address}")).join(",");
-            let http = Http::new(&urls, None, SystemAmbient::shared()).unwrap().with_deadlines(deadlines);
-            let store = Store::over(Arc::new(http), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES);
+            let store = client_of(&endpoints, None, deadlines);
             assert!(planned_by(&store, &road.tensors).await.unwrap() == expected, "{misdeed:?}");
         }
     }
@@ -97,12 +94,8 @@ async fn a_save_through_bad_weather_is_made_once_with_the_right_bytes() {
         let saved = tokio::time::timeout(4 * SOON, save(&store, spec("p", "run", step, 2), &tensors)).await;
         let (committed, _) = saved.expect("a save hangs").unwrap_or_else(|error| panic!("{misdeed:?}: {error}"));
         assert_eq!(committed.info.commit.number, step);
-        let store = road.served.store(None);
-        let checkpoint = store.checkpoint(&format!("p/run@{step}").parse().unwrap()).await.unwrap();
-        for tensor in &tensors {
-            let read = checkpoint.read_whole(SliceKind::Tensor, &tensor.name).await.unwrap();
-            assert!(read == tensor.data, "{misdeed:?}: {}", tensor.name);
-        }
+        let read = restored_of(&road.served.store(None), &format!("p/run@{step}"), &tensors).await;
+        assert_eq!(read, Ok(()), "{misdeed:?}");
     }
     // The step from before is what it was.
     restored(&road.served.store(None), &road.tensors).await.unwrap();
@@ -117,10 +110,7 @@ async fn a_bit_that_flips_on_the_way_up_is_sent_again_or_refused() {
         road.proxy.flip_requests(times);
         save(&client(road.proxy.address), spec("p", "run", step, 2), &tensors).await.unwrap();
         assert_eq!(road.proxy.flips_left(), 0);
-        let checkpoint = road.served.store(None).checkpoint(&format!("p/run@{step}").parse().unwrap()).await.unwrap();
-        for tensor in &tensors {
-            assert!(checkpoint.read_whole(SliceKind::Tensor, &tensor.name).await.unwrap() == tensor.data);
-        }
+        restored_of(&road.served.store(None), &format!("p/run@{step}"), &tensors).await.unwrap();
     }
     road.proxy.flip_requests(usize::MAX);
     let saved = tokio::time::timeout(SOON, save(&client(road.proxy.address), spec("p", "run", 9, 1), &tensors)).await;

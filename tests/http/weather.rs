@@ -30,7 +30,15 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// # Panics
 /// On a wrong byte.
 pub(crate) async fn restored(store: &Store, tensors: &[Tensor]) -> Result<(), String> {
-    let checkpoint = store.checkpoint(&"p/run@1".parse().unwrap()).await.map_err(|error| words(&error))?;
+    restored_of(store, "p/run@1", tensors).await
+}
+
+/// As [`restored`], of any target.
+///
+/// # Panics
+/// On a wrong byte.
+pub(crate) async fn restored_of(store: &Store, target: &str, tensors: &[Tensor]) -> Result<(), String> {
+    let checkpoint = store.checkpoint(&target.parse().unwrap()).await.map_err(|error| words(&error))?;
     for tensor in tensors {
         let read = checkpoint.read_whole(SliceKind::Tensor, &tensor.name).await.map_err(|error| words(&error))?;
         assert!(read == tensor.data, "wrong bytes of {}", tensor.name);
@@ -48,8 +56,14 @@ fn words<E: Coded>(error: &E) -> String {
 }
 
 pub(crate) fn client(address: SocketAddr) -> Store {
-    let http = Http::new(&format!("http://{address}"), None, SystemAmbient::shared()).unwrap();
-    Store::over(Arc::new(http.with_deadlines(DEADLINES)), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES)
+    client_of(&[address], None, DEADLINES)
+}
+
+/// A client of a service's endpoints.
+pub(crate) fn client_of(endpoints: &[SocketAddr], token: Option<&str>, deadlines: Deadlines) -> Store {
+    let urls: Vec<String> = endpoints.iter().map(|address| format!("http://{address}")).collect();
+    let http = Http::new(&urls.join(","), token.map(str::to_owned), SystemAmbient::shared()).unwrap();
+    Store::over(Arc::new(http.with_deadlines(deadlines)), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES)
 }
 
 /// A service with a checkpoint, and a proxy before it.
@@ -135,11 +149,8 @@ async fn what_does_not_pass_ends_in_time_and_says_where() {
     // What moves a little at each try is not given up before its end, and comes to it.
     for misdeed in [Misdeed::Reset(400_000), Misdeed::Close(700_000)] {
         road.proxy.spoil(usize::MAX, misdeed);
-        let http = Http::new(&format!("http://{}", road.proxy.address), None, SystemAmbient::shared()).unwrap();
         let patient = Deadlines { stall: Duration::from_secs(5), patience: Duration::from_secs(60) };
-        let http = Arc::new(http.with_deadlines(patient));
-        let (store, before) =
-            (Store::over(http, SystemAmbient::shared(), DEFAULT_BUDGET_BYTES), road.proxy.asked().len());
+        let (store, before) = (client_of(&[road.proxy.address], None, patient), road.proxy.asked().len());
         let ended = tokio::time::timeout(Duration::from_secs(240), restored(&store, &road.tensors)).await;
         assert_eq!(ended.expect("a restore hangs"), Ok(()), "{misdeed:?}");
         // Each try begins where the one before left off.

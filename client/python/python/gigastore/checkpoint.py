@@ -16,7 +16,7 @@ from . import _native
 from ._arguments import counted, device_of, kind_of, names_of, numbers_of, text
 from .committed import Committed
 from .cursors import DEFAULT
-from .errors import InvalidError, NotFoundError
+from .errors import InvalidError, NotFoundError, meant
 from .info import VerifyReport
 from .progress import Progress, callable_of
 from .tensors import empty, memory_of
@@ -183,13 +183,12 @@ def _by_name(into: Any) -> Mapping[str, Any]:
 
 def _of_names(into: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
     """Refuses to fill what is not loaded: it would be left as it is, without a word."""
-    others = sorted(repr(name) for name in into.keys() - set(names))
+    others = sorted(into.keys() - set(names), key=repr)
     if not others:
         return into
-    shown = ", ".join(others[:10]) + (f" and {len(others) - 10} others" if len(others) > 10 else "")
-    error = InvalidError(f"into has {shown}, which names does not have", known=names)
-    error.hint = error.hint or "add it to names, or take it out of into"
-    raise error
+    shown = ", ".join(map(repr, others[:10])) + (f" and {len(others) - 10} others" if len(others) > 10 else "")
+    hint = meant(str(others[0]), names) or "add it to names, or take it out of into"
+    raise InvalidError(f"into has {shown}, which names does not have", hint=hint, known=names)
 
 
 def _placed(tensor: Any, device: Any) -> Any:
