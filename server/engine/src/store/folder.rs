@@ -5,8 +5,6 @@
 //! come and the processors idle while it catches up. Must never replace a file, nor name one whose bytes could still be
 //! lost.
 
-#![allow(unsafe_code, reason = "Linux starts to write pages back with a call that no safe crate has")]
-
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -18,6 +16,7 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use gigastore_formats::ambient::Ambient;
 
+use super::disk::{reserve, write_back};
 use super::objects::{Body, BodyError, Created};
 
 /// Bytes that are written at once where they come in pieces: 2 MiB, long enough that the write costs more than handing
@@ -31,9 +30,10 @@ pub(super) const MEMORY_BYTES: u64 = 4 * BATCH_BYTES;
 /// Bytes after which the disk is set to work on them: 8 MiB, above which disks get no faster.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
-/// Bytes that one call writes, at most: 1 MiB. Longer writes get pages of 2 MiB to lie in, which are slow to come by
-/// where memory is in use: disks were measured at half their speed.
-const WRITE_BYTES: u64 = 1 << 20;
+/// Bytes that one call writes, at most: 256 KiB. Longer writes get longer pages to lie in, which cost nothing less, and
+/// which a virtual machine may have to get back from its host: with calls of 2 MiB a third of the speed was measured
+/// there.
+const WRITE_BYTES: u64 = 256 << 10;
 
 /// Names that are known to be durable, at most: 65,536, some MiB. Beyond that all are forgotten and synced again.
 const KEPT_NAMES: usize = 1 << 16;
@@ -90,10 +90,10 @@ impl Folder {
         body: Body,
         naming: Naming,
     ) -> Result<Created, Unwritten> {
-        let (folder, path, number) = (Arc::clone(self), self.file(key), ambient.random());
+        let (folder, path, number, len) = (Arc::clone(self), self.file(key), ambient.random(), body.len());
         let begin = move || match naming {
             Naming::New if let Some(found) = folder.find(&path)? => Ok(Err(found)),
-            Naming::New | Naming::Over => Incoming::new(folder, path, number).map(Ok),
+            Naming::New | Naming::Over => Incoming::new(folder, path, number, len).map(Ok),
         };
         match body {
             // One job for all of it: small objects are many, and to hand each step over costs more than most of them.
@@ -262,6 +262,8 @@ struct Incoming {
     file: Option<File>,
     staged: PathBuf,
     path: PathBuf,
+    /// Bytes that it will have.
+    len: u64,
     written: u64,
     /// Bytes that the disk was set to work on.
     begun: u64,
@@ -270,10 +272,10 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// Begins a file that will be `path`, in a folder that is made where it is not there yet. With a `number` that was
+    /// Begins a file of `len` bytes that will be `path`, in a folder that is made where it is not there yet. With a `number` that was
     /// drawn nobody has its name again: a writer that slept while its file was swept away as abandoned must not publish
     /// that of another.
-    fn new(store: Arc<Folder>, path: PathBuf, mut number: u64) -> io::Result<Self> {
+    fn new(store: Arc<Folder>, path: PathBuf, mut number: u64, len: u64) -> io::Result<Self> {
         loop {
             // The object store's own names for this: it lists no such file.
             let mut staged = OsString::from(&path);
@@ -281,7 +283,9 @@ impl Incoming {
             let staged = PathBuf::from(staged);
             match OpenOptions::new().write(true).create_new(true).open(&staged) {
                 Ok(file) => {
-                    return Ok(Self { store, file: Some(file), staged, path, written: 0, begun: 0, renamed: false });
+                    let file = Some(file);
+                    let begun = Self { store, file, staged, path, len, written: 0, begun: 0, renamed: false };
+                    return begun.reserve();
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number = number.wrapping_add(1),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -291,6 +295,16 @@ impl Incoming {
                 Err(error) => return Err(failed("made", &staged)(error)),
             }
         }
+    }
+
+    /// Takes the room that it needs at once, if that is much: to look for some with each write costs more.
+    fn reserve(self) -> io::Result<Self> {
+        if let Some(file) = &self.file
+            && self.len >= WRITE_BACK_BYTES
+        {
+            reserve(file, self.len).map_err(failed("made", &self.staged))?;
+        }
+        Ok(self)
     }
 
     /// Appends bytes.
@@ -312,6 +326,11 @@ impl Incoming {
 
     /// Makes the file durable, then visible, then its name durable.
     fn publish(mut self, naming: Naming) -> io::Result<Created> {
+        if self.written != self.len {
+            // What was reserved and not written would be zeros.
+            let (path, expected, actual) = (self.path.display(), self.len, self.written);
+            return Err(io::Error::other(format!("{path} was to have {expected} bytes, but {actual} came")));
+        }
         if let Some(file) = self.file.take() {
             file.sync_data().map_err(failed("synced", &self.staged))?;
         }
@@ -370,20 +389,6 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{} can't be {what}: {error}", path.display()))
 }
-
-/// Has the disk begin to write pages; waits only for a place in its queue. What goes wrong there, the sync at the end
-/// says.
-#[cfg(target_os = "linux")]
-fn write_back(file: &File, start: u64, len: u64) {
-    use std::os::fd::AsRawFd;
-    let (Ok(start), Ok(len)) = (i64::try_from(start), i64::try_from(len)) else { return };
-    // SAFETY: the call takes a descriptor, which `file` keeps open, and numbers; it touches no memory of this process.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
-}
-
-/// Elsewhere the system begins when it likes.
-#[cfg(not(target_os = "linux"))]
-fn write_back(_: &File, _: u64, _: u64) {}
 
 #[cfg(test)]
 #[path = "folder_test.rs"]

@@ -16,8 +16,8 @@ fn a_file_is_seen_when_it_is_whole_and_never_replaced() {
     let inner = folder.path().join("a/b/c");
     let path = inner.join("x");
     let piece = vec![7; (WRITE_BACK_BYTES / 2 + 1) as usize];
-    let begin = || Incoming::new(Arc::clone(&store), path.clone(), 1).unwrap();
-    let (mut first, mut second) = (begin(), begin());
+    let begin = |len| Incoming::new(Arc::clone(&store), path.clone(), 1, len).unwrap();
+    let (mut first, mut second) = (begin(3 * piece.len() as u64), begin(5));
     for _ in 0..3 {
         first.write(&piece).unwrap();
     }
@@ -28,7 +28,7 @@ fn a_file_is_seen_when_it_is_whole_and_never_replaced() {
     assert_eq!(second.publish(Naming::New).unwrap(), Created::Exists(3 * piece.len() as u64));
     assert_eq!(names(&inner), ["x"]);
     assert!(fs::read(&path).unwrap() == piece.repeat(3));
-    let mut over = begin();
+    let mut over = begin(10);
     over.write(b"true bytes").unwrap();
     assert_eq!(over.publish(Naming::Over).unwrap(), Created::New);
     assert_eq!((names(&inner), fs::read(&path).unwrap()), (vec!["x".to_owned()], b"true bytes".to_vec()));
@@ -38,7 +38,7 @@ fn a_file_is_seen_when_it_is_whole_and_never_replaced() {
 fn what_is_given_up_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = Folder::new(folder.path().to_owned());
-    let begin = |key| Incoming::new(Arc::clone(&store), store.file(key), 1);
+    let begin = |key| Incoming::new(Arc::clone(&store), store.file(key), 1, 4);
     let mut given_up = begin("x").unwrap();
     given_up.write(b"half").unwrap();
     drop(given_up);
@@ -51,12 +51,26 @@ fn what_is_given_up_leaves_nothing() {
 }
 
 #[test]
+fn a_file_of_another_length_than_promised_has_no_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Folder::new(folder.path().to_owned());
+    let piece = vec![7; WRITE_BACK_BYTES as usize];
+    for promised in [WRITE_BACK_BYTES + 1, WRITE_BACK_BYTES - 1] {
+        let mut incoming = Incoming::new(Arc::clone(&store), store.file("x"), 1, promised).unwrap();
+        incoming.write(&piece).unwrap();
+        let error = incoming.publish(Naming::New).unwrap_err().to_string();
+        assert!(error.contains(&format!("to have {promised} bytes, but 8388608 came")), "{error}");
+        assert!(names(folder.path()).is_empty());
+    }
+}
+
+#[test]
 fn a_link_to_nowhere_is_an_error_and_no_folder() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(folder.path().join("nowhere"), folder.path().join("packs")).unwrap();
     let store = Folder::new(folder.path().to_owned());
     for key in ["packs/x", "packs/5e/x"] {
-        let error = Incoming::new(Arc::clone(&store), store.file(key), 1).unwrap_err();
+        let error = Incoming::new(Arc::clone(&store), store.file(key), 1, 4).unwrap_err();
         assert!(error.to_string().contains("can't be made"), "{error}");
     }
 }

@@ -4,6 +4,7 @@
 //! commits.
 
 mod connect;
+mod disk;
 mod error;
 mod folder;
 pub(crate) mod keys;

@@ -57,7 +57,7 @@ pub enum Body {
 
 impl Body {
     /// Returns how many bytes will come.
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         match self {
             Self::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
             Self::Stream { len, .. } => *len,
