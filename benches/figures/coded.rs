@@ -59,6 +59,7 @@ async fn to_slow(state: &State, compress: Compression) -> Res<f64> {
 async fn to_files(plan: &Plan, state: &State, compress: Compression) -> Res<f64> {
     let folder = plan.folder()?;
     let store = Store::open(&format!("file://{}", folder.path().display()), OpenMode::Create).await?;
+    plan.fill_memory()?;
     let seconds = state.save(&[store], compress).await?;
     folder.close()?;
     Ok(seconds)

@@ -29,10 +29,12 @@ pub(crate) async fn save(plan: &Plan) -> Res<()> {
         for (name, ranks, pairs) in &mut rows {
             eprintln!("bench: {name}, run {}", run + 1);
             let folder = plan.folder()?;
+            plan.fill_memory()?;
             let limit = timed(|| durable_writes(folder.path(), &state.parts()))?;
             folder.close()?;
             let folder = plan.folder()?;
             let url = format!("file://{}", folder.path().display());
+            plan.fill_memory()?;
             let ours = match ranks {
                 0 => state.save(&[Store::open(&url, OpenMode::Create).await?], Compression::Off).await?,
                 _ => {

@@ -1,4 +1,4 @@
-//! Every figure of Gigastore beside the limit of the same run: `cargo xtask bench [NAME…] [--quick] [--list]`.
+//! Every figure of Gigastore beside the limit of the same run: `cargo xtask bench [NAME…] [--quick] [--filled] [--list]`.
 //!
 //! Each group of rows is measured by a process of its own, which prints a line of JSON for each row; this program
 //! prints them on, then the table on stderr. It fails where a target is missed or a row is absent. Must never measure
@@ -10,6 +10,7 @@ mod corpus;
 mod data;
 mod local;
 mod log;
+mod memory;
 mod peer;
 mod python;
 mod row;
@@ -40,6 +41,8 @@ pub(crate) struct Plan {
     names: Vec<String>,
     /// Where files lie while they are measured.
     folder: PathBuf,
+    /// Whether saves find free memory filled.
+    memory: Option<memory::Memory>,
 }
 
 impl Plan {
@@ -62,6 +65,12 @@ impl Plan {
     pub(crate) fn folder(&self) -> Res<tempfile::TempDir> {
         std::fs::create_dir_all(&self.folder)?;
         Ok(tempfile::tempdir_in(&self.folder)?)
+    }
+
+    /// Fills free memory, where that is asked for, before something is saved and timed.
+    pub(crate) fn fill_memory(&self) -> Res<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        self.memory.as_ref().map_or(Ok(()), |memory| memory.fill(&self.folder))
     }
 
     /// Returns a folder that stays for the next bench.
@@ -94,6 +103,7 @@ impl Plan {
             "log" => "few records".to_owned(),
             _ => format!("{} MiB", self.bytes() >> 20),
         };
+        let note = if self.memory.is_some() { &format!("free memory filled; {note}") } else { note };
         let how = if self.quick { format!("quick: {size}, {runs} runs") } else { format!("median of {runs} runs") };
         let note = if note.is_empty() { how } else { format!("{how}; {note}") };
         println!("{}", serde_json::to_string(&figure(row, note))?);
@@ -101,14 +111,17 @@ impl Plan {
     }
 
     fn parse(arguments: &[String]) -> Res<Self> {
-        let known =
-            |argument: &&String| !matches!(argument.as_str(), "--quick" | "--bench") && argument.starts_with("--");
+        let known = |argument: &&String| {
+            !matches!(argument.as_str(), "--quick" | "--filled" | "--bench") && argument.starts_with("--")
+        };
         if let Some(argument) = arguments.iter().find(known) {
-            return Err(format!("{argument} is no option; there are --quick and --list").into());
+            return Err(format!("{argument} is no option; there are --quick, --filled and --list").into());
         }
         let names = arguments.iter().filter(|argument| !argument.starts_with("--")).cloned().collect();
         let folder = std::env::var_os("GIGASTORE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        Ok(Self { quick: arguments.iter().any(|argument| argument == "--quick"), names, folder })
+        let given = |option| arguments.iter().any(|argument| argument == option);
+        let memory = given("--filled").then(memory::Memory::default);
+        Ok(Self { quick: given("--quick"), names, folder, memory })
     }
 }
 
@@ -163,7 +176,7 @@ fn drive(plan: &Plan) -> Res<bool> {
         eprintln!("bench: {group}");
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--role", "measure", group]).args(&plan.names);
-        command.args(plan.quick.then_some("--quick"));
+        command.args(plan.quick.then_some("--quick")).args(plan.memory.is_some().then_some("--filled"));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let lines = BufReader::new(child.stdout.take().ok_or("a pipe was asked for")?).lines();
         for line in lines {

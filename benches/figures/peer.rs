@@ -89,6 +89,13 @@ impl Peer {
         Ok(Self { child, requests, answers })
     }
 
+    /// Lets it save, after free memory was filled where that is asked for; returns the seconds.
+    pub(crate) fn save(&mut self, plan: &Plan) -> Res<f64> {
+        self.ask("prepare save")?;
+        plan.fill_memory()?;
+        self.seconds("save")
+    }
+
     /// Lets it do something; returns the seconds.
     pub(crate) fn seconds(&mut self, verb: &str) -> Res<f64> {
         Ok(self.ask(verb)?.seconds)
@@ -143,8 +150,9 @@ pub(crate) async fn peers(plan: &Plan) -> Res<()> {
             eprintln!("bench: peers.{name}, run {}", run + 1);
             let ours = plan.folder()?;
             let store = Store::open(&format!("file://{}", ours.path().display()), OpenMode::Create).await?;
+            plan.fill_memory()?;
             let saved = state.save(std::slice::from_ref(&store), Compression::Off).await?;
-            pairs.entry("save").or_default().push(saved, peer.seconds("save")?);
+            pairs.entry("save").or_default().push(saved, peer.save(plan)?);
             for verb in loads {
                 let restored = state.restore(&store, &mut buffers).await?.seconds;
                 pairs.entry(verb).or_default().push(restored, peer.seconds(verb)?);

@@ -32,8 +32,8 @@ pub(crate) async fn python(plan: &Plan) -> Res<()> {
     Ok(folder.close()?)
 }
 
-/// Tells whether ours goes first in this run: every other time, as the second of two saves finds memory that is slower
-/// to come by.
+/// Tells whether ours goes first in this run: every other time, so that what one leaves behind is not always the
+/// other's.
 fn in_turn(run: usize) -> bool {
     !run.is_multiple_of(2)
 }
@@ -47,9 +47,10 @@ async fn plain(plan: &Plan, state: &State, folder: &std::path::Path) -> Res<()> 
         eprintln!("bench: python, run {}", run + 1);
         let ours = plan.folder()?;
         let store = Store::open(&format!("file://{}", ours.path().display()), OpenMode::Create).await?;
-        let first = if in_turn(run) { Some(peer.seconds("save")?) } else { None };
+        let first = if in_turn(run) { Some(peer.save(plan)?) } else { None };
+        plan.fill_memory()?;
         let saved = state.save(std::slice::from_ref(&store), Compression::Off).await?;
-        saves.push(saved, first.map_or_else(|| peer.seconds("save"), Ok)?);
+        saves.push(saved, first.map_or_else(|| peer.save(plan), Ok)?);
         // One more of each, so that both are warm.
         state.restore(&store, &mut buffers).await?;
         peer.seconds("load")?;
@@ -74,8 +75,9 @@ fn dcp(plan: &Plan, state: &State, folder: &std::path::Path) -> Res<()> {
     for run in 0..plan.runs() {
         eprintln!("bench: python.dcp, run {}", run + 1);
         for (_, verb, pairs) in &mut rows {
-            let first = if in_turn(run) { Some(ours.seconds(verb)?) } else { None };
-            pairs.push(theirs.seconds(verb)?, first.map_or_else(|| ours.seconds(verb), Ok)?);
+            let seconds = |peer: &mut Peer| if *verb == "save" { peer.save(plan) } else { peer.seconds(verb) };
+            let first = if in_turn(run) { Some(seconds(&mut ours)?) } else { None };
+            pairs.push(seconds(&mut theirs)?, first.map_or_else(|| seconds(&mut ours), Ok)?);
         }
     }
     for (row, verb, pairs) in rows {

@@ -12,7 +12,7 @@ use gigastore_formats::pack::PackHeader;
 use gigastore_formats::verified::{GroupSize, GroupTree};
 
 use super::buffer::BufferPool;
-use super::mark::mark;
+use super::mark::copy_marked;
 use super::source::SourceError;
 use crate::transport::{PackBytes, Pieces, UploadError};
 
@@ -160,12 +160,13 @@ fn copied(groups: &[Part], pool: &BufferPool, changed: &Changed) -> Result<Bytes
     let mut rest = buffer.as_mut();
     for Part { bytes, watch } in groups {
         let (copy, after) = rest.split_at_mut(bytes.len());
-        copy.copy_from_slice(bytes);
-        if let Some(Watch { slice, marks }) = watch
-            && marks.first() != Some(&mark(copy))
-        {
-            let _ = changed.0.set(Arc::clone(slice));
-            return Err(changed.error().map_or_else(|| "memory was changed".into(), Into::into));
+        match watch {
+            Some(Watch { slice, marks }) if marks.first() != Some(&copy_marked(bytes, copy)) => {
+                let _ = changed.0.set(Arc::clone(slice));
+                return Err(changed.error().map_or_else(|| "memory was changed".into(), Into::into));
+            }
+            Some(_) => {}
+            None => copy.copy_from_slice(bytes),
         }
         rest = after;
     }
@@ -176,6 +177,7 @@ fn copied(groups: &[Part], pool: &BufferPool, changed: &Changed) -> Result<Bytes
 mod tests {
     use super::*;
     use crate::ambient::SystemAmbient;
+    use crate::transfer::mark::mark;
 
     /// Parts of these lengths as a trainer's memory has them, with pads and memory of our own between them.
     fn parts(lens: &[usize]) -> Vec<Part> {

@@ -25,7 +25,7 @@ cargo xtask test    run all that CI checks: format, lints, documentation, test d
 cargo xtask data    only prepare the test data (Python packages, a model, a Parquet file) under target/test-data
 cargo xtask python [TEST...]
                     build the Python package, install it there, check its types, run its tests (or those named)
-cargo xtask bench [NAME...] [--quick] [--list]
+cargo xtask bench [NAME...] [--quick] [--filled] [--list]
                     measure the rows that begin with a name, or all: a line of JSON for each on stdout, a table on
                     stderr; fails where one misses its target
 cargo xtask soak NAME [--minutes N]
