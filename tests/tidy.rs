@@ -48,8 +48,9 @@ const UNSAFE_FILES: &[&str] = &[
     "client/src/transfer/copy.rs",
     "client/src/transfer/huge.rs",
     "client/src/transfer/leased.rs",
+    "client/src/transfer/mark.rs",
     "client/src/transfer/sink.rs",
-    "server/engine/src/store/folder.rs",
+    "server/engine/src/store/disk.rs",
     "server/src/maps.rs",
 ];
 

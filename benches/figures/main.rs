@@ -1,4 +1,4 @@
-//! Every figure of Gigastore beside the limit of the same run: `cargo xtask bench [NAME…] [--quick] [--filled] [--list]`.
+//! Every figure of Gigastore beside the limit of the same run: `cargo xtask bench [NAME…] [--quick] [--filled]`.
 //!
 //! Each group of rows is measured by a process of its own, which prints a line of JSON for each row; this program
 //! prints them on, then the table on stderr. It fails where a target is missed or a row is absent. Must never measure

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt};
 use gigastore_formats::damage::DamageMark;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -58,6 +58,37 @@ impl fmt::Debug for Pieces {
     }
 }
 
+/// The bytes of an upload, each piece made when it is asked for.
+pub type MadePieces = Box<dyn Iterator<Item = Result<Bytes, UploadError>> + Send>;
+
+/// Bytes that are made from memory when they are asked for, from the start any number of times. A piece takes less than
+/// a millisecond.
+#[derive(Clone)]
+pub struct Made(Arc<dyn Fn() -> MadePieces + Send + Sync>);
+
+impl Made {
+    /// Each call of `make` makes them from the start.
+    pub fn new(make: impl Fn() -> MadePieces + Send + Sync + 'static) -> Self {
+        Self(Arc::new(make))
+    }
+
+    /// Makes them from the start, one after the other.
+    pub fn make(&self) -> MadePieces {
+        (self.0)()
+    }
+
+    /// Returns them as what is read.
+    pub fn pieces(self) -> Pieces {
+        Pieces::new(move || futures::stream::iter(self.make()).boxed())
+    }
+}
+
+impl fmt::Debug for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Made")
+    }
+}
+
 /// The bytes of a pack after its header.
 #[derive(Clone, Debug)]
 pub enum PackBytes {
@@ -65,8 +96,8 @@ pub enum PackBytes {
     Hashed(Vec<Bytes>),
     /// Read again from a source that was hashed before and may have changed: checked again as they pass.
     Reread(Pieces),
-    /// Read again from a source that sees for itself whether it has changed since it was hashed, and fails then.
-    Watched(Pieces),
+    /// Made from memory that was hashed before, by whoever sees whether it has changed since, and fails then.
+    Watched(Made),
 }
 
 /// Bytes of one object, in order.

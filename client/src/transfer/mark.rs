@@ -93,7 +93,7 @@ mod tests {
             assert_ne!(mark(&longer), whole);
         }
         for (len, at, to) in [(0, 0, 0), (7, 1, 0), (64, 0, 3), (65, 5, 1), (128, 8, 9), (190, 7, 2)] {
-            let mut copies = vec![0xaa; 200];
+            let mut copies = [0xaa; 200];
             assert_eq!(copy_marked(&bytes[at..at + len], &mut copies[to..to + len]), mark(&bytes[at..at + len]));
             assert_eq!(copies[to..to + len], bytes[at..at + len]);
             assert!(copies[..to].iter().chain(&copies[to + len..]).all(|byte| *byte == 0xaa));

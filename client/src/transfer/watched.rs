@@ -6,15 +6,13 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use futures::stream::StreamExt;
-use gigastore_formats::ambient::Ambient;
 use gigastore_formats::pack::PackHeader;
 use gigastore_formats::verified::{GroupSize, GroupTree};
 
 use super::buffer::BufferPool;
 use super::mark::copy_marked;
 use super::source::SourceError;
-use crate::transport::{PackBytes, Pieces, UploadError};
+use crate::transport::{Made, PackBytes, UploadError};
 
 /// Bytes of one copy: 2 MiB, all of a [`BufferPool`]'s smallest buffer. Small slices share one.
 const COPY_BYTES: usize = 2 << 20;
@@ -107,20 +105,15 @@ pub(crate) fn with_pads(header: &PackHeader, stored: Vec<Vec<Part>>) -> Vec<Part
 }
 
 /// Returns the bytes as an upload takes them: as they are, where all stay as they are.
-pub(crate) fn body(parts: Vec<Part>, pool: &BufferPool, ambient: &Arc<dyn Ambient>, changed: &Changed) -> PackBytes {
+pub(crate) fn body(parts: Vec<Part>, pool: &BufferPool, changed: &Changed) -> PackBytes {
     if parts.iter().all(|part| part.watch.is_none()) {
         return PackBytes::Hashed(parts.into_iter().map(|part| part.bytes).collect());
     }
-    let (pool, ambient, changed, parts) = (pool.clone(), Arc::clone(ambient), changed.clone(), Arc::<[_]>::from(parts));
-    PackBytes::Watched(Pieces::new(move || {
+    let (pool, changed, parts) = (pool.clone(), changed.clone(), Arc::<[_]>::from(parts));
+    PackBytes::Watched(Made::new(move || {
         let copies = copies(parts.iter().flat_map(groups));
-        let (pool, ambient, changed) = (pool.clone(), Arc::clone(&ambient), changed.clone());
-        let sent = futures::stream::iter(copies).then(move |groups| {
-            let (pool, ambient, changed) = (pool.clone(), Arc::clone(&ambient), changed.clone());
-            // Not on a thread that hashes, which may have a whole pack before it while the disk stands still.
-            async move { ambient.waited(move || copied(&groups, &pool, &changed)).await }
-        });
-        sent.boxed()
+        let (pool, changed) = (pool.clone(), changed.clone());
+        Box::new(copies.into_iter().map(move |groups| copied(&groups, &pool, &changed)))
     }))
 }
 
@@ -176,7 +169,6 @@ fn copied(groups: &[Part], pool: &BufferPool, changed: &Changed) -> Result<Bytes
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ambient::SystemAmbient;
     use crate::transfer::mark::mark;
 
     /// Parts of these lengths as a trainer's memory has them, with pads and memory of our own between them.
@@ -190,18 +182,17 @@ mod tests {
         lens.iter().enumerate().flat_map(part).collect()
     }
 
-    async fn sent(parts: Vec<Part>, pool: &BufferPool, changed: &Changed) -> Result<Vec<Bytes>, UploadError> {
-        let PackBytes::Watched(pieces) = body(parts, pool, &SystemAmbient::shared(), changed) else { panic!() };
-        let sent: Vec<Result<Bytes, UploadError>> = pieces.read().collect().await;
-        sent.into_iter().collect()
+    fn sent(parts: Vec<Part>, pool: &BufferPool, changed: &Changed) -> Result<Vec<Bytes>, UploadError> {
+        let PackBytes::Watched(made) = body(parts, pool, changed) else { panic!() };
+        made.make().collect()
     }
 
-    #[tokio::test]
-    async fn copies_have_all_bytes_in_order_and_small_slices_share_a_buffer() {
+    #[test]
+    fn copies_have_all_bytes_in_order_and_small_slices_share_a_buffer() {
         let lens: Vec<usize> = (0..500).map(|i| i * 37 % 9000).chain([5 << 20, (1 << 20) + 1, 0, 3, 4 << 20]).collect();
         let (parts, pool, changed) = (parts(&lens), BufferPool::default(), Changed::default());
         let whole: Vec<u8> = parts.iter().flat_map(|part| part.bytes().to_vec()).collect();
-        let copies = sent(parts, &pool, &changed).await.unwrap();
+        let copies = sent(parts, &pool, &changed).unwrap();
         assert!(copies.concat() == whole);
         assert!(copies.iter().all(|copy| copy.len() <= COPY_BYTES));
         // Two that come one after the other do not fit into one.
@@ -209,8 +200,8 @@ mod tests {
         assert!(pool.made() < 20 && changed.error().is_none(), "{} buffers", pool.made());
     }
 
-    #[tokio::test]
-    async fn a_change_in_any_of_the_groups_that_share_a_buffer_is_found() {
+    #[test]
+    fn a_change_in_any_of_the_groups_that_share_a_buffer_is_found() {
         for wrong in [0, 1, 3, 4] {
             let mut parts = parts(&[4000, 3 << 20, 70, 4096, 9]);
             let part = &mut parts[2 * wrong];
@@ -219,7 +210,7 @@ mod tests {
             bytes[middle] ^= 1;
             part.bytes = bytes.into();
             let changed = Changed::default();
-            sent(parts, &BufferPool::default(), &changed).await.unwrap_err();
+            sent(parts, &BufferPool::default(), &changed).unwrap_err();
             let error = changed.error().unwrap().to_string();
             assert!(error.contains(&format!("slice {wrong}")), "{error}");
         }

@@ -336,7 +336,7 @@ impl Writer {
         decided: &Decided,
     ) -> Result<(), WriteError> {
         let changed = Changed::default();
-        let bytes = body(parts, &self.groups, &self.store.ambient, &changed);
+        let bytes = body(parts, &self.groups, &changed);
         let sent = self.put(header, head, bytes, decided).await;
         sent.map_err(|error| changed.error().map_or(error, WriteError::Source))
     }

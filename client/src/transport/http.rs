@@ -206,18 +206,16 @@ impl Transport for Http {
         header: Bytes,
         bytes: PackBytes,
     ) -> Result<(), Fault> {
+        let stream = |pieces| {
+            let parsed = gigastore_formats::pack::PackHeader::parse(pack.digest, &header);
+            let len = parsed.map_err(|error| Fault::new(FaultCode::BadUpload, &error))?.object_len();
+            Ok::<Sent, Fault>(Sent::Stream { first: header.clone(), pieces, len })
+        };
+        // The service checks what comes.
         let sent = match bytes {
-            PackBytes::Hashed(mut pieces) => {
-                pieces.insert(0, header);
-                Sent::Bytes(pieces)
-            }
-            // The service checks what comes.
-            PackBytes::Reread(pieces) | PackBytes::Watched(pieces) => {
-                let len = gigastore_formats::pack::PackHeader::parse(pack.digest, &header)
-                    .map_err(|error| Fault::new(FaultCode::BadUpload, &error))?
-                    .object_len();
-                Sent::Stream { first: header, pieces, len }
-            }
+            PackBytes::Hashed(pieces) => Sent::Bytes([vec![header], pieces].concat()),
+            PackBytes::Reread(pieces) => stream(pieces)?,
+            PackBytes::Watched(made) => stream(made.pieces())?,
         };
         self.remote.done(Call::new(Method::PUT, object_path(project, ObjectKind::Pack, &pack), sent)).await
     }

@@ -18,7 +18,7 @@ use gigastore_formats::verified::{GroupSize, GroupTree, StreamCheck, StreamHashe
 
 use crate::engine::Engine;
 use crate::log::LogError;
-use crate::store::{Body, BodyError, Created, StoreError, batch, keys};
+use crate::store::{Body, BodyError, Created, MadePieces, StoreError, batch, keys};
 
 /// Questions about objects in flight at once: lookups cost latency, not bandwidth.
 const LOOKUPS_IN_FLIGHT: usize = 64;
@@ -32,8 +32,8 @@ pub enum PackBody {
     Whole(Vec<Bytes>),
     /// From a socket, or read a second time from a source that may have changed: checked as they pass.
     Stream(BoxStream<'static, Result<Bytes, BodyError>>),
-    /// Hashed in this process, and from a source that fails where it is not any more what was hashed.
-    Watched(BoxStream<'static, Result<Bytes, BodyError>>),
+    /// Hashed in this process, and made from memory by whoever fails where that is not any more what was hashed.
+    Watched(MadePieces),
 }
 
 /// Why an upload was refused.
@@ -145,8 +145,7 @@ impl Engine {
                 Body::Whole(pieces)
             }
             PackBody::Watched(pieces) => {
-                let head = futures::stream::once(std::future::ready(Ok(header)));
-                Body::Stream { len, pieces: head.chain(pieces).boxed() }
+                Body::Made { len, pieces: Box::new(std::iter::once(Ok(header)).chain(pieces)) }
             }
             PackBody::Stream(pieces) => {
                 let checked = checked(PackCheck::new(parsed), pieces, Arc::clone(&self.ambient));

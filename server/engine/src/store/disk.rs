@@ -7,12 +7,16 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 
-/// Takes room for a file of `len` bytes, which it has from then on, all of zeros. Fails where there is none; where it
-/// can't be taken for another reason, the writes take it, or say why not.
+/// Bytes of a file from which on its room is taken at once: 8 MiB. To look for some with each write costs more then.
+#[cfg(target_os = "linux")]
+const LONG_BYTES: u64 = 8 << 20;
+
+/// Takes room for a new file of `len` bytes, if that is much: it has them from then on, all of zeros. Fails where there
+/// is none; where it can't be taken for another reason, the writes take it, or say why not.
 #[cfg(target_os = "linux")]
 pub(super) fn reserve(file: &File, len: u64) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    let Ok(len) = i64::try_from(len) else { return Ok(()) };
+    let Some(len) = i64::try_from(len).ok().filter(|_| len >= LONG_BYTES) else { return Ok(()) };
     // SAFETY: the call takes a descriptor, which `file` keeps open, and numbers; it touches no memory of this process.
     if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len) } == 0 {
         return Ok(());

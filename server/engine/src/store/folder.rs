@@ -17,7 +17,7 @@ use futures::stream::{BoxStream, StreamExt};
 use gigastore_formats::ambient::Ambient;
 
 use super::disk::{reserve, write_back};
-use super::objects::{Body, BodyError, Created};
+use super::objects::{Body, BodyError, Created, MadePieces};
 
 /// Bytes that are written at once where they come in pieces: 2 MiB, long enough that the write costs more than handing
 /// it to a thread, and short enough that many objects on their way fit into little memory.
@@ -95,18 +95,12 @@ impl Folder {
             Naming::New if let Some(found) = folder.find(&path)? => Ok(Err(found)),
             Naming::New | Naming::Over => Incoming::new(folder, path, number, len).map(Ok),
         };
-        match body {
-            // One job for all of it: small objects are many, and to hand each step over costs more than most of them.
-            Body::Whole(pieces) => {
-                let write = move || match begin()? {
-                    Ok(mut incoming) => {
-                        pieces.iter().try_for_each(|piece| incoming.write(piece))?;
-                        incoming.publish(naming)
-                    }
-                    Err(found) => Ok(found),
-                };
-                Ok(ambient.waited(write).await?)
-            }
+        // What is made may be long: no more of it than somebody waits for.
+        let waiting = Arc::new(());
+        let awaited = Arc::downgrade(&waiting);
+        let made: MadePieces = match body {
+            Body::Whole(pieces) => Box::new(pieces.into_iter().map(Ok)),
+            Body::Made { pieces, .. } => Box::new(pieces.take_while(move |_| awaited.strong_count() > 0)),
             Body::Stream { mut pieces, .. } => {
                 let incoming = match ambient.waited(begin).await? {
                     Ok(incoming) => incoming,
@@ -118,12 +112,25 @@ impl Folder {
                     let next = async { batch(&mut pieces, BATCH_BYTES).await.map_err(Unwritten::Body) };
                     (gathered, _) = futures::try_join!(next, staged.write(gathered))?;
                 }
-                match staged.incoming.take() {
+                return match staged.incoming.take() {
                     Some(incoming) => Ok(ambient.waited(move || incoming.publish(naming)).await?),
                     None => Err(io::Error::other("its file is gone").into()),
-                }
+                };
             }
-        }
+        };
+        // One job for all: to hand steps over costs more than most, and what was made is still in the core's caches.
+        let write = move || match begin()? {
+            Ok(mut incoming) => {
+                for piece in made {
+                    incoming.write(&piece.map_err(Unwritten::Body)?)?;
+                }
+                Ok(incoming.publish(naming)?)
+            }
+            Err(found) => Ok(found),
+        };
+        let written = ambient.waited(write).await;
+        drop(waiting);
+        written
     }
 
     /// Looks whether an object is there; one that is, is durable then.
@@ -272,9 +279,9 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// Begins a file of `len` bytes that will be `path`, in a folder that is made where it is not there yet. With a `number` that was
-    /// drawn nobody has its name again: a writer that slept while its file was swept away as abandoned must not publish
-    /// that of another.
+    /// Begins a file of `len` bytes that will be `path`, in a folder that is made where it is not there yet. With a
+    /// `number` that was drawn nobody has its name again: a writer that slept while its file was swept away as
+    /// abandoned must not publish that of another.
     fn new(store: Arc<Folder>, path: PathBuf, mut number: u64, len: u64) -> io::Result<Self> {
         loop {
             // The object store's own names for this: it lists no such file.
@@ -285,7 +292,8 @@ impl Incoming {
                 Ok(file) => {
                     let file = Some(file);
                     let begun = Self { store, file, staged, path, len, written: 0, begun: 0, renamed: false };
-                    return begun.reserve();
+                    let reserved = begun.file.as_ref().map_or(Ok(()), |file| reserve(file, len));
+                    return reserved.map_err(failed("made", &begun.staged)).map(|()| begun);
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number = number.wrapping_add(1),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -295,16 +303,6 @@ impl Incoming {
                 Err(error) => return Err(failed("made", &staged)(error)),
             }
         }
-    }
-
-    /// Takes the room that it needs at once, if that is much: to look for some with each write costs more.
-    fn reserve(self) -> io::Result<Self> {
-        if let Some(file) = &self.file
-            && self.len >= WRITE_BACK_BYTES
-        {
-            reserve(file, self.len).map_err(failed("made", &self.staged))?;
-        }
-        Ok(self)
     }
 
     /// Appends bytes.

@@ -16,7 +16,7 @@ mod uploads;
 
 pub use error::StoreError;
 pub use object_store::ObjectStore;
-pub use objects::{Body, BodyError};
+pub use objects::{Body, BodyError, MadePieces};
 pub use open::{OpenError, OpenMode, StoreUrl};
 
 pub(crate) use folder::batch;

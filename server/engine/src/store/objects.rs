@@ -46,6 +46,13 @@ pub(crate) struct Objects {
 pub enum Body {
     /// All of them, in memory, known to be right.
     Whole(Vec<Bytes>),
+    /// They are made from memory as they are asked for; a piece is an error where it can't be what was promised.
+    Made {
+        /// How many bytes will come.
+        len: u64,
+        /// The pieces.
+        pieces: MadePieces,
+    },
     /// They come in pieces; the stream checks them and ends with an error where they are not those that were promised.
     Stream {
         /// How many bytes will come.
@@ -60,13 +67,16 @@ impl Body {
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
-            Self::Stream { len, .. } => *len,
+            Self::Made { len, .. } | Self::Stream { len, .. } => *len,
         }
     }
 }
 
 /// Why bytes to be stored did not come as promised: whatever the stream's owner found.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// Pieces of an object that are made when they are asked for, each in less than a millisecond.
+pub type MadePieces = Box<dyn Iterator<Item = Result<Bytes, BodyError>> + Send>;
 
 /// What a create found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -219,6 +229,7 @@ impl Objects {
         let len = body.len();
         let pieces = match body {
             Body::Whole(pieces) => futures::stream::iter(pieces).map(Ok).boxed(),
+            Body::Made { pieces, .. } => futures::stream::iter(pieces).boxed(),
             Body::Stream { pieces, .. } => pieces,
         };
         if len <= PART_BYTES {
