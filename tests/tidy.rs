@@ -35,8 +35,9 @@ const TOP_LEVEL: &[&str] =
 /// Files that may have `unsafe` blocks, each block with its `SAFETY:`.
 ///
 /// - `copy.rs`: stores that go past the caches are intrinsics; they double the speed of copies that nobody reads soon.
-/// - `folder.rs`: Linux starts to write pages back with a call that has no safe interface.
+/// - `disk.rs`: Linux takes room for a file, and starts to write pages back, by calls of the C library.
 /// - `leased.rs`: files of the store are mapped while a lease keeps writers out.
+/// - `mark.rs`: what somebody else may write to is read once only by volatile reads.
 /// - `sink.rs`: threads fill parts of a caller's buffer at once.
 /// - `maps.rs`: files of the store are mapped to be sent.
 /// - `dlpack.rs`, `memory.rs`: memory of Python's objects comes and goes as addresses.

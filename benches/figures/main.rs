@@ -1,4 +1,5 @@
-//! Every figure of Gigastore beside the limit of the same run: `cargo xtask bench [NAME…] [--quick] [--filled]`.
+//! Every figure of Gigastore beside the limit of the same run, by
+//! `cargo xtask bench [NAME…] [--quick] [--filled] [--list]`.
 //!
 //! Each group of rows is measured by a process of its own, which prints a line of JSON for each row; this program
 //! prints them on, then the table on stderr. It fails where a target is missed or a row is absent. Must never measure
@@ -103,7 +104,11 @@ impl Plan {
             "log" => "few records".to_owned(),
             _ => format!("{} MiB", self.bytes() >> 20),
         };
-        let note = if self.memory.is_some() { &format!("free memory filled; {note}") } else { note };
+        let note = if self.memory.as_ref().is_some_and(memory::Memory::has_filled) {
+            &format!("free memory filled; {note}")
+        } else {
+            note
+        };
         let how = if self.quick { format!("quick: {size}, {runs} runs") } else { format!("median of {runs} runs") };
         let note = if note.is_empty() { how } else { format!("{how}; {note}") };
         println!("{}", serde_json::to_string(&figure(row, note))?);

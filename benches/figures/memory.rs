@@ -16,7 +16,7 @@ use crate::Res;
 /// Bytes that are left free: about what a system keeps so.
 const LEFT_BYTES: u64 = 256 << 20;
 
-/// Bytes that are filled at once, at most: more than any save here writes, a matter of seconds on a large machine.
+/// Bytes that are filled at once, at most: a matter of seconds.
 const MOST_BYTES: u64 = 32 << 30;
 
 /// Bytes of one read.
@@ -29,18 +29,26 @@ pub(crate) struct Memory(RefCell<Option<(File, u64)>>);
 impl Memory {
     /// Fills free memory with more of the file, which lies in `folder` and has no name.
     pub(crate) fn fill(&self, folder: &Path) -> Res<()> {
+        let more = free_bytes()?.saturating_sub(LEFT_BYTES);
+        if more > MOST_BYTES {
+            return Err(format!("--filled fills up to {MOST_BYTES} bytes of memory, and {more} are free").into());
+        }
         let mut kept = self.0.borrow_mut();
         let (file, end) = match kept.as_mut() {
             Some(kept) => kept,
             None => kept.insert((tempfile::tempfile_in(folder)?, 0)),
         };
-        let more = free_bytes()?.saturating_sub(LEFT_BYTES).min(MOST_BYTES);
         file.set_len(*end + more)?;
         let mut piece = vec![0; PIECE_BYTES];
         while let read @ 1.. = file.read_at(&mut piece, *end)? {
             *end += read as u64;
         }
         Ok(())
+    }
+
+    /// Tells whether it ever did: what is measured after it finds memory so, too.
+    pub(crate) fn has_filled(&self) -> bool {
+        self.0.borrow().is_some()
     }
 }
 

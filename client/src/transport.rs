@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
+use gigastore_formats::ambient::Ambient;
 use gigastore_formats::damage::DamageMark;
 use gigastore_formats::name::{Name, ProjectName, Target};
 use gigastore_formats::object::{ObjectKind, Stored};
@@ -61,8 +62,7 @@ impl fmt::Debug for Pieces {
 /// The bytes of an upload, each piece made when it is asked for.
 pub type MadePieces = Box<dyn Iterator<Item = Result<Bytes, UploadError>> + Send>;
 
-/// Bytes that are made from memory when they are asked for, from the start any number of times. A piece takes less than
-/// a millisecond.
+/// Bytes that are made from memory when they are asked for, from the start any number of times.
 #[derive(Clone)]
 pub struct Made(Arc<dyn Fn() -> MadePieces + Send + Sync>);
 
@@ -77,9 +77,16 @@ impl Made {
         (self.0)()
     }
 
-    /// Returns them as what is read.
-    pub fn pieces(self) -> Pieces {
-        Pieces::new(move || futures::stream::iter(self.make()).boxed())
+    /// Returns them as what is read: each is made on a thread that may wait, as none that serves sockets may.
+    pub fn pieces(self, ambient: Arc<dyn Ambient>) -> Pieces {
+        Pieces::new(move || {
+            let ambient = Arc::clone(&ambient);
+            let next = move |mut pieces: MadePieces| {
+                let ambient = Arc::clone(&ambient);
+                async move { ambient.waited(move || pieces.next().map(|piece| (piece, pieces))).await }
+            };
+            futures::stream::unfold(self.make(), next).boxed()
+        })
     }
 }
 

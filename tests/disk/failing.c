@@ -103,8 +103,6 @@ ON_FD(ssize_t, pwrite, (int fd, const void *bytes, size_t len, off_t at), fd, by
 ON_FD(ssize_t, pwrite64, (int fd, const void *bytes, size_t len, off64_t at), fd, bytes, len, at)
 ON_FD(int, fsync, (int fd), fd)
 ON_FD(int, fdatasync, (int fd), fd)
-ON_FD(int, fallocate, (int fd, int mode, off_t at, off_t len), fd, mode, at, len)
-ON_FD(int, fallocate64, (int fd, int mode, off64_t at, off64_t len), fd, mode, at, len)
 ON_FD(int, ftruncate, (int fd, off_t len), fd, len)
 ON_FD(int, ftruncate64, (int fd, off64_t len), fd, len)
 

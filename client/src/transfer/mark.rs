@@ -1,7 +1,8 @@
 //! Marks of memory that somebody else may write to: is it still what was hashed? For a small part of a hash's cost.
 //!
 //! A mark finds writes that nobody meant, as of a trainer that goes on too early, and not an adversary's: the memory is
-//! the caller's own. Must never stand for a digest.
+//! the caller's own. Rust promises nothing of memory that is written to meanwhile; what is relied on is that a volatile
+//! read of a word is one load. Must never stand for a digest.
 
 #![allow(unsafe_code, reason = "what somebody else may write to is read once only by volatile reads")]
 

@@ -213,9 +213,12 @@ impl Transport for Http {
         };
         // The service checks what comes.
         let sent = match bytes {
-            PackBytes::Hashed(pieces) => Sent::Bytes([vec![header], pieces].concat()),
+            PackBytes::Hashed(mut pieces) => {
+                pieces.insert(0, header);
+                Sent::Bytes(pieces)
+            }
             PackBytes::Reread(pieces) => stream(pieces)?,
-            PackBytes::Watched(made) => stream(made.pieces())?,
+            PackBytes::Watched(made) => stream(made.pieces(Arc::clone(&self.ambient)))?,
         };
         self.remote.done(Call::new(Method::PUT, object_path(project, ObjectKind::Pack, &pack), sent)).await
     }

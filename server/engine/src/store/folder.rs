@@ -100,7 +100,9 @@ impl Folder {
         let awaited = Arc::downgrade(&waiting);
         let made: MadePieces = match body {
             Body::Whole(pieces) => Box::new(pieces.into_iter().map(Ok)),
-            Body::Made { pieces, .. } => Box::new(pieces.take_while(move |_| awaited.strong_count() > 0)),
+            Body::Made { mut pieces, .. } => {
+                Box::new(std::iter::from_fn(move || (awaited.strong_count() > 0).then(|| pieces.next()).flatten()))
+            }
             Body::Stream { mut pieces, .. } => {
                 let incoming = match ambient.waited(begin).await? {
                     Ok(incoming) => incoming,
@@ -113,7 +115,7 @@ impl Folder {
                     (gathered, _) = futures::try_join!(next, staged.write(gathered))?;
                 }
                 return match staged.incoming.take() {
-                    Some(incoming) => Ok(ambient.waited(move || incoming.publish(naming)).await?),
+                    Some(incoming) => ambient.waited(move || incoming.publish(naming)).await,
                     None => Err(io::Error::other("its file is gone").into()),
                 };
             }
@@ -121,10 +123,11 @@ impl Folder {
         // One job for all: to hand steps over costs more than most, and what was made is still in the core's caches.
         let write = move || match begin()? {
             Ok(mut incoming) => {
+                incoming.reserve();
                 for piece in made {
                     incoming.write(&piece.map_err(Unwritten::Body)?)?;
                 }
-                Ok(incoming.publish(naming)?)
+                incoming.publish(naming)
             }
             Err(found) => Ok(found),
         };
@@ -291,9 +294,7 @@ impl Incoming {
             match OpenOptions::new().write(true).create_new(true).open(&staged) {
                 Ok(file) => {
                     let file = Some(file);
-                    let begun = Self { store, file, staged, path, len, written: 0, begun: 0, renamed: false };
-                    let reserved = begun.file.as_ref().map_or(Ok(()), |file| reserve(file, len));
-                    return reserved.map_err(failed("made", &begun.staged)).map(|()| begun);
+                    return Ok(Self { store, file, staged, path, len, written: 0, begun: 0, renamed: false });
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number = number.wrapping_add(1),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -303,6 +304,12 @@ impl Incoming {
                 Err(error) => return Err(failed("made", &staged)(error)),
             }
         }
+    }
+
+    /// Takes room for all of it. Not for what others send at their own pace: whether there is room for that is counted
+    /// where it comes in, and this would count it twice.
+    fn reserve(&self) {
+        self.file.iter().for_each(|file| reserve(file, self.len));
     }
 
     /// Appends bytes.
@@ -323,11 +330,11 @@ impl Incoming {
     }
 
     /// Makes the file durable, then visible, then its name durable.
-    fn publish(mut self, naming: Naming) -> io::Result<Created> {
+    fn publish(mut self, naming: Naming) -> Result<Created, Unwritten> {
         if self.written != self.len {
-            // What was reserved and not written would be zeros.
-            let (path, expected, actual) = (self.path.display(), self.len, self.written);
-            return Err(io::Error::other(format!("{path} was to have {expected} bytes, but {actual} came")));
+            // What has room and was not written would be zeros.
+            let (expected, actual) = (self.len, self.written);
+            return Err(Unwritten::Body(format!("expected {expected} bytes, but {actual} came").into()));
         }
         if let Some(file) = self.file.take() {
             file.sync_data().map_err(failed("synced", &self.staged))?;
@@ -336,7 +343,7 @@ impl Incoming {
             Naming::New => match fs::hard_link(&self.staged, &self.path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     let gone = || io::Error::other(format!("{} was there and is gone", self.path.display()));
-                    return self.store.find(&self.path)?.ok_or_else(gone);
+                    return Ok(self.store.find(&self.path)?.ok_or_else(gone)?);
                 }
                 linked => linked.map_err(failed("linked", &self.path))?,
             },

@@ -57,9 +57,10 @@ fn a_file_of_another_length_than_promised_has_no_name() {
     let piece = vec![7; WRITE_BACK_BYTES as usize];
     for promised in [WRITE_BACK_BYTES + 1, WRITE_BACK_BYTES - 1] {
         let mut incoming = Incoming::new(Arc::clone(&store), store.file("x"), 1, promised).unwrap();
+        incoming.reserve();
         incoming.write(&piece).unwrap();
-        let error = incoming.publish(Naming::New).unwrap_err().to_string();
-        assert!(error.contains(&format!("to have {promised} bytes, but 8388608 came")), "{error}");
+        let Err(Unwritten::Body(error)) = incoming.publish(Naming::New) else { panic!() };
+        assert_eq!(error.to_string(), format!("expected {promised} bytes, but 8388608 came"));
         assert!(names(folder.path()).is_empty());
     }
 }

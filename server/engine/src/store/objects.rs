@@ -75,7 +75,7 @@ impl Body {
 /// Why bytes to be stored did not come as promised: whatever the stream's owner found.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// Pieces of an object that are made when they are asked for, each in less than a millisecond.
+/// Pieces of an object that are made when they are asked for, by a thread that may wait.
 pub type MadePieces = Box<dyn Iterator<Item = Result<Bytes, BodyError>> + Send>;
 
 /// What a create found.
@@ -229,7 +229,7 @@ impl Objects {
         let len = body.len();
         let pieces = match body {
             Body::Whole(pieces) => futures::stream::iter(pieces).map(Ok).boxed(),
-            Body::Made { pieces, .. } => futures::stream::iter(pieces).boxed(),
+            Body::Made { pieces, .. } => made(Arc::clone(&self.ambient), pieces),
             Body::Stream { pieces, .. } => pieces,
         };
         if len <= PART_BYTES {
@@ -271,6 +271,15 @@ impl Objects {
         };
         len.min(most)
     }
+}
+
+/// Has pieces made one by one, where none waits for them that serves sockets.
+fn made(ambient: Arc<dyn Ambient>, pieces: MadePieces) -> BoxStream<'static, Result<Bytes, BodyError>> {
+    let next = move |mut pieces: MadePieces| {
+        let ambient = Arc::clone(&ambient);
+        async move { ambient.waited(move || pieces.next().map(|piece| (piece, pieces))).await }
+    };
+    futures::stream::unfold(pieces, next).boxed()
 }
 
 pub(super) fn folder_error(error: io::Error) -> Error {
