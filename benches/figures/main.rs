@@ -70,7 +70,6 @@ impl Plan {
 
     /// Fills free memory, where that is asked for, before something is saved and timed.
     pub(crate) fn fill_memory(&self) -> Res<()> {
-        std::fs::create_dir_all(&self.folder)?;
         self.memory.as_ref().map_or(Ok(()), |memory| memory.fill(&self.folder))
     }
 

@@ -37,46 +37,31 @@ pub type UploadError = Box<dyn std::error::Error + Send + Sync + 'static>;
 /// The bytes of an upload as they are read from their source.
 pub type PieceStream = BoxStream<'static, Result<Bytes, UploadError>>;
 
-/// A source of bytes that can be read again from its start, where an upload has to be sent again.
-#[derive(Clone)]
-pub struct Pieces(Arc<dyn Fn() -> PieceStream + Send + Sync>);
+/// The bytes of an upload, each piece made when it is asked for.
+pub type MadePieces = Box<dyn Iterator<Item = Result<Bytes, UploadError>> + Send>;
 
-impl Pieces {
+/// A source that can be read again from its start, where an upload has to be sent again.
+pub struct Again<T>(Arc<dyn Fn() -> T + Send + Sync>);
+
+/// Bytes that are read from their source.
+pub type Pieces = Again<PieceStream>;
+
+/// Bytes that are made from memory.
+pub type Made = Again<MadePieces>;
+
+impl<T> Again<T> {
     /// Each call of `read` reads the source from its start.
-    pub fn new(read: impl Fn() -> PieceStream + Send + Sync + 'static) -> Self {
+    pub fn new(read: impl Fn() -> T + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
 
     /// Reads the source from its start.
-    pub fn read(&self) -> PieceStream {
+    pub fn read(&self) -> T {
         (self.0)()
     }
 }
-
-impl fmt::Debug for Pieces {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pieces")
-    }
-}
-
-/// The bytes of an upload, each piece made when it is asked for.
-pub type MadePieces = Box<dyn Iterator<Item = Result<Bytes, UploadError>> + Send>;
-
-/// Bytes that are made from memory when they are asked for, from the start any number of times.
-#[derive(Clone)]
-pub struct Made(Arc<dyn Fn() -> MadePieces + Send + Sync>);
 
 impl Made {
-    /// Each call of `make` makes them from the start.
-    pub fn new(make: impl Fn() -> MadePieces + Send + Sync + 'static) -> Self {
-        Self(Arc::new(make))
-    }
-
-    /// Makes them from the start, one after the other.
-    pub fn make(&self) -> MadePieces {
-        (self.0)()
-    }
-
     /// Returns them as what is read: each is made on a thread that may wait, as none that serves sockets may.
     pub fn pieces(self, ambient: Arc<dyn Ambient>) -> Pieces {
         Pieces::new(move || {
@@ -85,14 +70,20 @@ impl Made {
                 let ambient = Arc::clone(&ambient);
                 async move { ambient.waited(move || pieces.next().map(|piece| (piece, pieces))).await }
             };
-            futures::stream::unfold(self.make(), next).boxed()
+            futures::stream::unfold(self.read(), next).boxed()
         })
     }
 }
 
-impl fmt::Debug for Made {
+impl<T> Clone for Again<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> fmt::Debug for Again<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Made")
+        f.write_str("Again")
     }
 }
 

@@ -153,13 +153,14 @@ fn copied(groups: &[Part], pool: &BufferPool, changed: &Changed) -> Result<Bytes
     let mut rest = buffer.as_mut();
     for Part { bytes, watch } in groups {
         let (copy, after) = rest.split_at_mut(bytes.len());
-        match watch {
-            Some(Watch { slice, marks }) if marks.first() != Some(&copy_marked(bytes, copy)) => {
+        if let Some(Watch { slice, marks }) = watch {
+            let mark = copy_marked(bytes, copy);
+            if marks.first() != Some(&mark) {
                 let _ = changed.0.set(Arc::clone(slice));
                 return Err(changed.error().map_or_else(|| "memory was changed".into(), Into::into));
             }
-            Some(_) => {}
-            None => copy.copy_from_slice(bytes),
+        } else {
+            copy.copy_from_slice(bytes);
         }
         rest = after;
     }
@@ -184,7 +185,7 @@ mod tests {
 
     fn sent(parts: Vec<Part>, pool: &BufferPool, changed: &Changed) -> Result<Vec<Bytes>, UploadError> {
         let PackBytes::Watched(made) = body(parts, pool, changed) else { panic!() };
-        made.make().collect()
+        made.read().collect()
     }
 
     #[test]

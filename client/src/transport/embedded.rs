@@ -114,7 +114,7 @@ impl Transport for Engine {
         let body = match bytes {
             PackBytes::Hashed(pieces) => PackBody::Whole(pieces),
             PackBytes::Reread(pieces) => PackBody::Stream(pieces.read()),
-            PackBytes::Watched(pieces) => PackBody::Watched(pieces.make()),
+            PackBytes::Watched(pieces) => PackBody::Watched(pieces.read()),
         };
         Engine::put_pack(self, project, pack, header, body).await.map_err(fault)
     }
