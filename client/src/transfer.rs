@@ -12,6 +12,7 @@
 //! | `sink.rs` | where the bytes of a restore go |
 //! | `read.rs` | planned ranges of packs, as many at once as is best |
 //! | `delivery.rs` | the groups of one read, verified, into sinks |
+//! | `order.rs` | copied and hashed, in the order that is faster here |
 //! | `huge.rs` | huge pages for memory of the allocator's |
 //! | `gather.rs` | a range of a file, verified, into one buffer |
 //! | `leased.rs` | a part of such a file, looked at where the system keeps it |
@@ -38,6 +39,7 @@ pub(crate) mod huge;
 mod leased;
 pub(crate) mod local;
 mod mark;
+mod order;
 pub(crate) mod phases;
 pub mod progress;
 pub(crate) mod read;

@@ -12,14 +12,11 @@ use gigastore_formats::tensor::boxes::Run;
 use gigastore_formats::tensor::slice::Codec;
 use gigastore_formats::wire::Fault;
 
-use super::copy::copy;
+use super::order::copied;
 use super::progress::Progress;
 use super::read::{Copy, FetchError};
 use super::sink::Lent;
 use crate::transport::{Source, Taker, absent};
-
-/// Bytes that are hashed while they are warm: a small part of a core's own cache.
-const WARM_BYTES: usize = 256 << 10;
 
 thread_local! {
     /// Where a group lies that can't be filled in place: kept, because fresh memory costs more than the copy into it.
@@ -147,20 +144,6 @@ impl Delivery {
         let (slice, object) = (self.pack.slices[group.slice].name.clone(), self.pack.object.clone());
         Undelivered::Failed(FetchError::Damaged { slice, object, range: group.stored, fault })
     }
-}
-
-/// Cuts what is lent into pieces and copies each as the next one is asked for: after it was hashed. A hash waits less
-/// for memory than a copy does, and leaves the piece in the caches for the copy, which goes past them.
-fn copied<'s>(from: &'s [u8], into: &mut [u8]) -> impl Iterator<Item = &'s [u8]> {
-    let mut pieces = from.chunks(WARM_BYTES).zip(into.chunks_mut(WARM_BYTES));
-    let mut hashed = None;
-    std::iter::from_fn(move || {
-        if let Some((from, into)) = hashed.take() {
-            copy(from, into);
-        }
-        hashed = pieces.next();
-        hashed.as_ref().map(|(from, _)| *from)
-    })
 }
 
 /// Returns the memory that a group belongs to, where all of it belongs to one place and lies there as it is stored.

@@ -99,6 +99,10 @@ mod linux {
     /// `F_SETSIG` of Linux (`asm-generic/fcntl.h`), which the libc crate does not name.
     const F_SETSIG: libc::c_int = 10;
 
+    /// Bytes that the system maps with a page of them, on a border of as many, where it has them in memory:
+    /// `fault_around_bytes`, which is 64 KiB unless somebody said otherwise.
+    const AROUND_BYTES: usize = 64 << 10;
+
     /// File systems of one machine (`linux/magic.h`): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs.
     const LOCAL: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
@@ -140,9 +144,30 @@ mod linux {
         // it, until the lease is given back, which the owner of this map does after the map is gone. Where the system
         // took the lease away before, what was seen is not used (see the head of this file).
         let map = unsafe { options.map(file) }.ok()?;
-        // What is not in memory after all, the system reads here.
-        map.advise(Advice::PopulateRead).ok()?;
+        // To ask for each page has the system walk its tables for every one of them, which takes four times as long as
+        // to map them. So it is asked for one in as many as it maps with one, and then whether it kept the others, too.
+        let next = map.as_ptr().align_offset(AROUND_BYTES);
+        let asked = std::iter::once(0).chain((next..map.len()).step_by(AROUND_BYTES));
+        for at in asked {
+            map.advise_range(Advice::PopulateRead, at, 1).ok()?;
+        }
+        if !is_kept(&map) {
+            // What is not in memory after all, the system reads here.
+            map.advise(Advice::PopulateRead).ok()?;
+        }
         Some(map)
+    }
+
+    /// Tells whether the system has all of a map in memory.
+    pub(super) fn is_kept(map: &Mmap) -> bool {
+        let page = rustix::param::page_size();
+        let before = map.as_ptr().addr() % page;
+        let len = before + map.len();
+        let mut kept = vec![0; len.div_ceil(page)];
+        // SAFETY: the call reads no memory of the map, whose pages begin `before` bytes before its first byte, and
+        // writes one byte for each of them, which is what `kept` has room for.
+        let asked = unsafe { libc::mincore(map.as_ptr().sub(before).cast_mut().cast(), len, kept.as_mut_ptr()) };
+        asked == 0 && kept.iter().all(|page| page & 1 == 1)
     }
 }
 
@@ -182,6 +207,24 @@ mod tests {
         assert!(!linux::is_leased(&other), "what failed left a lease");
         drop(leased);
         File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+    }
+
+    #[test]
+    fn pages_that_were_dropped_are_read_again() {
+        const BYTES: u64 = (3 << 20) + 77;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let bytes: Vec<u8> = (0..BYTES).map(|i| (i * 7 + i / 255) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let file = Arc::new(File::open(&path).unwrap());
+        file.sync_all().unwrap();
+        for (start, len) in [(0, BYTES), (1 << 20, 1 << 20), (68 << 10, 4 << 10)] {
+            let advice = rustix::fs::Advice::DontNeed;
+            rustix::fs::fadvise(&file, start, std::num::NonZero::new(len), advice).unwrap();
+            let Some(mut leased) = Leased::new(Arc::clone(&file), range(1000, BYTES)) else { return };
+            assert!(linux::is_kept(leased.map.as_ref().unwrap()), "{len} bytes at {start}");
+            assert!(leased.lend(range(1000, BYTES)).unwrap() == &bytes[1000..]);
+        }
     }
 
     #[test]
