@@ -34,15 +34,15 @@ struct Trial {
     lead: AtomicI32,
 }
 
-/// Cuts `from` into pieces, and copies each into its place in `into` as it is asked for, or as the next one is: when
-/// whoever asks has hashed it.
-pub(super) fn copied<'s>(from: &'s [u8], into: &mut [u8]) -> impl Iterator<Item = &'s [u8]> {
+/// Cuts `from` into pieces, and copies what is wanted of each as it is asked for, or as the next one is: when whoever
+/// asks has hashed it. Wanted are `into.len()` bytes from `at` on.
+pub(super) fn copied<'s>(from: &'s [u8], at: usize, into: &mut [u8]) -> impl Iterator<Item = &'s [u8]> {
     static HERE: Trial = Trial { begun: AtomicU32::new(0), pairs: AtomicU32::new(0), lead: AtomicI32::new(0) };
-    copied_as(&HERE, from, into)
+    copied_as(&HERE, from, at, into)
 }
 
-fn copied_as<'s>(trial: &Trial, from: &'s [u8], into: &mut [u8]) -> impl Iterator<Item = &'s [u8]> {
-    let mut pieces = from.chunks(PIECE_BYTES).zip(into.chunks_mut(PIECE_BYTES));
+fn copied_as<'s>(trial: &Trial, from: &'s [u8], mut at: usize, mut into: &mut [u8]) -> impl Iterator<Item = &'s [u8]> {
+    let mut pieces = from.chunks(PIECE_BYTES);
     let mut laps = trial.laps();
     let mut hashed = None;
     std::iter::from_fn(move || {
@@ -50,13 +50,17 @@ fn copied_as<'s>(trial: &Trial, from: &'s [u8], into: &mut [u8]) -> impl Iterato
             copy(from, into);
         }
         laps.iter_mut().for_each(Laps::done);
-        let (from, into) = pieces.next()?;
+        let piece = pieces.next()?;
+        let (before, rest) = piece.split_at(at.min(piece.len()));
+        at -= before.len();
+        let from = &rest[..rest.len().min(into.len())];
+        let now = into.split_off_mut(..from.len()).unwrap_or_default();
         let timed = laps.as_mut().filter(|_| from.len() == PIECE_BYTES);
         match timed.map_or_else(|| trial.winner(), Laps::begin) {
-            First::Copy => copy(from, into),
-            First::Hash => hashed = Some((from, into)),
+            First::Copy => copy(from, now),
+            First::Hash => hashed = Some((from, now)),
         }
-        Some(from)
+        Some(piece)
     })
 }
 
@@ -130,16 +134,18 @@ mod tests {
     }
 
     #[test]
-    fn in_either_order_and_in_turns_all_is_copied_and_seen() {
+    fn in_either_order_and_in_turns_what_is_wanted_is_copied_and_all_is_seen() {
+        const PIECE: usize = PIECE_BYTES;
         let from: Vec<u8> = (0..BYTES).map(|i| (i * 31 + i / 255) as u8).collect();
+        let parts = [(0, BYTES), (3, PIECE), (PIECE, 2 * PIECE), (2 * PIECE - 1, 2), (BYTES - 90, 90), (BYTES, 0)];
         for trial in [Trial::default(), ended(1), ended(-1)] {
-            for _ in 0..2 {
-                let mut into = vec![0; BYTES];
-                assert!(copied_as(&trial, &from, &mut into).collect::<Vec<_>>().concat() == from);
-                assert!(into == from);
+            for (at, len) in parts.into_iter().chain(parts) {
+                let mut into = vec![0; len];
+                assert!(copied_as(&trial, &from, at, &mut into).collect::<Vec<_>>().concat() == from);
+                assert!(into == from[at..at + len], "{len} bytes at {at}, {trial:?}");
             }
         }
-        assert_eq!(copied(&[], &mut []).count(), 0);
+        assert_eq!(copied(&[], 0, &mut []).count(), 0);
     }
 
     #[test]
@@ -147,7 +153,7 @@ mod tests {
         let from = vec![7; BYTES];
         for (trial, copied) in [(ended(1), 2), (ended(-1), 1)] {
             let mut into = vec![0; BYTES];
-            assert_eq!(copied_as(&trial, &from, &mut into).take(2).count(), 2);
+            assert_eq!(copied_as(&trial, &from, 0, &mut into).take(2).count(), 2);
             assert!(into.iter().filter(|byte| **byte == 7).count() == copied * PIECE_BYTES, "{trial:?}");
         }
     }
@@ -158,11 +164,11 @@ mod tests {
         let mut into = vec![0; BYTES];
         // Two pairs each: the fifth piece has no other, and what is left over is not timed.
         for transfers in 1..=8 {
-            copied_as(&trial, &from, &mut into).for_each(drop);
+            copied_as(&trial, &from, 0, &mut into).for_each(drop);
             assert_eq!(trial.pairs.load(Ordering::Relaxed), 2 * transfers);
         }
         assert!(trial.laps().is_none() && trial.begun.load(Ordering::Relaxed) == 8);
-        copied_as(&trial, &from, &mut into).for_each(drop);
+        copied_as(&trial, &from, 0, &mut into).for_each(drop);
         assert_eq!(trial.pairs.load(Ordering::Relaxed), 16);
     }
 
