@@ -105,6 +105,7 @@ impl Delivery {
                 }
             }
             None if (place.len() as u64) < group.stored.len() => {
+                // The copy claims it again.
                 drop(place);
                 return by_copy(source);
             }
@@ -200,9 +201,10 @@ mod tests {
 
     const BYTES: u64 = (3 << 20) + 5;
 
-    /// An object in memory that is lent.
+    /// An object in memory, which may be lent.
     struct Lending {
         object: Vec<u8>,
+        lends: bool,
         stays: bool,
     }
 
@@ -213,7 +215,7 @@ mod tests {
         }
 
         fn lend(&mut self, range: ByteRange) -> Option<&[u8]> {
-            self.object.get(range.start() as usize..range.end() as usize)
+            self.object.get(range.start() as usize..range.end() as usize).filter(|_| self.lends)
         }
 
         fn stayed(&self) -> bool {
@@ -243,18 +245,25 @@ mod tests {
         let copies = vec![Copy { plan, sink: sink.clone() }];
         let pack = OpenPack { object: "p".into(), slices: vec![OpenSlice { entry, name: "w".into(), copies }] };
         let delivery = Delivery::new(Arc::new(pack), groups, Progress::default());
-        (data, delivery, sink, Lending { object, stays: true })
+        (data, delivery, sink, Lending { object, lends: true, stays: true })
     }
 
     /// Parts of whole groups, of parts of groups, and of both.
     const PARTS: [(u64, u64); 4] = [(0, BYTES), (1 << 20, 1 << 20), (1000, 3000), (1 << 19, 2 << 20)];
 
+    /// Each part, lent and not.
+    fn each_part() -> impl Iterator<Item = (u64, u64, bool)> {
+        PARTS.into_iter().flat_map(|(start, len)| [true, false].map(|lends| (start, len, lends)))
+    }
+
     #[test]
-    fn what_is_lent_is_delivered_whole_and_in_part() {
-        for (start, len) in PARTS {
+    fn what_is_wanted_is_delivered_and_counted_once() {
+        for (start, len, lends) in each_part() {
             let (data, delivery, sink, mut source) = wanted(start, len);
+            source.lends = lends;
             delivery.take(&mut source).unwrap();
             assert!(delivery.failure().is_none() && delivery.rest().is_empty());
+            assert_eq!(delivery.progress.snapshot().done, len);
             drop(delivery);
             assert!(sink.into_inner().unwrap() == data[start as usize..][..len as usize], "{len} bytes at {start}");
         }
@@ -268,6 +277,7 @@ mod tests {
             let wanted = delivery.rest();
             delivery.take(&mut source).unwrap_err();
             assert!(delivery.failure().is_none() && delivery.rest() == wanted);
+            assert_eq!(delivery.progress.snapshot().done, 0);
             drop(delivery);
             let memory = sink.into_inner().unwrap();
             let copied = memory.iter().position(|byte| *byte == 7).unwrap_or(memory.len());
@@ -278,12 +288,14 @@ mod tests {
 
     #[test]
     fn what_is_damaged_is_not_seen() {
-        for (start, len) in PARTS {
+        for (start, len, lends) in each_part() {
             let (_, delivery, sink, mut source) = wanted(start, len);
+            source.lends = lends;
             let at = delivery.rest().start() as usize + 77;
             source.object[at] ^= 1;
             delivery.take(&mut source).unwrap();
             assert!(matches!(delivery.failure(), Some(FetchError::Damaged { .. })));
+            assert_eq!(delivery.progress.snapshot().done, 0);
             drop(delivery);
             assert!(sink.into_inner().unwrap().iter().all(|byte| [0, 7].contains(byte)), "{len} bytes at {start}");
         }

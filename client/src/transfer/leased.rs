@@ -6,8 +6,8 @@
 //! milliseconds of one read. The system takes it away from a process that was stopped for longer than 45 s
 //! (`/proc/sys/fs/lease-break-time`) while somebody waited; so what was looked at counts only if the lease is still
 //! there afterwards. Only on file systems of this machine alone: elsewhere another machine knows of no lease. What is
-//! left is what every program that maps files lives with: a page that was dropped meanwhile and can't be read again
-//! ends the process. Must never look at a byte of a file that is not leased.
+//! left is what every program that maps files lives with: a page that was dropped meanwhile and can't be read again, or
+//! whose memory failed, ends the process. Must never look at a byte of a file that is not leased.
 
 #![allow(unsafe_code, reason = "leases, and maps that they make sound, have no safe interface")]
 
@@ -92,6 +92,7 @@ impl Source for Leased {
 mod linux {
     use std::fs::File;
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
 
     use gigastore_formats::range::ByteRange;
     use memmap2::{Advice, Mmap, MmapOptions};
@@ -99,8 +100,8 @@ mod linux {
     /// `F_SETSIG` of Linux (`asm-generic/fcntl.h`), which the libc crate does not name.
     const F_SETSIG: libc::c_int = 10;
 
-    /// Bytes that the system maps with a page of them, on a border of as many, where it has them in memory:
-    /// `fault_around_bytes`, which is 64 KiB unless somebody said otherwise.
+    /// Linux maps what it has in memory around a page that is asked for, this far: 64 KiB from a border of as many, if
+    /// nobody set `fault_around_bytes` to less. Then the other pages are mapped when they are looked at.
     const AROUND_BYTES: usize = 64 << 10;
 
     /// File systems of one machine (`linux/magic.h`): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs.
@@ -135,7 +136,8 @@ mod linux {
 
     /// Maps `range` of a leased file, with all of it in memory.
     pub(super) fn map(file: &File, range: ByteRange) -> Option<Mmap> {
-        if file.metadata().ok()?.len() < range.end() {
+        let meta = file.metadata().ok()?;
+        if meta.len() < range.end() {
             return None;
         }
         let mut options = MmapOptions::new();
@@ -145,34 +147,37 @@ mod linux {
         // took the lease away before, what was seen is not used (see the head of this file).
         let map = unsafe { options.map(file) }.ok()?;
         // To ask for each page has the system walk its tables for every one of them, which takes four times as long as
-        // to map them. So it is asked for one in as many as it maps with one, and then whether it kept the others, too.
-        let next = map.as_ptr().align_offset(AROUND_BYTES);
-        let asked = std::iter::once(0).chain((next..map.len()).step_by(AROUND_BYTES));
-        for at in asked {
+        // to map them. So it is asked for one in as many as it maps with one, and then whether it has the others, too:
+        // what it tells about a file only to those whose file it is.
+        let next = AROUND_BYTES - map.as_ptr().addr() % AROUND_BYTES;
+        for at in std::iter::once(0).chain((next..map.len()).step_by(AROUND_BYTES)) {
             map.advise_range(Advice::PopulateRead, at, 1).ok()?;
         }
-        if !is_kept(&map) {
+        if meta.uid() != rustix::process::geteuid().as_raw() || !is_kept(&map) {
             // What is not in memory after all, the system reads here.
             map.advise(Advice::PopulateRead).ok()?;
         }
         Some(map)
     }
 
-    /// Tells whether the system has all of a map in memory.
+    /// Tells whether the system has all of a map in memory, mapped or not. (Of a file that the process neither owns nor
+    /// may write it says so in any case.)
     pub(super) fn is_kept(map: &Mmap) -> bool {
-        let page = rustix::param::page_size();
+        // SAFETY: the call takes a number, and touches no memory of this process.
+        let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return false };
         let before = map.as_ptr().addr() % page;
         let len = before + map.len();
         let mut kept = vec![0; len.div_ceil(page)];
         // SAFETY: the call reads no memory of the map, whose pages begin `before` bytes before its first byte, and
         // writes one byte for each of them, which is what `kept` has room for.
         let asked = unsafe { libc::mincore(map.as_ptr().sub(before).cast_mut().cast(), len, kept.as_mut_ptr()) };
-        asked == 0 && kept.iter().all(|page| page & 1 == 1)
+        asked == 0 && kept.iter().all(|state| state & 1 == 1)
     }
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -215,14 +220,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         let bytes: Vec<u8> = (0..BYTES).map(|i| (i * 7 + i / 255) as u8).collect();
-        std::fs::write(&path, &bytes).unwrap();
-        let file = Arc::new(File::open(&path).unwrap());
+        // Page by page: so each can be dropped.
+        let mut file = File::create(&path).unwrap();
+        bytes.chunks(4096).for_each(|page| file.write_all(page).unwrap());
         file.sync_all().unwrap();
-        for (start, len) in [(0, BYTES), (1 << 20, 1 << 20), (68 << 10, 4 << 10)] {
-            let advice = rustix::fs::Advice::DontNeed;
-            rustix::fs::fadvise(&file, start, std::num::NonZero::new(len), advice).unwrap();
+        drop(file);
+        let file = Arc::new(File::open(&path).unwrap());
+        let in_memory = rustix::fs::fstatfs(&file).unwrap().f_type as u64 == 0x0102_1994;
+        for (start, len) in [(68 << 10, 4 << 10), (1 << 20, 1 << 20), (0, BYTES)] {
+            let len = std::num::NonZero::new(len);
+            rustix::fs::fadvise(&file, start, len, rustix::fs::Advice::DontNeed).unwrap();
+            // SAFETY: nobody else has the file.
+            let bare = unsafe { memmap2::Mmap::map(&*file) }.unwrap();
+            // A file system in memory drops nothing.
+            assert!(in_memory || !linux::is_kept(&bare), "{len:?} bytes at {start} are there");
             let Some(mut leased) = Leased::new(Arc::clone(&file), range(1000, BYTES)) else { return };
-            assert!(linux::is_kept(leased.map.as_ref().unwrap()), "{len} bytes at {start}");
+            assert!(linux::is_kept(leased.map.as_ref().unwrap()), "{len:?} bytes at {start}");
             assert!(leased.lend(range(1000, BYTES)).unwrap() == &bytes[1000..]);
         }
     }
