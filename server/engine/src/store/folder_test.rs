@@ -1,5 +1,6 @@
 //! Tests of objects in a folder.
 
+use super::incoming::WRITE_BACK_BYTES;
 use super::*;
 
 fn names(folder: &Path) -> Vec<String> {
@@ -15,13 +16,13 @@ fn a_file_is_seen_when_it_is_whole_and_never_replaced() {
     let store = Folder::new(folder.path().to_owned());
     let inner = folder.path().join("a/b/c");
     let path = inner.join("x");
-    let piece = vec![7; (WRITE_BACK_BYTES / 2 + 1) as usize];
+    let piece = Bytes::from(vec![7; (WRITE_BACK_BYTES / 2 + 1) as usize]);
     let begin = |len| Incoming::new(Arc::clone(&store), path.clone(), 1, len).unwrap();
     let (mut first, mut second) = (begin(3 * piece.len() as u64), begin(5));
     for _ in 0..3 {
-        first.write(&piece).unwrap();
+        first.write(piece.clone()).unwrap();
     }
-    second.write(b"other").unwrap();
+    second.write(Bytes::from_static(b"other")).unwrap();
     assert_eq!(names(&inner), ["x#1", "x#2"]);
     assert_eq!(first.publish(Naming::New).unwrap(), Created::New);
     assert_eq!(names(&inner), ["x", "x#2"]);
@@ -29,7 +30,7 @@ fn a_file_is_seen_when_it_is_whole_and_never_replaced() {
     assert_eq!(names(&inner), ["x"]);
     assert!(fs::read(&path).unwrap() == piece.repeat(3));
     let mut over = begin(10);
-    over.write(b"true bytes").unwrap();
+    over.write(Bytes::from_static(b"true bytes")).unwrap();
     assert_eq!(over.publish(Naming::Over).unwrap(), Created::New);
     assert_eq!((names(&inner), fs::read(&path).unwrap()), (vec!["x".to_owned()], b"true bytes".to_vec()));
 }
@@ -40,7 +41,7 @@ fn what_is_given_up_leaves_nothing() {
     let store = Folder::new(folder.path().to_owned());
     let begin = |key| Incoming::new(Arc::clone(&store), store.file(key), 1, 4);
     let mut given_up = begin("x").unwrap();
-    given_up.write(b"half").unwrap();
+    given_up.write(Bytes::from_static(b"half")).unwrap();
     drop(given_up);
     assert!(names(folder.path()).is_empty());
     std::fs::write(folder.path().join("file"), "").unwrap();
@@ -54,11 +55,11 @@ fn what_is_given_up_leaves_nothing() {
 fn a_file_of_another_length_than_promised_has_no_name() {
     let folder = tempfile::tempdir().unwrap();
     let store = Folder::new(folder.path().to_owned());
-    let piece = vec![7; WRITE_BACK_BYTES as usize];
+    let piece = Bytes::from(vec![7; WRITE_BACK_BYTES as usize]);
     for promised in [WRITE_BACK_BYTES + 1, WRITE_BACK_BYTES - 1] {
         let mut incoming = Incoming::new(Arc::clone(&store), store.file("x"), 1, promised).unwrap();
         incoming.reserve();
-        incoming.write(&piece).unwrap();
+        incoming.write(piece.clone()).unwrap();
         let Err(Unwritten::Body(error)) = incoming.publish(Naming::New) else { panic!() };
         assert_eq!(error.to_string(), format!("expected {promised} bytes, but 8388608 came"));
         assert!(names(folder.path()).is_empty());
