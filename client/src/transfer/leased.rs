@@ -1,9 +1,9 @@
-//! A part of a file, looked at where the system keeps it, while a lease on the file keeps writers out.
+//! Parts of a file, looked at where the system keeps it, while a lease on the file keeps writers out.
 //!
 //! A map of a file that somebody cuts short ends the process that looks at it, and memory that somebody writes to may
 //! not be Rust's. A read lease (`F_SETLEASE`) rules out both: it is given only while nobody has the file open for
-//! writing, and whoever wants to write or truncate it then waits until the lease is given back. It is held for the
-//! milliseconds of one read. The system takes it away from a process that was stopped for longer than 45 s
+//! writing, and whoever wants to write or truncate it then waits until the lease is given back: when the
+//! reads that are under way have noticed. The system takes it away from a process that was stopped for longer than 45 s
 //! (`/proc/sys/fs/lease-break-time`) while somebody waited; so what was looked at counts only if the lease is still
 //! there afterwards. Only on file systems of this machine alone: elsewhere another machine knows of no lease. What is
 //! left is what every program that maps files lives with: a page that was dropped meanwhile and can't be read again, or
@@ -19,33 +19,50 @@ use gigastore_formats::wire::Fault;
 
 use crate::transport::{Source, absent};
 
-/// A part of a leased file.
+/// A leased file.
 #[derive(Debug)]
 pub(super) struct Leased {
-    /// `None` only while this is made or dropped: it comes after the lease, and is gone before it.
+    /// All of it; `None` only while this is made or dropped: it comes after the lease, and is gone before it.
     #[cfg(target_os = "linux")]
     map: Option<memmap2::Mmap>,
     file: Arc<File>,
-    /// The position in the file of the map's first byte.
+}
+
+/// A part of it, all in memory when it was asked for.
+#[derive(Debug)]
+pub(super) struct Part<'l> {
+    leased: &'l Leased,
+    bytes: &'l [u8],
+    /// The position in the file of the first byte.
     start: u64,
 }
 
 #[cfg(target_os = "linux")]
 impl Leased {
-    /// Maps `range` of a file; `None` where that can't be leased (it is somebody else's, it is being written, its file
-    /// system has no leases or other machines), or where some of the range can't be read.
-    pub(super) fn new(file: Arc<File>, range: ByteRange) -> Option<Self> {
-        if range.is_empty() || !linux::lease(&file) {
+    /// Leases and maps a file, which no other [`Leased`] has; `None` where that can't be leased: it is somebody else's,
+    /// it is being written, its file system has no leases or other machines.
+    pub(super) fn new(file: Arc<File>) -> Option<Self> {
+        if !linux::lease(&file) {
             return None;
         }
         // From here on its end gives the lease back.
-        let mut leased = Self { map: None, file, start: range.start() };
-        leased.map = linux::map(&leased.file, range);
+        let mut leased = Self { map: None, file };
+        leased.map = linux::map(&leased.file);
         leased.map.is_some().then_some(leased)
     }
 
-    fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
+    /// Tells whether the lease was neither taken away, nor is waited for.
+    pub(super) fn stayed(&self) -> bool {
+        linux::is_leased(&self.file)
+    }
+
+    /// Returns a part of the file; `None` where some of it can't be read, or the lease is not there any more.
+    pub(super) fn part(&self, range: ByteRange) -> Option<Part<'_>> {
+        let map = self.map.as_ref().filter(|_| self.stayed())?;
+        let part = usize::try_from(range.start()).ok()?..usize::try_from(range.end()).ok()?;
+        let bytes = map.get(part.clone())?;
+        linux::populate(map, part, linux::is_own(&self.file))?;
+        Some(Part { leased: self, bytes, start: range.start() })
     }
 }
 
@@ -60,16 +77,20 @@ impl Drop for Leased {
 /// Elsewhere there are no leases.
 #[cfg(not(target_os = "linux"))]
 impl Leased {
-    pub(super) fn new(_: Arc<File>, _: ByteRange) -> Option<Self> {
+    pub(super) fn new(_: Arc<File>) -> Option<Self> {
         None
     }
 
-    fn bytes(&self) -> &[u8] {
-        &[]
+    pub(super) fn stayed(&self) -> bool {
+        false
+    }
+
+    pub(super) fn part(&self, _: ByteRange) -> Option<Part<'_>> {
+        None
     }
 }
 
-impl Source for Leased {
+impl Source for Part<'_> {
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
         let range = ByteRange::with_len(position, into.len() as u64);
         let lent = range.ok().and_then(|range| self.lend(range)).ok_or_else(|| absent(position))?;
@@ -77,25 +98,24 @@ impl Source for Leased {
         Ok(())
     }
 
-    #[cfg(target_os = "linux")]
     fn stayed(&self) -> bool {
-        linux::is_leased(&self.file)
+        self.leased.stayed()
     }
 
     fn lend(&mut self, range: ByteRange) -> Option<&[u8]> {
         let from = usize::try_from(range.start().checked_sub(self.start)?).ok()?;
-        self.bytes().get(from..from.checked_add(usize::try_from(range.len()).ok()?)?)
+        self.bytes.get(from..from.checked_add(usize::try_from(range.len()).ok()?)?)
     }
 }
 
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs::File;
+    use std::ops::Range;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
 
-    use gigastore_formats::range::ByteRange;
-    use memmap2::{Advice, Mmap, MmapOptions};
+    use memmap2::{Advice, Mmap};
 
     /// `F_SETSIG` of Linux (`asm-generic/fcntl.h`), which the libc crate does not name.
     const F_SETSIG: libc::c_int = 10;
@@ -134,38 +154,41 @@ mod linux {
         unsafe { libc::fcntl(file.as_raw_fd(), what, how) }
     }
 
-    /// Maps `range` of a leased file, with all of it in memory.
-    pub(super) fn map(file: &File, range: ByteRange) -> Option<Mmap> {
-        let meta = file.metadata().ok()?;
-        if meta.len() < range.end() {
-            return None;
-        }
-        let mut options = MmapOptions::new();
-        options.offset(range.start()).len(usize::try_from(range.len()).ok()?);
+    /// Maps a leased file: from its start, so that the long pages of its bytes are mapped as such.
+    pub(super) fn map(file: &File) -> Option<Mmap> {
         // SAFETY: with the lease nobody has the file open or mapped for writing, and nobody gets it so, nor truncates
         // it, until the lease is given back, which the owner of this map does after the map is gone. Where the system
         // took the lease away before, what was seen is not used (see the head of this file).
-        let map = unsafe { options.map(file) }.ok()?;
+        unsafe { Mmap::map(file) }.ok()
+    }
+
+    /// Tells whether a file is that of whoever runs this process.
+    pub(super) fn is_own(file: &File) -> bool {
+        file.metadata().is_ok_and(|meta| meta.uid() == rustix::process::geteuid().as_raw())
+    }
+
+    /// Has all of a part of a map in memory; `None` where that can't be.
+    pub(super) fn populate(map: &Mmap, part: Range<usize>, own: bool) -> Option<()> {
         // To ask for each page has the system walk its tables for every one of them, which takes four times as long as
         // to map them. So it is asked for one in as many as it maps with one, and then whether it has the others, too:
         // what it tells about a file only to those whose file it is.
-        let own = meta.uid() == rustix::process::geteuid().as_raw();
+        let Range { start, end } = part.clone();
         if own {
-            let next = AROUND_BYTES - map.as_ptr().addr() % AROUND_BYTES;
-            for at in std::iter::once(0).chain((next..map.len()).step_by(AROUND_BYTES)) {
+            let next = start + AROUND_BYTES - (map.as_ptr().addr() + start) % AROUND_BYTES;
+            for at in std::iter::once(start).chain((next..end).step_by(AROUND_BYTES)) {
                 map.advise_range(Advice::PopulateRead, at, 1).ok()?;
             }
         }
-        if !own || !is_kept(&map) {
+        if !own || !is_kept(map.get(part)?) {
             // What is not in memory after all, the system reads here.
-            map.advise(Advice::PopulateRead).ok()?;
+            map.advise_range(Advice::PopulateRead, start, end - start).ok()?;
         }
-        Some(map)
+        Some(())
     }
 
     /// Tells whether the system has all of a map in memory, mapped or not. (Of a file that the process neither owns nor
     /// may write it says so in any case.)
-    pub(super) fn is_kept(map: &Mmap) -> bool {
+    pub(super) fn is_kept(map: &[u8]) -> bool {
         // SAFETY: the call takes a number, and touches no memory of this process.
         let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return false };
         let before = map.as_ptr().addr() % page;
@@ -190,9 +213,8 @@ mod tests {
         ByteRange::new(start, end).unwrap()
     }
 
-    /// Leases of files in the folder for temporary ones, if its file system has them.
-    fn leased(path: &std::path::Path, range: ByteRange) -> Option<Leased> {
-        Leased::new(Arc::new(File::open(path).unwrap()), range)
+    fn leased(path: &std::path::Path) -> Option<Leased> {
+        Leased::new(Arc::new(File::open(path).unwrap()))
     }
 
     #[test]
@@ -201,18 +223,18 @@ mod tests {
         let path = folder.path().join("x");
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 7 + i / 255) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
-        let Some(mut leased) = leased(&path, range(5000, 2_999_999)) else { return };
-        assert!(leased.lend(range(5000, 2_999_999)).unwrap() == &bytes[5000..2_999_999]);
-        assert!(leased.lend(range(1_000_001, 1_000_008)).unwrap() == &bytes[1_000_001..1_000_008]);
-        assert!(leased.lend(range(4999, 5001)).is_none() && leased.lend(range(2_999_998, 3_000_000)).is_none());
+        let Some(leased) = leased(&path) else { return };
+        let mut part = leased.part(range(5000, 2_999_999)).unwrap();
+        assert!(part.lend(range(5000, 2_999_999)).unwrap() == &bytes[5000..2_999_999]);
+        assert!(part.lend(range(1_000_001, 1_000_008)).unwrap() == &bytes[1_000_001..1_000_008]);
+        assert!(part.lend(range(4999, 5001)).is_none() && part.lend(range(2_999_998, 3_000_000)).is_none());
         let mut into = [0; 9];
-        leased.fill_at(6000, &mut into).unwrap();
+        part.fill_at(6000, &mut into).unwrap();
         assert_eq!(into, bytes[6000..6009]);
-        assert!(leased.fill_at(2_999_995, &mut into).is_err() && leased.fill_at(0, &mut into).is_err());
-        assert!(leased.stayed());
-        let other = Arc::new(File::open(&path).unwrap());
-        assert!(Leased::new(Arc::clone(&other), range(0, 3_000_001)).is_none(), "past the end");
-        assert!(!linux::is_leased(&other), "what failed left a lease");
+        assert!(part.fill_at(2_999_995, &mut into).is_err() && part.fill_at(0, &mut into).is_err());
+        assert!(part.stayed());
+        assert!(leased.part(range(0, 3_000_001)).is_none(), "past the end");
+        assert!(leased.part(range(9, 9)).unwrap().lend(range(9, 9)).unwrap().is_empty());
         drop(leased);
         File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     }
@@ -229,7 +251,7 @@ mod tests {
         file.sync_all().unwrap();
         drop(file);
         let file = Arc::new(File::open(&path).unwrap());
-        if Leased::new(Arc::clone(&file), range(0, 1)).is_none() {
+        if Leased::new(Arc::clone(&file)).is_none() {
             return;
         }
         let in_memory = rustix::fs::fstatfs(&file).unwrap().f_type as u64 == 0x0102_1994;
@@ -240,9 +262,10 @@ mod tests {
             let bare = unsafe { memmap2::Mmap::map(&*file) }.unwrap();
             // A file system in memory drops nothing.
             assert!(in_memory || !linux::is_kept(&bare), "{len:?} bytes at {start} are there");
-            let mut leased = Leased::new(Arc::clone(&file), range(1000, BYTES)).unwrap();
-            assert!(linux::is_kept(leased.map.as_ref().unwrap()), "{len:?} bytes at {start}");
-            assert!(leased.lend(range(1000, BYTES)).unwrap() == &bytes[1000..]);
+            let leased = Leased::new(Arc::clone(&file)).unwrap();
+            let mut part = leased.part(range(1000, BYTES)).unwrap();
+            assert!(linux::is_kept(part.bytes), "{len:?} bytes at {start}");
+            assert!(part.lend(range(1000, BYTES)).unwrap() == &bytes[1000..]);
         }
     }
 
@@ -252,13 +275,14 @@ mod tests {
         let path = folder.path().join("x");
         std::fs::write(&path, [7; 10_000]).unwrap();
         let writer = File::options().write(true).open(&path).unwrap();
-        assert!(leased(&path, range(0, 10_000)).is_none());
+        assert!(leased(&path).is_none());
         drop(writer);
-        let Some(leased) = leased(&path, range(0, 10_000)) else { return };
+        let Some(leased) = leased(&path) else { return };
+        let part = leased.part(range(0, 10_000)).unwrap();
         // It is told to wait, and whoever looks is told of it.
         let refused = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock);
-        assert!(!leased.stayed());
+        assert!(!part.stayed() && leased.part(range(0, 10_000)).is_none());
     }
 
     #[test]
@@ -278,11 +302,10 @@ mod tests {
             });
             // A page that is gone would end this process with a signal.
             for _ in 0..2000 {
-                if let Some(mut leased) = leased(&path, range(0, BYTES)) {
-                    assert!(
-                        leased.lend(range(0, BYTES)).unwrap().iter().step_by(512).all(|byte| [0, 7].contains(byte))
-                    );
-                }
+                let Some(leased) = leased(&path) else { continue };
+                let Some(mut part) = leased.part(range(0, BYTES)) else { continue };
+                let lent = part.lend(range(0, BYTES)).unwrap();
+                assert!(lent.iter().step_by(512).all(|byte| [0, 7].contains(byte)));
             }
             done.store(true, Ordering::Relaxed);
         });

@@ -20,6 +20,7 @@ use gigastore_formats::tensor::slice::{Place, SliceRow};
 use gigastore_formats::wire::Fault;
 
 use super::delivery::{Delivery, Group, OpenPack, OpenSlice};
+use super::local::Shared;
 use super::progress::Progress;
 use super::sink::Sink;
 use super::window::Window;
@@ -211,7 +212,7 @@ async fn open(
             }
         }
     }
-    Ok(OpenPack { object, slices: opened })
+    Ok(OpenPack { object, slices: opened, file: Shared::default() })
 }
 
 /// Reads and proves a pack's header.
