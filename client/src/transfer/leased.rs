@@ -120,8 +120,11 @@ mod linux {
     /// `F_SETSIG` of Linux (`asm-generic/fcntl.h`), which the libc crate does not name.
     const F_SETSIG: libc::c_int = 10;
 
-    /// Linux maps what it has in memory around a page that is asked for, this far: 64 KiB from a border of as many, if
-    /// nobody set `fault_around_bytes` to less. Then the other pages are mapped when they are looked at.
+    /// Bytes of the longest pages that a file lies in, 2 MiB: who asks for a byte of one has all of it mapped.
+    const PAGE_BYTES: usize = 2 << 20;
+
+    /// Of shorter pages Linux maps what it has in memory around one that is asked for, this far: 64 KiB from a border of
+    /// as many, if nobody set `fault_around_bytes` to less. Then the others are mapped when they are looked at.
     const AROUND_BYTES: usize = 64 << 10;
 
     /// File systems of one machine (`linux/magic.h`): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs.
@@ -173,10 +176,20 @@ mod linux {
         // to map them. So it is asked for one in as many as it maps with one, and then whether it has the others, too:
         // what it tells about a file only to those whose file it is.
         let Range { start, end } = part.clone();
-        if own {
-            let next = start + AROUND_BYTES - (map.as_ptr().addr() + start) % AROUND_BYTES;
-            for at in std::iter::once(start).chain((next..end).step_by(AROUND_BYTES)) {
+        let address = map.as_ptr().addr();
+        // The next border of so many bytes of memory.
+        let border = |at: usize, bytes: usize| end.min(at + bytes - (address + at) % bytes);
+        let mut long = start;
+        while own && long < end {
+            let (first, rest) = (long, border(long, AROUND_BYTES));
+            long = border(first, PAGE_BYTES);
+            for (asked, at) in std::iter::once(first).chain((rest..long).step_by(AROUND_BYTES)).enumerate() {
+                let before = (asked == 1).then(faults);
                 map.advise_range(Advice::PopulateRead, at, 1).ok()?;
+                // What was mapped with the first byte is one long page.
+                if before.is_some_and(|before| faults() == before) {
+                    break;
+                }
             }
         }
         if !own || !is_kept(map.get(part)?) {
@@ -184,6 +197,17 @@ mod linux {
             map.advise_range(Advice::PopulateRead, start, end - start).ok()?;
         }
         Some(())
+    }
+
+    /// Returns how often this thread looked at a page that was not mapped.
+    fn faults() -> i64 {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: the call writes to `usage`, which is what it is asked for, and all of which may be zeros.
+        let usage = unsafe {
+            libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+            usage.assume_init()
+        };
+        usage.ru_minflt + usage.ru_majflt
     }
 
     /// Tells whether the system has all of a map in memory, mapped or not. (Of a file that the process neither owns nor
