@@ -13,7 +13,7 @@ use gigastore_tests::raw::{Wire, ask, head};
 use crate::process::Service;
 use crate::run::Desk;
 
-/// Memory of bodies in MiB, the least that a service takes: an eighth is for short ones, each long one needs eight.
+/// Memory of bodies in MiB, the least that a service takes: an eighth is for short ones, each file needs eight.
 const MEMORY_MIB: &str = "64";
 const ADMITTED: usize = 7;
 const CLIENTS: usize = 10 * ADMITTED;

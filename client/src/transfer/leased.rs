@@ -2,12 +2,12 @@
 //!
 //! A map of a file that somebody cuts short ends the process that looks at it, and memory that somebody writes to may
 //! not be Rust's. A read lease (`F_SETLEASE`) rules out both: it is given only while nobody has the file open for
-//! writing, and whoever wants to write or truncate it then waits until the lease is given back: when the
-//! reads that are under way have noticed. The system takes it away from a process that was stopped for longer than 45 s
-//! (`/proc/sys/fs/lease-break-time`) while somebody waited; so what was looked at counts only if the lease is still
-//! there afterwards. Only on file systems of this machine alone: elsewhere another machine knows of no lease. What is
-//! left is what every program that maps files lives with: a page that was dropped meanwhile and can't be read again, or
-//! whose memory failed, ends the process. Must never look at a byte of a file that is not leased.
+//! writing, and whoever wants to write or truncate it then waits until the lease is given back: when the next read of
+//! the file has noticed, or the last one is done. The system takes it away from a process that was stopped for longer
+//! than 45 s (`/proc/sys/fs/lease-break-time`) while somebody waited; so what was looked at counts only if the lease
+//! is still there afterwards. Only on file systems of this machine alone: elsewhere another machine knows of no lease.
+//! What is left is what every program that maps files lives with: a page that was dropped meanwhile and can't be read
+//! again, or whose memory failed, ends the process. Must never look at a byte of a file that is not leased.
 
 #![allow(unsafe_code, reason = "leases, and maps that they make sound, have no safe interface")]
 
@@ -62,7 +62,8 @@ impl Leased {
         let part = usize::try_from(range.start()).ok()?..usize::try_from(range.end()).ok()?;
         let bytes = map.get(part.clone())?;
         linux::populate(map, part, linux::is_own(&self.file))?;
-        Some(Part { leased: self, bytes, start: range.start() })
+        // The disk may have taken its time.
+        self.stayed().then_some(Part { leased: self, bytes, start: range.start() })
     }
 }
 
@@ -123,8 +124,8 @@ mod linux {
     /// Bytes of the longest pages that a file lies in, 2 MiB: who asks for a byte of one has all of it mapped.
     const PAGE_BYTES: usize = 2 << 20;
 
-    /// Of shorter pages Linux maps what it has in memory around one that is asked for, this far: 64 KiB from a border of
-    /// as many, if nobody set `fault_around_bytes` to less. Then the others are mapped when they are looked at.
+    /// Of shorter pages Linux maps at least those around one that is asked for: 64 KiB from a border of as many, if
+    /// nobody set `fault_around_bytes` to less. Then the others are mapped when they are looked at.
     const AROUND_BYTES: usize = 64 << 10;
 
     /// File systems of one machine (`linux/magic.h`): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs.
@@ -179,17 +180,17 @@ mod linux {
         let address = map.as_ptr().addr();
         // The next border of so many bytes of memory.
         let border = |at: usize, bytes: usize| end.min(at + bytes - (address + at) % bytes);
-        let mut long = start;
-        while own && long < end {
-            let (first, rest) = (long, border(long, AROUND_BYTES));
-            long = border(first, PAGE_BYTES);
-            for (asked, at) in std::iter::once(first).chain((rest..long).step_by(AROUND_BYTES)).enumerate() {
-                let before = (asked == 1).then(faults);
-                map.advise_range(Advice::PopulateRead, at, 1).ok()?;
-                // What was mapped with the first byte is one long page.
-                if before.is_some_and(|before| faults() == before) {
-                    break;
-                }
+        let ask = |at: usize| map.advise_range(Advice::PopulateRead, at, 1).ok();
+        let mut next = start;
+        while own && next < end {
+            let (first, around) = (next, border(next, AROUND_BYTES));
+            next = border(first, PAGE_BYTES);
+            ask(first)?;
+            let before = faults();
+            ask(next - 1)?;
+            // Where the last byte was mapped with the first, all between them was.
+            if faults() != before {
+                (around..next).step_by(AROUND_BYTES).try_for_each(ask)?;
             }
         }
         if !own || !is_kept(map.get(part)?) {
@@ -200,7 +201,7 @@ mod linux {
     }
 
     /// Returns how often this thread looked at a page that was not mapped.
-    fn faults() -> i64 {
+    fn faults() -> libc::c_long {
         let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
         // SAFETY: the call writes to `usage`, which is what it is asked for, and all of which may be zeros.
         let usage = unsafe {

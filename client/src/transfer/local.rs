@@ -18,7 +18,6 @@ use gigastore_formats::ambient::Ambient;
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 use rustix::fs::OFlags;
-use tokio::sync::OnceCell;
 
 use super::leased::Leased;
 use crate::transport::{Source, Taker};
@@ -46,56 +45,83 @@ struct Opened {
     leased: OnceLock<Mutex<Option<Arc<Leased>>>>,
 }
 
-/// Where the file of an object is kept open from one read to the next: to open it costs a thread that may wait.
+/// Where the file of an object is kept open from one read to the next, once it is found in memory: to open it costs a
+/// thread that may wait.
 #[derive(Debug, Default)]
-pub struct Shared(OnceCell<Arc<Opened>>);
+pub struct Shared(OnceLock<Arc<Opened>>);
 
 /// Passes what `taker` wants from a file of this machine to it. What the file does not give is left: whoever else has
 /// the bytes is asked, and says what is wrong. `afresh`: from the disk, whatever is in memory.
 pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<dyn Taker>, afresh: bool) {
-    // On a thread that may wait, as a file system that is not there any more can keep it so.
-    let begin = || ambient.waited(move || open(path));
-    let opened = match taker.file().filter(|_| !afresh) {
-        Some(Shared(file)) => file.get_or_try_init(begin).await.cloned(),
-        None => begin().await,
+    let shared = taker.file().filter(|_| !afresh);
+    let opened = match shared.and_then(|shared| shared.0.get()) {
+        Some(opened) => Arc::clone(opened),
+        None => {
+            let cold = Arc::clone(taker);
+            // Here, as a file system that is not there any more can keep this waiting.
+            let begin = move || {
+                let opened = open(path)?;
+                let look = if afresh { Err(io::ErrorKind::WouldBlock.into()) } else { opened.look(cold.rest()) };
+                match look {
+                    Ok(()) => Ok(Some(Arc::new(opened))),
+                    Err(error) => opened.pass_cold(&*cold, &error).map(|()| None),
+                }
+            };
+            // What goes wrong here or below, whoever is asked next says.
+            let Ok(Some(opened)) = ambient.waited(begin).await else { return };
+            match shared {
+                Some(shared) => Arc::clone(shared.0.get_or_init(|| opened)),
+                None => opened,
+            }
+        }
     };
-    // What goes wrong here or below, whoever is asked next says.
-    let Ok(opened) = opened else { return };
-    let mut error = io::ErrorKind::WouldBlock.into();
-    if !afresh {
-        let (opened, taker) = (Arc::clone(&opened), Arc::clone(taker));
-        let Err(missing) = ambient.computed(move || opened.pass_kept(&*taker)).await else { return };
-        error = missing;
-    }
+    let (kept, warm) = (Arc::clone(&opened), Arc::clone(taker));
+    let Err(error) = ambient.computed(move || kept.pass_kept(&*warm)).await else { return };
+    // Some of it is not in memory, or not any more.
     let taker = Arc::clone(taker);
     let _ = ambient.waited(move || opened.pass_cold(&*taker, &error)).await;
 }
 
 impl Opened {
-    /// Passes what is in memory, if all of it is: looks at a byte here and there, as the system drops what lies
-    /// together together.
-    fn pass_kept(&self, taker: &dyn Taker) -> io::Result<()> {
-        let (range, mut kept) = (taker.rest(), Kept(&self.file));
+    /// Tells whether a range is in memory, by a byte here and there: the system drops what lies together together.
+    fn look(&self, range: ByteRange) -> io::Result<()> {
         let starts = (range.start()..range.end()).step_by(LOOK_BYTES);
-        starts.chain(range.end().checked_sub(1)).try_for_each(|position| kept.read(position, &mut [0]))?;
+        let mut looks = starts.chain(range.end().checked_sub(1));
+        looks.try_for_each(|position| Kept(&self.file).read(position, &mut [0]))
+    }
+
+    /// Passes what is in memory, if all of it is.
+    fn pass_kept(&self, taker: &dyn Taker) -> io::Result<()> {
+        let range = taker.rest();
+        if range.is_empty() {
+            return Ok(());
+        }
         let leased = self.leased();
+        self.look(range)?;
         let taken = match leased.as_ref().and_then(|leased| leased.part(range)) {
             Some(mut part) => taker.take(&mut part),
-            None => taker.take(&mut kept),
+            None => taker.take(&mut Kept(&self.file)),
         };
         taken.map_err(|fault| io::Error::other(fault.message))
     }
 
     /// Returns the file as it lies in memory. Where somebody waits to write to it nobody looks there again.
     fn leased(&self) -> Option<Arc<Leased>> {
-        let leased = self.leased.get_or_init(|| Mutex::new(Leased::new(Arc::clone(&self.file)).map(Arc::new)));
-        let mut leased = leased.lock().unwrap_or_else(PoisonError::into_inner);
+        self.leased.get_or_init(|| Mutex::new(Leased::new(Arc::clone(&self.file)).map(Arc::new)));
+        self.let_go()
+    }
+
+    /// Gives a lease back that somebody waits for, when those who look have noticed, too; returns one that stays.
+    fn let_go(&self) -> Option<Arc<Leased>> {
+        let mut leased = self.leased.get()?.lock().unwrap_or_else(PoisonError::into_inner);
         leased.take_if(|leased| !leased.stayed());
         leased.clone()
     }
 
     /// Passes what a look at the memory did not give; `error` is what came of that look.
     fn pass_cold(&self, taker: &dyn Taker, error: &io::Error) -> io::Result<()> {
+        // This read does not look, but may be the first to see that somebody waits.
+        self.let_go();
         // A file system that can't tell what it keeps may keep all of it.
         let direct = error.kind() != io::ErrorKind::Unsupported;
         let taken = taker.take(&mut OnDisk::new(&self.file, &self.path, direct));
@@ -107,14 +133,14 @@ fn failed(error: io::Error) -> Fault {
     Fault::new(FaultCode::Unavailable, &error)
 }
 
-fn open(path: PathBuf) -> io::Result<Arc<Opened>> {
+fn open(path: PathBuf) -> io::Result<Opened> {
     // Opening a pipe would wait for whoever writes to it.
     let flags = OFlags::NONBLOCK.bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display())));
     }
-    Ok(Arc::new(Opened { file: Arc::new(file), path, leased: OnceLock::new() }))
+    Ok(Opened { file: Arc::new(file), path, leased: OnceLock::new() })
 }
 
 /// What the system keeps of a file in memory.
@@ -257,58 +283,5 @@ fn open_direct(_: &Path) -> io::Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_piece_of_a_file_is_read_wherever_it_goes() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        let bytes: Vec<u8> = (0..3 * SECTORS_BYTES + 1000).map(|i| (i * 7 + i / 255) as u8).collect();
-        std::fs::write(&path, &bytes).unwrap();
-        let file = File::open(&path).unwrap();
-        let mut memory = vec![0; bytes.len() + 2 * SECTOR_BYTES];
-        let border = memory.as_ptr().align_offset(SECTOR_BYTES);
-        for (at, len, off) in [
-            (0, bytes.len(), 0),
-            (0, bytes.len(), 16),
-            (SECTOR_BYTES, 2 * SECTORS_BYTES, 0),
-            (4097, 2 * SECTORS_BYTES + 5, 0),
-            (bytes.len() - 1, 1, 0),
-            (3 * SECTORS_BYTES, 1000, 3),
-            (77, 0, 0),
-        ] {
-            for direct in [false, true] {
-                let mut on_disk = OnDisk::new(&file, &path, direct);
-                let into = &mut memory[border + off..][..len];
-                into.fill(0);
-                on_disk.fill_at(at as u64, into).unwrap();
-                assert!(into == &bytes[at..at + len], "{len} bytes at {at} to {off}, direct {direct}");
-                let range = ByteRange::with_len(at as u64, len as u64).unwrap();
-                let fits = at % SECTOR_BYTES + len <= SECTORS_BYTES;
-                let expected = (fits && on_disk.direct.is_some()).then_some(&*into);
-                assert!(on_disk.lend(range) == expected, "{len} bytes at {at} are lent, direct {direct}");
-            }
-        }
-        let mut on_disk = OnDisk::new(&file, &path, true);
-        let past = on_disk.fill_at(bytes.len() as u64 - 10, &mut [0; 20]);
-        assert!(past.unwrap_err().message.contains("fill"), "a file that ends early is no file of zeros");
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn what_was_just_written_is_kept_in_memory() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        std::fs::write(&path, [7; 10_000]).unwrap();
-        let file = File::open(&path).unwrap();
-        let mut into = [0; 5000];
-        let kept = Kept(&file);
-        match kept.read(5000, &mut into) {
-            Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
-            Ok(()) => assert_eq!(into, [7; 5000]),
-        }
-        assert!(kept.read(5001, &mut into).is_err(), "past the end");
-        assert!(open(folder.path().to_owned()).is_err(), "a folder");
-    }
-}
+#[path = "local_test.rs"]
+mod tests;

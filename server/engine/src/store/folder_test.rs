@@ -67,6 +67,36 @@ fn a_file_of_another_length_than_promised_has_no_name() {
 }
 
 #[test]
+fn pieces_of_any_size_are_written_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Folder::new(folder.path().to_owned());
+    let whole: Bytes = (0..(11 << 20) + 77).map(|i: u32| (i * 31 + i / 255) as u8).collect::<Vec<_>>().into();
+    // More of them between two borders than one call takes; one that ends on a border; one that passes several.
+    let lens = std::iter::repeat_n(1000, 3000).chain([0, (4 << 20) - 3_000_000, 1, (5 << 20) + 3, 0]);
+    let mut incoming = Incoming::new(Arc::clone(&store), store.file("x"), 1, whole.len() as u64).unwrap();
+    let mut rest = whole.clone();
+    for len in lens {
+        incoming.write(rest.split_to(len)).unwrap();
+    }
+    incoming.write(rest).unwrap();
+    assert_eq!(incoming.publish(Naming::New).unwrap(), Created::New);
+    assert!(fs::read(store.file("x")).unwrap() == whole);
+}
+
+#[test]
+fn what_was_not_written_is_not_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Folder::new(folder.path().to_owned());
+    let bytes = Bytes::from(vec![7; 3 << 20]);
+    let mut incoming = Incoming::new(Arc::clone(&store), store.file("x"), 1, bytes.len() as u64).unwrap();
+    incoming.fail();
+    let error = incoming.write(bytes).unwrap_err();
+    assert!(error.to_string().contains("x#1 can't be written"), "{error}");
+    assert!(matches!(incoming.publish(Naming::New), Err(Unwritten::Folder(_) | Unwritten::Body(_))));
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
 fn a_link_to_nowhere_is_an_error_and_no_folder() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(folder.path().join("nowhere"), folder.path().join("packs")).unwrap();
