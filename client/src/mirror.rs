@@ -40,7 +40,7 @@ const PIECE_BYTES: u64 = 8 << 20;
 /// Reads of one object in flight: two hide the latency of one behind the transfer of the other.
 const PIECES_IN_FLIGHT: usize = 2;
 
-/// Objects on their way at once; each holds up to five pieces, 160 MiB in all.
+/// Objects on their way at once; each holds up to four pieces, 128 MiB in all.
 const OBJECTS_IN_FLIGHT: usize = 4;
 
 /// What is mirrored, and where to.

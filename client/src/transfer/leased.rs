@@ -121,11 +121,8 @@ mod linux {
     /// `F_SETSIG` of Linux (`asm-generic/fcntl.h`), which the libc crate does not name.
     const F_SETSIG: libc::c_int = 10;
 
-    /// Bytes of the longest pages that a file lies in, 2 MiB: who asks for a byte of one has all of it mapped.
-    const PAGE_BYTES: usize = 2 << 20;
-
-    /// Of shorter pages Linux maps at least those around one that is asked for: 64 KiB from a border of as many, if
-    /// nobody set `fault_around_bytes` to less. Then the others are mapped when they are looked at.
+    /// Linux maps what it has in memory around a page that is asked for, this far: 64 KiB from a border of as many, if
+    /// nobody set `fault_around_bytes` to less. Then the other pages are mapped when they are looked at.
     const AROUND_BYTES: usize = 64 << 10;
 
     /// File systems of one machine (`linux/magic.h`): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs.
@@ -158,7 +155,7 @@ mod linux {
         unsafe { libc::fcntl(file.as_raw_fd(), what, how) }
     }
 
-    /// Maps a leased file: from its start, so that the long pages of its bytes are mapped as such.
+    /// Maps a leased file.
     pub(super) fn map(file: &File) -> Option<Mmap> {
         // SAFETY: with the lease nobody has the file open or mapped for writing, and nobody gets it so, nor truncates
         // it, until the lease is given back, which the owner of this map does after the map is gone. Where the system
@@ -177,20 +174,10 @@ mod linux {
         // to map them. So it is asked for one in as many as it maps with one, and then whether it has the others, too:
         // what it tells about a file only to those whose file it is.
         let Range { start, end } = part.clone();
-        let address = map.as_ptr().addr();
-        // The next border of so many bytes of memory.
-        let border = |at: usize, bytes: usize| end.min(at + bytes - (address + at) % bytes);
-        let ask = |at: usize| map.advise_range(Advice::PopulateRead, at, 1).ok();
-        let mut next = start;
-        while own && next < end {
-            let (first, around) = (next, border(next, AROUND_BYTES));
-            next = border(first, PAGE_BYTES);
-            ask(first)?;
-            let before = faults();
-            ask(next - 1)?;
-            // Where the last byte was mapped with the first, all between them was.
-            if faults() != before {
-                (around..next).step_by(AROUND_BYTES).try_for_each(ask)?;
+        if own {
+            let next = start + AROUND_BYTES - (map.as_ptr().addr() + start) % AROUND_BYTES;
+            for at in std::iter::once(start).chain((next..end).step_by(AROUND_BYTES)) {
+                map.advise_range(Advice::PopulateRead, at, 1).ok()?;
             }
         }
         if !own || !is_kept(map.get(part)?) {
@@ -198,17 +185,6 @@ mod linux {
             map.advise_range(Advice::PopulateRead, start, end - start).ok()?;
         }
         Some(())
-    }
-
-    /// Returns how often this thread looked at a page that was not mapped.
-    fn faults() -> libc::c_long {
-        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: the call writes to `usage`, which is what it is asked for, and all of which may be zeros.
-        let usage = unsafe {
-            libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
-            usage.assume_init()
-        };
-        usage.ru_minflt + usage.ru_majflt
     }
 
     /// Tells whether the system has all of a map in memory, mapped or not. (Of a file that the process neither owns nor

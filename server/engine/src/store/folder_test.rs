@@ -1,6 +1,5 @@
 //! Tests of objects in a folder.
 
-use super::incoming::WRITE_BACK_BYTES;
 use super::*;
 
 fn names(folder: &Path) -> Vec<String> {
@@ -16,13 +15,13 @@ fn a_file_is_seen_when_it_is_whole_and_never_replaced() {
     let store = Folder::new(folder.path().to_owned());
     let inner = folder.path().join("a/b/c");
     let path = inner.join("x");
-    let piece = Bytes::from(vec![7; (WRITE_BACK_BYTES / 2 + 1) as usize]);
+    let piece = vec![7; (WRITE_BACK_BYTES / 2 + 1) as usize];
     let begin = |len| Incoming::new(Arc::clone(&store), path.clone(), 1, len).unwrap();
     let (mut first, mut second) = (begin(3 * piece.len() as u64), begin(5));
     for _ in 0..3 {
-        first.write(piece.clone()).unwrap();
+        first.write(&piece).unwrap();
     }
-    second.write(Bytes::from_static(b"other")).unwrap();
+    second.write(b"other").unwrap();
     assert_eq!(names(&inner), ["x#1", "x#2"]);
     assert_eq!(first.publish(Naming::New).unwrap(), Created::New);
     assert_eq!(names(&inner), ["x", "x#2"]);
@@ -30,7 +29,7 @@ fn a_file_is_seen_when_it_is_whole_and_never_replaced() {
     assert_eq!(names(&inner), ["x"]);
     assert!(fs::read(&path).unwrap() == piece.repeat(3));
     let mut over = begin(10);
-    over.write(Bytes::from_static(b"true bytes")).unwrap();
+    over.write(b"true bytes").unwrap();
     assert_eq!(over.publish(Naming::Over).unwrap(), Created::New);
     assert_eq!((names(&inner), fs::read(&path).unwrap()), (vec!["x".to_owned()], b"true bytes".to_vec()));
 }
@@ -41,7 +40,7 @@ fn what_is_given_up_leaves_nothing() {
     let store = Folder::new(folder.path().to_owned());
     let begin = |key| Incoming::new(Arc::clone(&store), store.file(key), 1, 4);
     let mut given_up = begin("x").unwrap();
-    given_up.write(Bytes::from_static(b"half")).unwrap();
+    given_up.write(b"half").unwrap();
     drop(given_up);
     assert!(names(folder.path()).is_empty());
     std::fs::write(folder.path().join("file"), "").unwrap();
@@ -55,45 +54,15 @@ fn what_is_given_up_leaves_nothing() {
 fn a_file_of_another_length_than_promised_has_no_name() {
     let folder = tempfile::tempdir().unwrap();
     let store = Folder::new(folder.path().to_owned());
-    let piece = Bytes::from(vec![7; WRITE_BACK_BYTES as usize]);
+    let piece = vec![7; WRITE_BACK_BYTES as usize];
     for promised in [WRITE_BACK_BYTES + 1, WRITE_BACK_BYTES - 1] {
         let mut incoming = Incoming::new(Arc::clone(&store), store.file("x"), 1, promised).unwrap();
         incoming.reserve();
-        incoming.write(piece.clone()).unwrap();
+        incoming.write(&piece).unwrap();
         let Err(Unwritten::Body(error)) = incoming.publish(Naming::New) else { panic!() };
         assert_eq!(error.to_string(), format!("expected {promised} bytes, but 8388608 came"));
         assert!(names(folder.path()).is_empty());
     }
-}
-
-#[test]
-fn pieces_of_any_size_are_written_in_order() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Folder::new(folder.path().to_owned());
-    let whole: Bytes = (0..(11 << 20) + 77).map(|i: u32| (i * 31 + i / 255) as u8).collect::<Vec<_>>().into();
-    // More of them between two borders than one call takes; one that ends on a border; one that passes several.
-    let lens = std::iter::repeat_n(1000, 3000).chain([0, (4 << 20) - 3_000_000, 1, (5 << 20) + 3, 0]);
-    let mut incoming = Incoming::new(Arc::clone(&store), store.file("x"), 1, whole.len() as u64).unwrap();
-    let mut rest = whole.clone();
-    for len in lens {
-        incoming.write(rest.split_to(len)).unwrap();
-    }
-    incoming.write(rest).unwrap();
-    assert_eq!(incoming.publish(Naming::New).unwrap(), Created::New);
-    assert!(fs::read(store.file("x")).unwrap() == whole);
-}
-
-#[test]
-fn what_was_not_written_is_not_published() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Folder::new(folder.path().to_owned());
-    let bytes = Bytes::from(vec![7; 3 << 20]);
-    let mut incoming = Incoming::new(Arc::clone(&store), store.file("x"), 1, bytes.len() as u64).unwrap();
-    incoming.fail();
-    let error = incoming.write(bytes).unwrap_err();
-    assert!(error.to_string().contains("x#1 can't be written"), "{error}");
-    assert!(matches!(incoming.publish(Naming::New), Err(Unwritten::Folder(_) | Unwritten::Body(_))));
-    assert!(names(folder.path()).is_empty());
 }
 
 #[test]
