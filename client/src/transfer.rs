@@ -15,7 +15,7 @@
 //! | `order.rs` | copied and hashed, in the order that is faster here |
 //! | `huge.rs` | huge pages for memory of the allocator's |
 //! | `gather.rs` | a range of a file, verified, into one buffer |
-//! | `leased.rs` | parts of files, looked at where the system keeps them |
+//! | `leased.rs` | a part of such a file, looked at where the system keeps it |
 //! | `local.rs` | stored objects that are files of this machine |
 //! | `window.rs` | how many reads are best |
 //! | `write.rs` | packs out |

@@ -29,7 +29,6 @@ use gigastore_formats::wire::{
     SaveRequest, ScrubReport, ScrubRequest, Session, VerifyProgress, VerifyReport, VerifyRequest,
 };
 
-use crate::transfer::local::Shared;
 use upkeep::Upkeep;
 
 /// Why the bytes of an upload did not come.
@@ -130,11 +129,6 @@ pub trait Taker: fmt::Debug + Send + Sync + 'static {
     /// Takes the rest from `source`. May block for as long as the source does. An error is the source's own: what was
     /// taken before it counts, and the rest may be had from another source.
     fn take(&self, source: &mut dyn Source) -> Result<(), Fault>;
-
-    /// Returns where the object's file stays open for others that take from it; `None` where nobody else does.
-    fn file(&self) -> Option<&Shared> {
-        None
-    }
 }
 
 /// Bytes in memory, from a position of their object on.

@@ -11,7 +11,6 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::slice::Codec;
 use gigastore_formats::wire::Fault;
 
-use super::local::Shared;
 use super::order::copied;
 use super::progress::Progress;
 use super::read::{Copy, FetchError};
@@ -30,8 +29,6 @@ pub(super) struct OpenPack {
     /// Its key below the project.
     pub(super) object: String,
     pub(super) slices: Vec<OpenSlice>,
-    /// Where it is a file of this machine, and open.
-    pub(super) file: Shared,
 }
 
 /// A slice with what is known of its groups.
@@ -166,10 +163,6 @@ fn in_place(slice: &OpenSlice, group: Group) -> Option<(usize, Lent<'_>)> {
 }
 
 impl Taker for Delivery {
-    fn file(&self) -> Option<&Shared> {
-        Some(&self.pack.file)
-    }
-
     fn rest(&self) -> ByteRange {
         let state = self.lock();
         let left = if state.failed.is_some() { &[] } else { &self.groups[state.next..] };
@@ -250,11 +243,7 @@ mod tests {
         let groups = touched.map(group).collect();
         let sink = BufferSink::new(vec![7; len as usize]);
         let copies = vec![Copy { plan, sink: sink.clone() }];
-        let pack = OpenPack {
-            object: "p".into(),
-            slices: vec![OpenSlice { entry, name: "w".into(), copies }],
-            file: Shared::default(),
-        };
+        let pack = OpenPack { object: "p".into(), slices: vec![OpenSlice { entry, name: "w".into(), copies }] };
         let delivery = Delivery::new(Arc::new(pack), groups, Progress::default());
         (data, delivery, sink, Lending { object, lends: true, stays: true })
     }

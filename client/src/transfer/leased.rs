@@ -1,13 +1,13 @@
-//! Parts of a file, looked at where the system keeps it, while a lease on the file keeps writers out.
+//! A part of a file, looked at where the system keeps it, while a lease on the file keeps writers out.
 //!
 //! A map of a file that somebody cuts short ends the process that looks at it, and memory that somebody writes to may
 //! not be Rust's. A read lease (`F_SETLEASE`) rules out both: it is given only while nobody has the file open for
-//! writing, and whoever wants to write or truncate it then waits until the lease is given back: when the next read of
-//! the file has noticed, or the last one is done. The system takes it away from a process that was stopped for longer
-//! than 45 s (`/proc/sys/fs/lease-break-time`) while somebody waited; so what was looked at counts only if the lease
-//! is still there afterwards. Only on file systems of this machine alone: elsewhere another machine knows of no lease.
-//! What is left is what every program that maps files lives with: a page that was dropped meanwhile and can't be read
-//! again, or whose memory failed, ends the process. Must never look at a byte of a file that is not leased.
+//! writing, and whoever wants to write or truncate it then waits until the lease is given back. It is held for the
+//! milliseconds of one read. The system takes it away from a process that was stopped for longer than 45 s
+//! (`/proc/sys/fs/lease-break-time`) while somebody waited; so what was looked at counts only if the lease is still
+//! there afterwards. Only on file systems of this machine alone: elsewhere another machine knows of no lease. What is
+//! left is what every program that maps files lives with: a page that was dropped meanwhile and can't be read again, or
+//! whose memory failed, ends the process. Must never look at a byte of a file that is not leased.
 
 #![allow(unsafe_code, reason = "leases, and maps that they make sound, have no safe interface")]
 
@@ -19,51 +19,34 @@ use gigastore_formats::wire::Fault;
 
 use crate::transport::{Source, absent};
 
-/// A leased file.
+/// A part of a leased file.
 #[derive(Debug)]
 pub(super) struct Leased {
-    /// All of it; `None` only while this is made or dropped: it comes after the lease, and is gone before it.
+    /// `None` only while this is made or dropped: it comes after the lease, and is gone before it.
     #[cfg(target_os = "linux")]
     map: Option<memmap2::Mmap>,
     file: Arc<File>,
-}
-
-/// A part of it, all in memory when it was asked for.
-#[derive(Debug)]
-pub(super) struct Part<'l> {
-    leased: &'l Leased,
-    bytes: &'l [u8],
-    /// The position in the file of the first byte.
+    /// The position in the file of the map's first byte.
     start: u64,
 }
 
 #[cfg(target_os = "linux")]
 impl Leased {
-    /// Leases and maps a file, which no other [`Leased`] has; `None` where that can't be leased: it is somebody else's,
-    /// it is being written, its file system has no leases or other machines.
-    pub(super) fn new(file: Arc<File>) -> Option<Self> {
-        if !linux::lease(&file) {
+    /// Maps `range` of a file; `None` where that can't be leased (it is somebody else's, it is being written, its file
+    /// system has no leases or other machines), or where some of the range can't be read.
+    pub(super) fn new(file: Arc<File>, range: ByteRange) -> Option<Self> {
+        if range.is_empty() || !linux::lease(&file) {
             return None;
         }
         // From here on its end gives the lease back.
-        let mut leased = Self { map: None, file };
-        leased.map = linux::map(&leased.file);
-        leased.map.is_some().then_some(leased)
+        let mut leased = Self { map: None, file, start: range.start() };
+        leased.map = linux::map(&leased.file, range);
+        // To read what was dropped from memory may have taken longer than a lease is left to whoever is waited for.
+        (leased.map.is_some() && linux::is_leased(&leased.file)).then_some(leased)
     }
 
-    /// Tells whether the lease was neither taken away, nor is waited for.
-    pub(super) fn stayed(&self) -> bool {
-        linux::is_leased(&self.file)
-    }
-
-    /// Returns a part of the file; `None` where some of it can't be read, or the lease is not there any more.
-    pub(super) fn part(&self, range: ByteRange) -> Option<Part<'_>> {
-        let map = self.map.as_ref().filter(|_| self.stayed())?;
-        let part = usize::try_from(range.start()).ok()?..usize::try_from(range.end()).ok()?;
-        let bytes = map.get(part.clone())?;
-        linux::populate(map, part, linux::is_own(&self.file))?;
-        // The disk may have taken its time.
-        self.stayed().then_some(Part { leased: self, bytes, start: range.start() })
+    fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
     }
 }
 
@@ -78,20 +61,16 @@ impl Drop for Leased {
 /// Elsewhere there are no leases.
 #[cfg(not(target_os = "linux"))]
 impl Leased {
-    pub(super) fn new(_: Arc<File>) -> Option<Self> {
+    pub(super) fn new(_: Arc<File>, _: ByteRange) -> Option<Self> {
         None
     }
 
-    pub(super) fn stayed(&self) -> bool {
-        false
-    }
-
-    pub(super) fn part(&self, _: ByteRange) -> Option<Part<'_>> {
-        None
+    fn bytes(&self) -> &[u8] {
+        &[]
     }
 }
 
-impl Source for Part<'_> {
+impl Source for Leased {
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
         let range = ByteRange::with_len(position, into.len() as u64);
         let lent = range.ok().and_then(|range| self.lend(range)).ok_or_else(|| absent(position))?;
@@ -99,24 +78,25 @@ impl Source for Part<'_> {
         Ok(())
     }
 
+    #[cfg(target_os = "linux")]
     fn stayed(&self) -> bool {
-        self.leased.stayed()
+        linux::is_leased(&self.file)
     }
 
     fn lend(&mut self, range: ByteRange) -> Option<&[u8]> {
         let from = usize::try_from(range.start().checked_sub(self.start)?).ok()?;
-        self.bytes.get(from..from.checked_add(usize::try_from(range.len()).ok()?)?)
+        self.bytes().get(from..from.checked_add(usize::try_from(range.len()).ok()?)?)
     }
 }
 
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs::File;
-    use std::ops::Range;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
 
-    use memmap2::{Advice, Mmap};
+    use gigastore_formats::range::ByteRange;
+    use memmap2::{Advice, Mmap, MmapOptions};
 
     /// `F_SETSIG` of Linux (`asm-generic/fcntl.h`), which the libc crate does not name.
     const F_SETSIG: libc::c_int = 10;
@@ -155,41 +135,38 @@ mod linux {
         unsafe { libc::fcntl(file.as_raw_fd(), what, how) }
     }
 
-    /// Maps a leased file.
-    pub(super) fn map(file: &File) -> Option<Mmap> {
+    /// Maps `range` of a leased file, with all of it in memory.
+    pub(super) fn map(file: &File, range: ByteRange) -> Option<Mmap> {
+        let meta = file.metadata().ok()?;
+        if meta.len() < range.end() {
+            return None;
+        }
+        let mut options = MmapOptions::new();
+        options.offset(range.start()).len(usize::try_from(range.len()).ok()?);
         // SAFETY: with the lease nobody has the file open or mapped for writing, and nobody gets it so, nor truncates
         // it, until the lease is given back, which the owner of this map does after the map is gone. Where the system
         // took the lease away before, what was seen is not used (see the head of this file).
-        unsafe { Mmap::map(file) }.ok()
-    }
-
-    /// Tells whether a file is that of whoever runs this process.
-    pub(super) fn is_own(file: &File) -> bool {
-        file.metadata().is_ok_and(|meta| meta.uid() == rustix::process::geteuid().as_raw())
-    }
-
-    /// Has all of a part of a map in memory; `None` where that can't be.
-    pub(super) fn populate(map: &Mmap, part: Range<usize>, own: bool) -> Option<()> {
+        let map = unsafe { options.map(file) }.ok()?;
         // To ask for each page has the system walk its tables for every one of them, which takes four times as long as
         // to map them. So it is asked for one in as many as it maps with one, and then whether it has the others, too:
         // what it tells about a file only to those whose file it is.
-        let Range { start, end } = part.clone();
+        let own = meta.uid() == rustix::process::geteuid().as_raw();
         if own {
-            let next = start + AROUND_BYTES - (map.as_ptr().addr() + start) % AROUND_BYTES;
-            for at in std::iter::once(start).chain((next..end).step_by(AROUND_BYTES)) {
+            let next = AROUND_BYTES - map.as_ptr().addr() % AROUND_BYTES;
+            for at in std::iter::once(0).chain((next..map.len()).step_by(AROUND_BYTES)) {
                 map.advise_range(Advice::PopulateRead, at, 1).ok()?;
             }
         }
-        if !own || !is_kept(map.get(part)?) {
+        if !own || !is_kept(&map) {
             // What is not in memory after all, the system reads here.
-            map.advise_range(Advice::PopulateRead, start, end - start).ok()?;
+            map.advise(Advice::PopulateRead).ok()?;
         }
-        Some(())
+        Some(map)
     }
 
     /// Tells whether the system has all of a map in memory, mapped or not. (Of a file that the process neither owns nor
     /// may write it says so in any case.)
-    pub(super) fn is_kept(map: &[u8]) -> bool {
+    pub(super) fn is_kept(map: &Mmap) -> bool {
         // SAFETY: the call takes a number, and touches no memory of this process.
         let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return false };
         let before = map.as_ptr().addr() % page;
@@ -214,8 +191,9 @@ mod tests {
         ByteRange::new(start, end).unwrap()
     }
 
-    fn leased(path: &std::path::Path) -> Option<Leased> {
-        Leased::new(Arc::new(File::open(path).unwrap()))
+    /// Leases of files in the folder for temporary ones, if its file system has them.
+    fn leased(path: &std::path::Path, range: ByteRange) -> Option<Leased> {
+        Leased::new(Arc::new(File::open(path).unwrap()), range)
     }
 
     #[test]
@@ -224,18 +202,18 @@ mod tests {
         let path = folder.path().join("x");
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 7 + i / 255) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
-        let Some(leased) = leased(&path) else { return };
-        let mut part = leased.part(range(5000, 2_999_999)).unwrap();
-        assert!(part.lend(range(5000, 2_999_999)).unwrap() == &bytes[5000..2_999_999]);
-        assert!(part.lend(range(1_000_001, 1_000_008)).unwrap() == &bytes[1_000_001..1_000_008]);
-        assert!(part.lend(range(4999, 5001)).is_none() && part.lend(range(2_999_998, 3_000_000)).is_none());
+        let Some(mut leased) = leased(&path, range(5000, 2_999_999)) else { return };
+        assert!(leased.lend(range(5000, 2_999_999)).unwrap() == &bytes[5000..2_999_999]);
+        assert!(leased.lend(range(1_000_001, 1_000_008)).unwrap() == &bytes[1_000_001..1_000_008]);
+        assert!(leased.lend(range(4999, 5001)).is_none() && leased.lend(range(2_999_998, 3_000_000)).is_none());
         let mut into = [0; 9];
-        part.fill_at(6000, &mut into).unwrap();
+        leased.fill_at(6000, &mut into).unwrap();
         assert_eq!(into, bytes[6000..6009]);
-        assert!(part.fill_at(2_999_995, &mut into).is_err() && part.fill_at(0, &mut into).is_err());
-        assert!(part.stayed());
-        assert!(leased.part(range(0, 3_000_001)).is_none(), "past the end");
-        assert!(leased.part(range(9, 9)).unwrap().lend(range(9, 9)).unwrap().is_empty());
+        assert!(leased.fill_at(2_999_995, &mut into).is_err() && leased.fill_at(0, &mut into).is_err());
+        assert!(leased.stayed());
+        let other = Arc::new(File::open(&path).unwrap());
+        assert!(Leased::new(Arc::clone(&other), range(0, 3_000_001)).is_none(), "past the end");
+        assert!(!linux::is_leased(&other), "what failed left a lease");
         drop(leased);
         File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     }
@@ -252,7 +230,7 @@ mod tests {
         file.sync_all().unwrap();
         drop(file);
         let file = Arc::new(File::open(&path).unwrap());
-        if Leased::new(Arc::clone(&file)).is_none() {
+        if Leased::new(Arc::clone(&file), range(0, 1)).is_none() {
             return;
         }
         let in_memory = rustix::fs::fstatfs(&file).unwrap().f_type as u64 == 0x0102_1994;
@@ -263,10 +241,9 @@ mod tests {
             let bare = unsafe { memmap2::Mmap::map(&*file) }.unwrap();
             // A file system in memory drops nothing.
             assert!(in_memory || !linux::is_kept(&bare), "{len:?} bytes at {start} are there");
-            let leased = Leased::new(Arc::clone(&file)).unwrap();
-            let mut part = leased.part(range(1000, BYTES)).unwrap();
-            assert!(linux::is_kept(part.bytes), "{len:?} bytes at {start}");
-            assert!(part.lend(range(1000, BYTES)).unwrap() == &bytes[1000..]);
+            let mut leased = Leased::new(Arc::clone(&file), range(1000, BYTES)).unwrap();
+            assert!(linux::is_kept(leased.map.as_ref().unwrap()), "{len:?} bytes at {start}");
+            assert!(leased.lend(range(1000, BYTES)).unwrap() == &bytes[1000..]);
         }
     }
 
@@ -276,14 +253,13 @@ mod tests {
         let path = folder.path().join("x");
         std::fs::write(&path, [7; 10_000]).unwrap();
         let writer = File::options().write(true).open(&path).unwrap();
-        assert!(leased(&path).is_none());
+        assert!(leased(&path, range(0, 10_000)).is_none());
         drop(writer);
-        let Some(leased) = leased(&path) else { return };
-        let part = leased.part(range(0, 10_000)).unwrap();
+        let Some(leased) = leased(&path, range(0, 10_000)) else { return };
         // It is told to wait, and whoever looks is told of it.
         let refused = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock);
-        assert!(!part.stayed() && leased.part(range(0, 10_000)).is_none());
+        assert!(!leased.stayed());
     }
 
     #[test]
@@ -303,10 +279,11 @@ mod tests {
             });
             // A page that is gone would end this process with a signal.
             for _ in 0..2000 {
-                let Some(leased) = leased(&path) else { continue };
-                let Some(mut part) = leased.part(range(0, BYTES)) else { continue };
-                let lent = part.lend(range(0, BYTES)).unwrap();
-                assert!(lent.iter().step_by(512).all(|byte| [0, 7].contains(byte)));
+                if let Some(mut leased) = leased(&path, range(0, BYTES)) {
+                    assert!(
+                        leased.lend(range(0, BYTES)).unwrap().iter().step_by(512).all(|byte| [0, 7].contains(byte))
+                    );
+                }
             }
             done.store(true, Ordering::Relaxed);
         });

@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use gigastore_formats::ambient::Ambient;
 use gigastore_formats::range::ByteRange;
@@ -36,124 +36,78 @@ thread_local! {
     static SECTORS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A file that is open, for the reads of one object.
-#[derive(Debug)]
-struct Opened {
-    file: Arc<File>,
-    path: PathBuf,
-    /// Of what is in memory, once somebody looked there; nothing where it can't be leased, or not any more.
-    leased: OnceLock<Mutex<Option<Arc<Leased>>>>,
-}
-
-/// Where the file of an object is kept open from one read to the next, once it is found in memory: to open it costs a
-/// thread that may wait.
-#[derive(Debug, Default)]
-pub struct Shared(OnceLock<Arc<Opened>>);
-
 /// Passes what `taker` wants from a file of this machine to it. What the file does not give is left: whoever else has
 /// the bytes is asked, and says what is wrong. `afresh`: from the disk, whatever is in memory.
 pub(crate) async fn pass_file(ambient: &dyn Ambient, path: PathBuf, taker: &Arc<dyn Taker>, afresh: bool) {
-    let shared = taker.file().filter(|_| !afresh);
-    let opened = match shared.and_then(|shared| shared.0.get()) {
-        Some(opened) => Arc::clone(opened),
-        None => {
-            let cold = Arc::clone(taker);
-            // Here, as a file system that is not there any more can keep this waiting.
-            let begin = move || {
-                let opened = open(path)?;
-                let look = if afresh { Err(io::ErrorKind::WouldBlock.into()) } else { opened.look(cold.rest()) };
-                match look {
-                    Ok(()) => Ok(Some(Arc::new(opened))),
-                    Err(error) => opened.pass_cold(&*cold, &error).map(|()| None),
-                }
-            };
-            // What goes wrong here or below, whoever is asked next says.
-            let Ok(Some(opened)) = ambient.waited(begin).await else { return };
-            match shared {
-                Some(shared) => Arc::clone(shared.0.get_or_init(|| opened)),
-                None => opened,
-            }
+    let (cold, warm) = (Arc::clone(taker), Arc::clone(taker));
+    // Here, as a file system that is not there any more can keep this waiting.
+    let begin = move || {
+        let file = Arc::new(open(&path)?);
+        let look = if afresh { Err(io::ErrorKind::WouldBlock.into()) } else { look(&file, cold.rest()) };
+        match look {
+            Ok(()) => Ok(Some((file, path))),
+            Err(error) => pass_cold(file, &path, &*cold, &error).map(|()| None),
         }
     };
-    let (kept, warm) = (Arc::clone(&opened), Arc::clone(taker));
-    let Err(error) = ambient.computed(move || kept.pass_kept(&*warm)).await else { return };
-    // Some of it is not in memory, or not any more.
+    // What goes wrong here or below, whoever is asked next says.
+    let Ok(Some((file, path))) = ambient.waited(begin).await else { return };
+    let begun = Arc::clone(&file);
+    let Err(error) = ambient.computed(move || take_kept(begun, &*warm)).await else { return };
+    // Some of it was dropped from memory meanwhile.
     let taker = Arc::clone(taker);
-    let _ = ambient.waited(move || opened.pass_cold(&*taker, &error)).await;
+    let _ = ambient.waited(move || pass_cold(file, &path, &*taker, &error)).await;
 }
 
-impl Opened {
-    /// Tells whether a range is in memory, by a byte here and there: the system drops what lies together together.
-    fn look(&self, range: ByteRange) -> io::Result<()> {
-        let starts = (range.start()..range.end()).step_by(LOOK_BYTES);
-        let mut looks = starts.chain(range.end().checked_sub(1));
-        looks.try_for_each(|position| Kept(&self.file).read(position, &mut [0]))
-    }
+/// Tells whether a range of a file is in memory, by a byte here and there: the system drops what lies together
+/// together.
+fn look(file: &Arc<File>, range: ByteRange) -> io::Result<()> {
+    let kept = Kept(Arc::clone(file));
+    let starts = (range.start()..range.end()).step_by(LOOK_BYTES);
+    starts.chain(range.end().checked_sub(1)).try_for_each(|position| kept.read(position, &mut [0]))
+}
 
-    /// Passes what is in memory, if all of it is.
-    fn pass_kept(&self, taker: &dyn Taker) -> io::Result<()> {
-        let range = taker.rest();
-        if range.is_empty() {
-            return Ok(());
-        }
-        let leased = self.leased();
-        self.look(range)?;
-        let taken = match leased.as_ref().and_then(|leased| leased.part(range)) {
-            Some(mut part) => taker.take(&mut part),
-            None => taker.take(&mut Kept(&self.file)),
-        };
-        taken.map_err(|fault| io::Error::other(fault.message))
-    }
+/// Passes what is in memory.
+fn take_kept(file: Arc<File>, taker: &dyn Taker) -> io::Result<()> {
+    let taken = match Leased::new(Arc::clone(&file), taker.rest()) {
+        Some(mut leased) => taker.take(&mut leased),
+        None => taker.take(&mut Kept(file)),
+    };
+    taken.map_err(|fault| io::Error::other(fault.message))
+}
 
-    /// Returns the file as it lies in memory. Where somebody waits to write to it nobody looks there again.
-    fn leased(&self) -> Option<Arc<Leased>> {
-        self.leased.get_or_init(|| Mutex::new(Leased::new(Arc::clone(&self.file)).map(Arc::new)));
-        self.let_go()
-    }
-
-    /// Gives a lease back that somebody waits for, when those who look have noticed, too; returns one that stays.
-    fn let_go(&self) -> Option<Arc<Leased>> {
-        let mut leased = self.leased.get()?.lock().unwrap_or_else(PoisonError::into_inner);
-        leased.take_if(|leased| !leased.stayed());
-        leased.clone()
-    }
-
-    /// Passes what a look at the memory did not give; `error` is what came of that look.
-    fn pass_cold(&self, taker: &dyn Taker, error: &io::Error) -> io::Result<()> {
-        // This read does not look, but may be the first to see that somebody waits.
-        self.let_go();
-        // A file system that can't tell what it keeps may keep all of it.
-        let direct = error.kind() != io::ErrorKind::Unsupported;
-        let taken = taker.take(&mut OnDisk::new(&self.file, &self.path, direct));
-        taken.map_err(|fault| io::Error::other(fault.message))
-    }
+/// Passes what a look at the memory did not give; `error` is what came of that look.
+fn pass_cold(file: Arc<File>, path: &Path, taker: &dyn Taker, error: &io::Error) -> io::Result<()> {
+    // A file system that can't tell what it keeps may keep all of it.
+    let direct = error.kind() != io::ErrorKind::Unsupported;
+    let taken = taker.take(&mut OnDisk::new(file, path, direct));
+    taken.map_err(|fault| io::Error::other(fault.message))
 }
 
 fn failed(error: io::Error) -> Fault {
     Fault::new(FaultCode::Unavailable, &error)
 }
 
-fn open(path: PathBuf) -> io::Result<Opened> {
+fn open(path: &Path) -> io::Result<File> {
     // Opening a pipe would wait for whoever writes to it.
     let flags = OFlags::NONBLOCK.bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display())));
     }
-    Ok(Opened { file: Arc::new(file), path, leased: OnceLock::new() })
+    Ok(file)
 }
 
 /// What the system keeps of a file in memory.
-struct Kept<'f>(&'f File);
+struct Kept(Arc<File>);
 
-impl Kept<'_> {
+impl Kept {
     #[cfg(target_os = "linux")]
     fn read(&self, position: u64, into: &mut [u8]) -> io::Result<()> {
         use rustix::io::{ReadWriteFlags, preadv2};
         let mut filled = 0;
         while filled < into.len() {
             let rest = &mut [io::IoSliceMut::new(&mut into[filled..])];
-            match preadv2(self.0, rest, position + filled as u64, ReadWriteFlags::NOWAIT) {
+            match preadv2(&self.0, rest, position + filled as u64, ReadWriteFlags::NOWAIT) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => filled += read,
                 Err(rustix::io::Errno::INTR) => {}
@@ -171,23 +125,23 @@ impl Kept<'_> {
     }
 }
 
-impl Source for Kept<'_> {
+impl Source for Kept {
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.read(position, into).map_err(failed)
     }
 }
 
 /// A file that has to be waited for.
-struct OnDisk<'f> {
-    file: &'f File,
+struct OnDisk {
+    file: Arc<File>,
     /// The same past the page cache, where the file system has that.
     direct: Option<File>,
     /// Where direct reads go: whole sectors from a border of a sector on.
     sectors: Vec<u8>,
 }
 
-impl<'f> OnDisk<'f> {
-    fn new(file: &'f File, path: &Path, direct: bool) -> Self {
+impl OnDisk {
+    fn new(file: Arc<File>, path: &Path, direct: bool) -> Self {
         let direct = direct.then(|| open_direct(path).ok()).flatten();
         let mut sectors = SECTORS.take();
         if direct.is_some() {
@@ -245,7 +199,7 @@ fn read_sectors(file: &File, position: u64, into: &mut [u8]) -> io::Result<usize
     Ok(filled)
 }
 
-impl Source for OnDisk<'_> {
+impl Source for OnDisk {
     fn fill_at(&mut self, position: u64, into: &mut [u8]) -> Result<(), Fault> {
         let filled = self.fill(position, into).unwrap_or_else(|_| {
             // Some file systems open a file for direct reads and then refuse these.
@@ -264,7 +218,7 @@ impl Source for OnDisk<'_> {
     }
 }
 
-impl Drop for OnDisk<'_> {
+impl Drop for OnDisk {
     fn drop(&mut self) {
         SECTORS.set(std::mem::take(&mut self.sectors));
     }
@@ -283,5 +237,56 @@ fn open_direct(_: &Path) -> io::Result<File> {
 }
 
 #[cfg(test)]
-#[path = "local_test.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_piece_of_a_file_is_read_wherever_it_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let bytes: Vec<u8> = (0..3 * SECTORS_BYTES + 1000).map(|i| (i * 7 + i / 255) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let mut memory = vec![0; bytes.len() + 2 * SECTOR_BYTES];
+        let border = memory.as_ptr().align_offset(SECTOR_BYTES);
+        for (at, len, off) in [
+            (0, bytes.len(), 0),
+            (0, bytes.len(), 16),
+            (SECTOR_BYTES, 2 * SECTORS_BYTES, 0),
+            (4097, 2 * SECTORS_BYTES + 5, 0),
+            (bytes.len() - 1, 1, 0),
+            (3 * SECTORS_BYTES, 1000, 3),
+            (77, 0, 0),
+        ] {
+            for direct in [false, true] {
+                let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, direct);
+                let into = &mut memory[border + off..][..len];
+                into.fill(0);
+                on_disk.fill_at(at as u64, into).unwrap();
+                assert!(into == &bytes[at..at + len], "{len} bytes at {at} to {off}, direct {direct}");
+                let range = ByteRange::with_len(at as u64, len as u64).unwrap();
+                let fits = at % SECTOR_BYTES + len <= SECTORS_BYTES;
+                let expected = (fits && on_disk.direct.is_some()).then_some(&*into);
+                assert!(on_disk.lend(range) == expected, "{len} bytes at {at} are lent, direct {direct}");
+            }
+        }
+        let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, true);
+        let past = on_disk.fill_at(bytes.len() as u64 - 10, &mut [0; 20]);
+        assert!(past.unwrap_err().message.contains("fill"), "a file that ends early is no file of zeros");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_was_just_written_is_kept_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, [7; 10_000]).unwrap();
+        let mut into = [0; 5000];
+        let kept = Kept(Arc::new(open(&path).unwrap()));
+        match kept.read(5000, &mut into) {
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
+            Ok(()) => assert_eq!(into, [7; 5000]),
+        }
+        assert!(kept.read(5001, &mut into).is_err(), "past the end");
+        assert!(open(folder.path()).is_err(), "a folder");
+    }
+}

@@ -20,7 +20,6 @@ use gigastore_formats::tensor::slice::{Place, SliceRow};
 use gigastore_formats::wire::Fault;
 
 use super::delivery::{Delivery, Group, OpenPack, OpenSlice};
-use super::local::Shared;
 use super::progress::Progress;
 use super::sink::Sink;
 use super::window::Window;
@@ -212,7 +211,7 @@ async fn open(
             }
         }
     }
-    Ok(OpenPack { object, slices: opened, file: Shared::default() })
+    Ok(OpenPack { object, slices: opened })
 }
 
 /// Reads and proves a pack's header.
