@@ -31,8 +31,8 @@ pub(super) const MEMORY_BYTES: u64 = 4 * BATCH_BYTES;
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
 /// Bytes that one call writes, at most: 256 KiB. Longer writes get longer pages to lie in, which have to be found, or
-/// got back from a virtual machine's host: with pages of 2 MiB saves took a tenth longer where memory was full, a sixth
-/// where it was free, for restores from memory that were a tenth faster.
+/// got back from a virtual machine's host: with pages of 2 MiB saves took up to a fifth longer where memory was full, a
+/// sixth where it was free, for restores from memory that were a tenth faster.
 const WRITE_BYTES: u64 = 256 << 10;
 
 /// Names that are known to be durable, at most: 65,536, some MiB. Beyond that all are forgotten and synced again.
