@@ -15,4 +15,3 @@ mod pushes;
 mod retain;
 mod saves;
 mod scrub;
-mod versions;

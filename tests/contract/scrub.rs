@@ -11,7 +11,6 @@ use gigastore_client::store::Store;
 use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;
 use gigastore_formats::collect::CollectRequest;
-use gigastore_formats::limits::GROUP_BYTES;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::ObjectKind;
 use gigastore_formats::sealed::seal;
@@ -25,15 +24,15 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::epochs;
 
-pub(crate) fn project() -> ProjectName {
+fn project() -> ProjectName {
     "p".parse().unwrap()
 }
 
 /// A store in memory, and an engine and a client on it.
-pub(crate) struct Desk {
+struct Desk {
     below: Arc<InMemory>,
-    pub(crate) engine: Engine,
-    pub(crate) store: Store,
+    engine: Engine,
+    store: Store,
 }
 
 impl Desk {
@@ -44,7 +43,7 @@ impl Desk {
         Self { below, engine, store }
     }
 
-    pub(crate) async fn new() -> Self {
+    async fn new() -> Self {
         Self::over(Arc::new(InMemory::new())).await
     }
 
@@ -57,14 +56,14 @@ impl Desk {
         Self::over(twin).await
     }
 
-    pub(crate) async fn save(&self, run: &str, step: u64, compress: Compression, tensors: &[Tensor]) {
+    async fn save(&self, run: &str, step: u64, compress: Compression, tensors: &[Tensor]) {
         let mut spec = SaveSpec::new(project(), run.parse().unwrap(), step, 1);
         spec.compress = compress;
         save(&self.store, spec, tensors).await.unwrap();
     }
 
     /// All objects, but for what scrubs write themselves.
-    pub(crate) async fn objects(&self) -> BTreeMap<String, Bytes> {
+    async fn objects(&self) -> BTreeMap<String, Bytes> {
         use futures::TryStreamExt;
         let listed: Vec<_> = self.below.list(None).try_collect().await.unwrap();
         let mut found = BTreeMap::new();
@@ -75,7 +74,7 @@ impl Desk {
         found
     }
 
-    pub(crate) async fn keys(&self, part: &str) -> Vec<String> {
+    async fn keys(&self, part: &str) -> Vec<String> {
         self.objects().await.into_keys().filter(|key| key.contains(part)).collect()
     }
 
@@ -87,25 +86,25 @@ impl Desk {
         self.below.put(&Path::from(key), bytes.into()).await.unwrap();
     }
 
-    pub(crate) async fn flip(&self, key: &str, at: usize) {
+    async fn flip(&self, key: &str, at: usize) {
         let mut bytes = self.bytes(key).await;
         bytes[at] ^= 0x10;
         self.put(key, bytes).await;
     }
 
-    pub(crate) async fn scrub(&self, replica: Option<&Desk>) -> ScrubReport {
+    async fn scrub(&self, replica: Option<&Desk>) -> ScrubReport {
         let request = ScrubRequest { project: project(), rate: None, dry_run: false };
         self.engine.scrub(&request, replica.map(|desk| &desk.engine), &|_| {}).await.unwrap()
     }
 
-    pub(crate) async fn verify(&self, depth: Depth) -> VerifyReport {
+    async fn verify(&self, depth: Depth) -> VerifyReport {
         let request = VerifyRequest { project: project(), name: None, number: None, depth };
         self.engine.verify(&request, &|_| {}).await.unwrap()
     }
 }
 
 /// Length of a pack's header.
-pub(crate) fn header_len(pack: &[u8]) -> usize {
+fn header_len(pack: &[u8]) -> usize {
     8 + u64::from_le_bytes(*pack.first_chunk().unwrap()) as usize
 }
 
@@ -326,7 +325,7 @@ async fn an_object_of_many_parts_is_put_right_at_once() {
     }
     let report = desk.scrub(Some(&twin)).await;
     assert_eq!((report.findings.len(), report.repaired.len()), (0, 1), "{report:#?}");
-    assert_eq!(report.repaired[0].bytes, 3 * GROUP_BYTES, "three groups were damaged");
+    assert_eq!(report.repaired[0].bytes, 3 << 20, "three groups were damaged");
     assert!(desk.bytes(&key).await == before);
     // Damage in the replica, where it is the only copy: nothing of the object is touched.
     twin.flip(&key, before.len() / 2).await;
