@@ -2,7 +2,7 @@
 //! nothing.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 
 use gigastore_client::checkpoint::asynchronous::{AsyncSaver, Busy, Staging, StateLayout};
 use gigastore_client::checkpoint::{CheckpointSave, Compression, SaveSpec, Slice};
@@ -18,6 +18,7 @@ use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::timeline::{Phase, Span};
 use gigastore_formats::wire::{Depth, SaveRequest, VerifyRequest};
 use gigastore_server::Limits;
+use gigastore_tests::faulty::{FaultyStore, Op, Verdict};
 use gigastore_tests::model::{Size, Tensor, transformer};
 use gigastore_tests::opened::{engine, open, save, serve, slices};
 use object_store::memory::InMemory;
@@ -132,6 +133,40 @@ async fn two_committers_of_one_save_write_one_manifest_and_the_record_names_one_
     assert_eq!(objects(&below, "log").await.len(), 1);
     assert_eq!(timeline(&others[3], "p/run@1").await.spans.len(), 2 * 5);
     check(&others[0], "p/run@1", &tensors).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_committer_that_finds_its_own_save_committed_meanwhile_says_so() {
+    let (below, tensors) = (Arc::new(InMemory::new()), model());
+    let late = Arc::new(FaultyStore::new(Arc::<InMemory>::clone(&below)));
+    let (first, second) = (
+        open(Arc::<InMemory>::clone(&below), OpenMode::Create).await.unwrap(),
+        open(Arc::<FaultyStore>::clone(&late), OpenMode::Create).await.unwrap(),
+    );
+    let job = SaveSpec { attempt: Some("job".to_owned()), ..spec(1, 1) };
+    let saves = [&first, &second].map(|store| store.begin_save(job.clone(), Progress::default()));
+    let saves = futures::future::try_join_all(saves).await.unwrap();
+    saves[0].rank(0, slices(&tensors, 0, 1)).await.unwrap();
+    // The second has seen the log without the commit, and reads the part when the first has committed.
+    let ((reads, reading), (go, gone)) = (mpsc::channel(), mpsc::channel());
+    let held = Mutex::new(Some((reads, gone)));
+    late.set_plan(Box::new(move |operation| {
+        let part = operation.op == Op::Get && operation.path.contains("/parts/");
+        let first = part.then(|| held.lock().unwrap().take()).flatten();
+        if let Some((reads, gone)) = first {
+            reads.send(()).unwrap();
+            gone.recv().unwrap();
+        }
+        Verdict::Pass
+    }));
+    let [earlier, later] = <[_; 2]>::try_from(saves).ok().unwrap();
+    let later = tokio::spawn(async move { later.finish().await });
+    tokio::task::spawn_blocking(move || reading.recv().unwrap()).await.unwrap();
+    let committed = earlier.finish().await.unwrap();
+    go.send(()).unwrap();
+    let same = later.await.unwrap().unwrap();
+    assert_eq!((&same.info, same.existed), (&committed.info, false));
+    assert!(!committed.existed);
 }
 
 async fn objects(below: &InMemory, kind: &str) -> BTreeSet<String> {

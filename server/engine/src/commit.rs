@@ -26,7 +26,7 @@ use gigastore_formats::wire::{CommitInfo, Committed, FinishRequest};
 
 use crate::engine::Engine;
 use crate::join::Merged;
-use crate::log::{AppendError, Live, State};
+use crate::log::{AppendError, Live, Outcome, State};
 use crate::place::Placed;
 use crate::read::info;
 use crate::store::Body;
@@ -132,7 +132,9 @@ impl Engine {
         let state = self.state(project).await?;
         self.log(project).keep(&state).await?;
         let gone = || CommitError::DroppedSince { name: name.clone(), number };
-        Ok(Committed { info: info(&state, name, number).ok_or_else(gone)?, existed: true })
+        // Another of the same commit's callers may have come first, and then nothing was there before.
+        let existed = !matches!(state.outcome(txn), Some(Outcome::Took(_)));
+        Ok(Committed { info: info(&state, name, number).ok_or_else(gone)?, existed })
     }
 
     /// Points a tag at a live step or version. The operation `txn` has one effect, however often it is asked for: a
