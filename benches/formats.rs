@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use gigastore_formats::digest::Digest;
+use gigastore_formats::limits::GROUP_BYTES;
 use gigastore_formats::manifest::Step;
 use gigastore_formats::manifest::checkpoint::{
     Checkpoint, CheckpointMeta, CheckpointReader, CheckpointRow, Selection, read_checkpoint, write_checkpoint,
@@ -24,7 +25,7 @@ use gigastore_formats::tensor::boxes::{CopyPlan, TensorBox};
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::header::SafetensorsHeader;
 use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceKind, SliceRow};
-use gigastore_formats::verified::{GroupSize, GroupTree, StreamHasher};
+use gigastore_formats::verified::{GroupTree, StreamHasher};
 use gigastore_tests::model::{Size, safetensors, transformer};
 use gigastore_tests::prepared;
 
@@ -53,10 +54,10 @@ fn hashing(c: &mut Criterion) {
     let mut group = c.benchmark_group("hash 16 MiB");
     group.throughput(Throughput::Bytes(content.len() as u64));
     group.bench_function("limit: blake3::hash", |b| b.iter(|| blake3::hash(black_box(&content))));
-    group.bench_function("group tree, 1 MiB groups", |b| {
-        b.iter(|| GroupTree::of(GroupSize::Tensor, black_box(&content)));
+    group.bench_function("group tree", |b| {
+        b.iter(|| GroupTree::of(black_box(&content)));
     });
-    let tree = GroupTree::of(GroupSize::Tensor, &content);
+    let tree = GroupTree::of(&content);
     group.bench_function("check of a range", |b| b.iter(|| tree.check_range(0, black_box(&content))));
     group.finish();
 }
@@ -65,7 +66,7 @@ fn packs(c: &mut Criterion) {
     let ids = ids(SLICES);
     let content = random(2048);
     let slices = || {
-        let tree = GroupTree::of(GroupSize::Tensor, &content);
+        let tree = GroupTree::of(&content);
         let slice = |id: &SliceId| PackSlice { slice: id.clone(), tree: tree.clone(), coding: Coding::Raw };
         ids.iter().map(slice).collect::<Vec<_>>()
     };
@@ -153,8 +154,8 @@ fn select(manifest: &Bytes, name: &str) -> (Checkpoint, u64) {
             Step::Need(ranges) => ranges,
         };
         for range in ranges {
-            let group = GroupSize::File.bytes();
-            let (start, end) = (range.start() / group * group, (range.end().div_ceil(group) * group).min(len));
+            let (start, end) =
+                (range.start() / GROUP_BYTES * GROUP_BYTES, (range.end().div_ceil(GROUP_BYTES) * GROUP_BYTES).min(len));
             read += end - start;
             // What a client reads it checks.
             black_box(blake3::hash(&manifest[start as usize..end as usize]));
@@ -247,7 +248,7 @@ fn codec(c: &mut Criterion) {
     let made: Vec<u8> = random(8 * MIB).chunks(2).flat_map(|pair| [pair[0], 0x3c | (pair[1] & 3)]).collect();
     let real = weights().into_iter().flatten().map(|(dtype, content)| (format!("real {dtype}"), dtype, content));
     for (what, dtype, content) in std::iter::once(("made BF16".to_owned(), Dtype::BF16, made)).chain(real) {
-        let groups: Vec<&[u8]> = content.chunks(MIB).collect();
+        let groups: Vec<&[u8]> = content.chunks(GROUP_BYTES as usize).collect();
         let mut bench = c.benchmark_group(format!("codec, {what}"));
         bench.throughput(Throughput::Bytes(content.len() as u64));
         let frames: Vec<Vec<u8>> = groups.iter().map(|group| encode_group(dtype, group)).collect();
@@ -260,7 +261,7 @@ fn codec(c: &mut Criterion) {
         });
         bench.bench_function("encode and hash what is stored", |b| {
             b.iter(|| {
-                let mut hasher = StreamHasher::new(GroupSize::Tensor);
+                let mut hasher = StreamHasher::default();
                 groups.iter().for_each(|group| hasher.update(&encode_group(dtype, group)));
                 hasher.finish()
             });

@@ -21,7 +21,7 @@ use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Action, Commit, Entry, Index, Record, Sort, TxnId};
 use gigastore_formats::retention::Verb;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::DatasetRequest;
 use gigastore_tests::weed::Ports;
 
@@ -175,7 +175,7 @@ fn p99(times: &mut [f64]) -> f64 {
 async fn writer(engine: &Engine, n: u64, after: u64, commits: u64) -> Sent<Vec<f64>> {
     let name: Name = format!("data-{n}").parse()?;
     let content = Bytes::from(format!("content of {name}"));
-    let tree = GroupTree::of(GroupSize::File, &content);
+    let tree = GroupTree::of(&content);
     let pieces = futures::stream::iter([Ok(content)]).boxed();
     let blob = engine.put_blob(&project()?, 0, tree.clone(), pieces).await?;
     let mut times = Vec::new();

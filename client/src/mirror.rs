@@ -34,7 +34,7 @@ use crate::store::Store;
 use crate::transfer::progress::Progress;
 use crate::transport::{PieceStream, Pieces, UploadError};
 
-/// Bytes of an object that are read at once: eight groups of a tensor.
+/// Bytes of an object that are read at once: thirty-two groups.
 const PIECE_BYTES: u64 = 8 << 20;
 
 /// Reads of one object in flight: two hide the latency of one behind the transfer of the other.

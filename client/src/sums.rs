@@ -11,7 +11,7 @@ use gigastore_formats::digest::Digest;
 use gigastore_formats::name::Target;
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::Sort;
-use gigastore_formats::verified::{GroupSize, StreamHasher};
+use gigastore_formats::verified::StreamHasher;
 use gigastore_formats::wire::{Fault, FaultCode};
 
 use crate::checkpoint::files::FileError;
@@ -178,7 +178,7 @@ async fn hashed_file(
         Err(error) if error.code() == FaultCode::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let mut hasher = StreamHasher::new(GroupSize::File);
+    let mut hasher = StreamHasher::default();
     let whole = ByteRange::new(0, len).expect("0 is the smallest number");
     for range in whole.cut(PIECE_BYTES) {
         let piece = checkpoint.read_file(path, Some(range), progress).await?;
@@ -194,7 +194,7 @@ async fn hashed_blob(dataset: &Dataset, path: &str, progress: &Progress) -> Resu
         Err(DatasetError::Unknown { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let (mut hasher, mut len) = (StreamHasher::new(GroupSize::File), 0);
+    let (mut hasher, mut len) = (StreamHasher::default(), 0);
     while let Some(piece) = pieces.try_next().await? {
         len += piece.len() as u64;
         hasher = hashed(dataset.store(), hasher, piece).await;

@@ -2,17 +2,15 @@
 //!
 //! Must never hold a tunable: what is here is part of the format or protects a parser; tunables live with their users.
 
-/// Bytes of one verified group of a tensor slice: 1 MiB.
+/// Bytes of one verified group, of slices, files and manifests alike: 256 KiB.
 ///
-/// 32 bytes of chaining value for 2^20 bytes is 0.003 % of overhead, and a reader of a 4 KiB row hashes at most 1 MiB,
-/// about a third of a millisecond on one core.
-pub const TENSOR_GROUP_BYTES: u64 = 1 << 20;
+/// A chaining value of 32 bytes is 0.012 % of overhead. Who reads a part of something (the rows of a rank, a page of
+/// Parquet) hashes up to a group too much at either end, some 40 microseconds on one core; larger groups would be
+/// mostly bytes that nobody asked for.
+pub const GROUP_BYTES: u64 = 256 << 10;
 
-/// Bytes of one verified group of a file or manifest: 256 KiB.
-///
-/// Parquet pages are read in pieces of tens to hundreds of KiB; a larger group would hash mostly bytes nobody asked
-/// for.
-pub const FILE_GROUP_BYTES: u64 = 256 << 10;
+/// Bytes of one group of a slice in a pack of version 1: 1 MiB. Such packs are read, and not written any more.
+pub const PACK_1_GROUP_BYTES: u64 = 1 << 20;
 
 /// Slices in one pack: 4,096. With about 1 KiB of header a slice the header stays below [`MAX_PACK_HEADER_BYTES`].
 pub const MAX_PACK_SLICES: usize = 4096;
@@ -23,8 +21,9 @@ pub const MAX_PACK_HEADER_BYTES: u64 = 8 << 20;
 /// Header of a foreign safetensors file: 100,000,000 bytes, the limit of the reference implementation.
 pub const MAX_SAFETENSORS_HEADER_BYTES: u64 = 100_000_000;
 
-/// Longest slice: 4 GiB; longer ones are split along dimension 0. Its 4,096 group values (64 hex digits each, 256 KiB)
-/// fit a pack header, and with its header it stays below the 5 GiB that object stores take in one put.
+/// Longest slice: 4 GiB; longer ones are split along dimension 0. Its 16,384 group values (64 hex digits each, 1 MiB)
+/// and lengths of frames (8 digits each) fit a pack header, and with its header it stays below the 5 GiB that object
+/// stores take in one put.
 pub const MAX_SLICE_BYTES: u64 = 4 << 30;
 
 /// Pack size that packing aims at: 64 MiB, large enough that a store's latency (~50 ms) is small beside the transfer,

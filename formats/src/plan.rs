@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use self::index::RowIndex;
 use crate::digest::Digest;
-use crate::limits::TENSOR_GROUP_BYTES;
+use crate::limits::PACK_1_GROUP_BYTES;
 use crate::manifest::checkpoint::{Checkpoint, CheckpointMeta, CheckpointRow};
 use crate::object::Stored;
 use crate::range::ByteRange;
@@ -288,11 +288,11 @@ impl Touched {
         if self.whole {
             return 1;
         }
-        let count = row.slice.bytes().div_ceil(TENSOR_GROUP_BYTES);
+        let count = row.slice.bytes().div_ceil(PACK_1_GROUP_BYTES);
         self.groups.resize(count.div_ceil(64) as usize, 0);
         for group in 0..count {
-            let start = group * TENSOR_GROUP_BYTES;
-            let end = (start + TENSOR_GROUP_BYTES).min(row.slice.bytes());
+            let start = group * PACK_1_GROUP_BYTES;
+            let end = (start + PACK_1_GROUP_BYTES).min(row.slice.bytes());
             if copy.touches(ByteRange::new(start, end).expect("a group starts before its end")) {
                 self.groups[group as usize / 64] |= 1 << (group % 64);
             }
@@ -300,7 +300,8 @@ impl Touched {
         count
     }
 
-    /// Returns the stored bytes of the wanted groups, neighbours joined.
+    /// Returns the stored bytes of the wanted groups, neighbours joined. Which version a pack has only its header says:
+    /// groups of version 1 are whole groups of any.
     fn ranges(&self, row: &CheckpointRow) -> Vec<(u64, u64)> {
         let Place { offset, stored_len, .. } = row.place;
         if self.whole {
@@ -310,8 +311,8 @@ impl Touched {
         let wanted =
             |group: &u64| self.groups.get(*group as usize / 64).is_some_and(|bits| bits >> (group % 64) & 1 == 1);
         for group in (0..self.groups.len() as u64 * 64).filter(wanted) {
-            let start = offset + group * TENSOR_GROUP_BYTES;
-            let end = (start + TENSOR_GROUP_BYTES).min(offset + stored_len);
+            let start = offset + group * PACK_1_GROUP_BYTES;
+            let end = (start + PACK_1_GROUP_BYTES).min(offset + stored_len);
             match ranges.last_mut() {
                 Some(last) if last.1 == start => last.1 = end,
                 _ => ranges.push((start, end)),

@@ -11,7 +11,7 @@ use crate::limits::{MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, MAX_RECORD_ENTRIES};
 use crate::name::Name;
 use crate::object::Stored;
 use crate::sealed::{SealError, seal, unseal};
-use crate::verified::{GroupSize, GroupTree, TreeError};
+use crate::verified::{GroupTree, TreeError};
 
 /// Version of the stored formats that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -185,7 +185,7 @@ pub struct Index {
     pub object: Stored,
     /// Bytes.
     pub len: u64,
-    /// Group values of [`GroupSize::File`], hex; empty for one group.
+    /// Group values, hex; empty for one group.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub groups: String,
 }
@@ -199,7 +199,7 @@ impl Index {
     /// Returns the group tree, proven against the object's digest.
     pub fn tree(&self) -> Result<GroupTree, TreeError> {
         let len = self.len.min(MAX_MANIFEST_BYTES);
-        GroupTree::proven_hex(self.object.digest, GroupSize::File, len, &self.groups)
+        GroupTree::proven_hex(self.object.digest, len, &self.groups)
     }
 }
 

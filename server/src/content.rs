@@ -67,12 +67,12 @@ impl Content {
     /// wanted whole is kept, for whoever wants the rest.
     pub(crate) async fn group(&self, range: ByteRange) -> Result<(u64, Bytes), Fault> {
         let tree = self.tree();
-        let index = range.start() / tree.size().bytes();
+        let index = range.start() / tree.group_bytes();
         let group = tree.group_range(index);
         let read = || self.read(group);
         let bytes = match &self.place {
             Place::Slice(..) if !range.contains(&group) => {
-                let kept = self.shared.packs.group(&self.project, tree.root(), index, read).await;
+                let kept = self.shared.packs.group(&self.project, tree.root(), group, read).await;
                 let (bytes, read_here) = kept?;
                 let metrics = &self.shared.metrics;
                 if read_here { &metrics.groups_read } else { &metrics.groups_kept }.inc();
@@ -88,6 +88,11 @@ impl Content {
             Place::Blob(_, tree) => tree,
             Place::Slice(_, _, entry) => &entry.slice.tree,
         }
+    }
+
+    /// Returns the bytes of each of its groups but the last.
+    pub(crate) fn group_bytes(&self) -> u64 {
+        self.tree().group_bytes()
     }
 
     /// Returns the file's bytes.

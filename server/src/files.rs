@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
-use gigastore_formats::limits::TENSOR_GROUP_BYTES;
+use gigastore_formats::limits::PACK_1_GROUP_BYTES;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::plan::{COPY_BYTES, FileRead, MAX_COPIES, Planner, SlicePart, Unplanned};
 use gigastore_formats::range::ByteRange;
@@ -26,8 +26,8 @@ use crate::http::Shared;
 /// 7 MiB, and the default memory is enough for eight, as many as clients of hubs download at once.
 const GROUPS_AT_ONCE: usize = 3;
 
-/// Memory of a group that is read: as it is stored, and opened.
-const GROUP_MEMORY_BYTES: u64 = 2 * TENSOR_GROUP_BYTES;
+/// Memory of a group that is read: as it is stored, and opened; those of packs of version 1 are the longest.
+const GROUP_MEMORY_BYTES: u64 = 2 * PACK_1_GROUP_BYTES;
 
 /// What is copied where it was read, not on the pool: a few microseconds, about what going there takes.
 const SHORT_COPY_BYTES: usize = 16 << 10;
@@ -150,11 +150,20 @@ impl Made {
     /// Reads what was planned.
     async fn gather(&self, planned: FileRead, mut to: BytesMut) -> Result<BytesMut, Fault> {
         to[..planned.header.len()].copy_from_slice(&planned.header);
-        let parts = planned.parts.into_iter().map(Arc::new);
-        let groups =
-            parts.flat_map(|part| part.range.cut(TENSOR_GROUP_BYTES).map(move |range| (Arc::clone(&part), range)));
-        let groups = futures::stream::iter(groups).map(|(part, range)| self.group(part, range));
-        let mut groups = std::pin::pin!(groups.buffer_unordered(GROUPS_AT_ONCE));
+        let found = futures::stream::iter(planned.parts).map(|part| async {
+            let row = &self.planner.checkpoint().rows[part.row];
+            let slice = Content::of_slice(&self.shared, &self.project, row).await?;
+            Ok::<_, Fault>((Arc::new(part), slice))
+        });
+        let groups = found.buffered(GROUPS_AT_ONCE).map_ok(|(part, slice)| {
+            let ranges: Vec<_> = part.range.cut(slice.group_bytes()).collect();
+            futures::stream::iter(ranges).map(move |range| Ok::<_, Fault>((Arc::clone(&part), slice.clone(), range)))
+        });
+        let groups = groups.try_flatten().map_ok(|(part, slice, range)| async move {
+            let (start, bytes) = slice.group(range).await?;
+            Ok((part, start, bytes))
+        });
+        let mut groups = std::pin::pin!(groups.try_buffer_unordered(GROUPS_AT_ONCE));
         while let Some((part, start, bytes)) = groups.try_next().await? {
             if bytes.len() <= SHORT_COPY_BYTES {
                 scatter(&part, start, &bytes, &mut to)?;
@@ -168,14 +177,6 @@ impl Made {
             to = scattered.await?;
         }
         Ok(to)
-    }
-
-    /// Reads the group of a slice in which a range begins.
-    async fn group(&self, part: Arc<SlicePart>, range: ByteRange) -> Result<(Arc<SlicePart>, u64, Bytes), Fault> {
-        let row = &self.planner.checkpoint().rows[part.row];
-        let slice = Content::of_slice(&self.shared, &self.project, row).await?;
-        let (start, bytes) = slice.group(range).await?;
-        Ok((part, start, bytes))
     }
 }
 

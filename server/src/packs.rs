@@ -23,7 +23,7 @@ const HEADERS_BYTES: u64 = 64 << 20;
 
 /// Bytes of opened groups that are kept. Each block of an answer takes a little of a group, of a model in eight column
 /// shards of one or two groups of each shard. Eight answers at once, as many as clients of hubs ask for, want 128 of
-/// 1 MiB again, and half as many make room for those that come next.
+/// them again, which have 1 MiB in packs of version 1, and half as many make room for those that come next.
 const GROUPS_BYTES: u64 = 192 << 20;
 
 /// What a group counts at least, so that there are never more than 768, which are looked through for the oldest.
@@ -39,8 +39,9 @@ pub(crate) type Known = (u64, Arc<PackHeader>);
 #[derive(Debug)]
 pub(crate) struct Packs {
     headers: Kept<(ProjectName, Stored), Known>,
-    /// By BLAKE3 of the slice, against which they were checked, and number of the group.
-    groups: Kept<(ProjectName, Digest, u64), Bytes>,
+    /// By BLAKE3 of the slice, against which they were checked, and bytes of it: the same content has other groups in
+    /// packs of another version.
+    groups: Kept<(ProjectName, Digest, ByteRange), Bytes>,
     reading: Semaphore,
 }
 
@@ -83,7 +84,7 @@ impl Packs {
         &self,
         project: &ProjectName,
         slice: Digest,
-        index: u64,
+        group: ByteRange,
         read: impl FnOnce() -> F,
     ) -> Result<(Bytes, bool), Fault>
     where
@@ -94,7 +95,7 @@ impl Packs {
             let bytes = Bytes::copy_from_slice(&read().await?);
             Ok(((bytes.len() as u64).max(LEAST_GROUP_BYTES), bytes))
         };
-        self.groups.get((project.clone(), slice, index), counted).await
+        self.groups.get((project.clone(), slice, group), counted).await
     }
 }
 

@@ -23,7 +23,7 @@ use gigastore_formats::record::TxnId;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::{Place, SliceId, SliceRow};
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{Depth, Fault, FaultCode, Finding, FinishRequest, SaveRequest, VerifyRequest};
 use gigastore_tests::faulty::{Failure, FaultyStore, Op, Verdict, plan};
 use gigastore_tests::model::Tensor;
@@ -186,7 +186,7 @@ fn large_pack() -> (Stored, Bytes, Bytes) {
     const LEN: u64 = 20 << 20;
     let data: Vec<u8> = (0..LEN).map(|i| (i >> 10) as u8).collect();
     let slice = SliceId::tensor("w", Dtype::U8, &[LEN], TensorBox::whole(&[LEN]).unwrap()).unwrap();
-    let tree = GroupTree::of(GroupSize::Tensor, &data);
+    let tree = GroupTree::of(&data);
     let (header, bytes) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }]).unwrap();
     let start = (header.entries()[0].stored.start() - header.header_len()) as usize;
     let mut body = vec![0; (header.object_len() - header.header_len()) as usize];

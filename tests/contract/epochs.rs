@@ -14,7 +14,7 @@ use gigastore_formats::manifest::dataset::{DatasetMeta, FileRow, write_dataset};
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Action, Entry, Record, TxnId};
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{Committed, DatasetRequest, Fault, FaultCode};
 use gigastore_tests::opened::engine;
 use object_store::memory::InMemory;
@@ -54,7 +54,7 @@ pub(crate) async fn fence(below: &dyn ObjectStore) {
 /// Stores a file of one group under `epoch` and returns its row.
 async fn file(engine: &Engine, path: &str, epoch: u64) -> FileRow {
     let content = Bytes::from(format!("content of {path}"));
-    let tree = GroupTree::of(GroupSize::File, &content);
+    let tree = GroupTree::of(&content);
     let pieces = futures::stream::iter([Ok(content)]).boxed();
     let blob = engine.put_blob(&project(), epoch, tree.clone(), pieces).await.unwrap();
     let (bytes, schema) = (tree.len(), Digest::of(b"schema"));

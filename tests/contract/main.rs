@@ -15,3 +15,4 @@ mod pushes;
 mod retain;
 mod saves;
 mod scrub;
+mod versions;

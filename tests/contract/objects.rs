@@ -15,7 +15,7 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::SliceId;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::FaultCode;
 
 use crate::places::{Place, on_every_place};
@@ -42,7 +42,7 @@ fn pack() -> (Stored, Bytes, Vec<u8>) {
     let data: Vec<u8> = (0..(5u64 << 19)).map(|i| ((i * 31) >> 7) as u8).collect();
     let whole = TensorBox::whole(&[5 << 17]).unwrap();
     let slice = SliceId::tensor("w", Dtype::F32, &[5 << 17], whole).unwrap();
-    let tree = GroupTree::of(GroupSize::Tensor, &data);
+    let tree = GroupTree::of(&data);
     let (header, bytes) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }]).unwrap();
     let mut body = vec![0; (header.object_len() - header.header_len()) as usize];
     let start = (header.entries()[0].stored.start() - header.header_len()) as usize;
@@ -127,7 +127,7 @@ async fn a_pack_that_does_not_match_leaves_nothing(place: &dyn Place) {
 async fn a_file_that_does_not_match_leaves_nothing(place: &dyn Place) {
     let store = place.transport().await;
     let content: Vec<u8> = (0..700_000u32).map(|i| (i >> 3) as u8).collect();
-    let tree = GroupTree::of(GroupSize::File, &content);
+    let tree = GroupTree::of(&content);
     let name = Stored { digest: tree.root(), epoch: 0 };
     let mut flipped = content.clone();
     flipped[300_000] ^= 0x80;

@@ -11,6 +11,7 @@ use gigastore_client::store::Store;
 use gigastore_engine::Engine;
 use gigastore_engine::store::OpenMode;
 use gigastore_formats::collect::CollectRequest;
+use gigastore_formats::limits::GROUP_BYTES;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::ObjectKind;
 use gigastore_formats::sealed::seal;
@@ -24,15 +25,15 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::epochs;
 
-fn project() -> ProjectName {
+pub(crate) fn project() -> ProjectName {
     "p".parse().unwrap()
 }
 
 /// A store in memory, and an engine and a client on it.
-struct Desk {
+pub(crate) struct Desk {
     below: Arc<InMemory>,
-    engine: Engine,
-    store: Store,
+    pub(crate) engine: Engine,
+    pub(crate) store: Store,
 }
 
 impl Desk {
@@ -43,7 +44,7 @@ impl Desk {
         Self { below, engine, store }
     }
 
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::over(Arc::new(InMemory::new())).await
     }
 
@@ -56,14 +57,14 @@ impl Desk {
         Self::over(twin).await
     }
 
-    async fn save(&self, run: &str, step: u64, compress: Compression, tensors: &[Tensor]) {
+    pub(crate) async fn save(&self, run: &str, step: u64, compress: Compression, tensors: &[Tensor]) {
         let mut spec = SaveSpec::new(project(), run.parse().unwrap(), step, 1);
         spec.compress = compress;
         save(&self.store, spec, tensors).await.unwrap();
     }
 
     /// All objects, but for what scrubs write themselves.
-    async fn objects(&self) -> BTreeMap<String, Bytes> {
+    pub(crate) async fn objects(&self) -> BTreeMap<String, Bytes> {
         use futures::TryStreamExt;
         let listed: Vec<_> = self.below.list(None).try_collect().await.unwrap();
         let mut found = BTreeMap::new();
@@ -74,7 +75,7 @@ impl Desk {
         found
     }
 
-    async fn keys(&self, part: &str) -> Vec<String> {
+    pub(crate) async fn keys(&self, part: &str) -> Vec<String> {
         self.objects().await.into_keys().filter(|key| key.contains(part)).collect()
     }
 
@@ -86,25 +87,25 @@ impl Desk {
         self.below.put(&Path::from(key), bytes.into()).await.unwrap();
     }
 
-    async fn flip(&self, key: &str, at: usize) {
+    pub(crate) async fn flip(&self, key: &str, at: usize) {
         let mut bytes = self.bytes(key).await;
         bytes[at] ^= 0x10;
         self.put(key, bytes).await;
     }
 
-    async fn scrub(&self, replica: Option<&Desk>) -> ScrubReport {
+    pub(crate) async fn scrub(&self, replica: Option<&Desk>) -> ScrubReport {
         let request = ScrubRequest { project: project(), rate: None, dry_run: false };
         self.engine.scrub(&request, replica.map(|desk| &desk.engine), &|_| {}).await.unwrap()
     }
 
-    async fn verify(&self, depth: Depth) -> VerifyReport {
+    pub(crate) async fn verify(&self, depth: Depth) -> VerifyReport {
         let request = VerifyRequest { project: project(), name: None, number: None, depth };
         self.engine.verify(&request, &|_| {}).await.unwrap()
     }
 }
 
 /// Length of a pack's header.
-fn header_len(pack: &[u8]) -> usize {
+pub(crate) fn header_len(pack: &[u8]) -> usize {
     8 + u64::from_le_bytes(*pack.first_chunk().unwrap()) as usize
 }
 
@@ -325,7 +326,7 @@ async fn an_object_of_many_parts_is_put_right_at_once() {
     }
     let report = desk.scrub(Some(&twin)).await;
     assert_eq!((report.findings.len(), report.repaired.len()), (0, 1), "{report:#?}");
-    assert_eq!(report.repaired[0].bytes, 3 << 20, "three groups were damaged");
+    assert_eq!(report.repaired[0].bytes, 3 * GROUP_BYTES, "three groups were damaged");
     assert!(desk.bytes(&key).await == before);
     // Damage in the replica, where it is the only copy: nothing of the object is touched.
     twin.flip(&key, before.len() / 2).await;

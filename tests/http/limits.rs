@@ -12,7 +12,7 @@ use gigastore_formats::range::ByteRange;
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::SliceId;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::FaultCode;
 use gigastore_server::{Access, Limits};
 use gigastore_tests::model::XorShift;
@@ -145,7 +145,7 @@ fn long() -> (Stored, Bytes, Bytes) {
     let data = XorShift::new(8).bytes(48 << 20);
     let area = TensorBox::whole(&[data.len() as u64]).unwrap();
     let slice = SliceId::tensor("w", Dtype::U8, &[data.len() as u64], area).unwrap();
-    let tree = GroupTree::of(GroupSize::Tensor, &data);
+    let tree = GroupTree::of(&data);
     let (header, bytes) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }]).unwrap();
     (Stored { digest: header.name(), epoch: 0 }, bytes, data)
 }

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use gigastore_formats::digest::Digest;
+use gigastore_formats::limits::GROUP_BYTES;
 use gigastore_formats::pack::{Coding, PackHeader, PackSlice};
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::SliceId;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_tests::model::XorShift;
 use gigastore_tests::raw::Answer;
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ impl Pack {
         ];
         let (mut slices, mut stored) = (Vec::new(), Vec::new());
         for (slice, content, coded) in all {
-            let tree = GroupTree::of(GroupSize::Tensor, &content);
+            let tree = GroupTree::of(&content);
             let (coding, bytes) = if coded { zstd(slice.dtype(), &content) } else { (Coding::Raw, content) };
             stored.push((slice.clone(), bytes));
             slices.push(PackSlice { slice, tree, coding });
@@ -75,8 +76,10 @@ impl Pack {
 }
 
 fn zstd(dtype: Dtype, content: &[u8]) -> (Coding, Bytes) {
-    let frames: Vec<Vec<u8>> =
-        content.chunks(1 << 20).map(|group| gigastore_formats::pack::codec::encode_group(dtype, group)).collect();
+    let frames: Vec<Vec<u8>> = content
+        .chunks(GROUP_BYTES as usize)
+        .map(|group| gigastore_formats::pack::codec::encode_group(dtype, group))
+        .collect();
     let bytes = frames.concat();
     let lens = frames.iter().map(|frame| frame.len() as u64).collect();
     (Coding::ZstdPlanes { stored: Digest::of(&bytes), frames: lens }, bytes.into())
@@ -259,8 +262,8 @@ async fn a_coded_slice_that_decodes_to_something_else_is_refused() {
     let content = vec![7u8; 4096];
     let area = TensorBox::whole(&[4096]).unwrap();
     let slice = SliceId::tensor("w", Dtype::U8, &[4096], area).unwrap();
-    // Frames that are sound by themselves: of other bytes, of more, of fewer, of none, and of a hundred times as many.
-    let bomb = vec![7u8; 400 << 10];
+    // Frames that are sound by themselves: of other bytes, of more, of fewer, of none, and of fifty times as many.
+    let bomb = vec![7u8; 200 << 10];
     let cases: [(&str, &[u8], bool); 6] = [
         ("the right bytes", &content, true),
         ("other bytes", &[8; 4096], false),
@@ -271,7 +274,7 @@ async fn a_coded_slice_that_decodes_to_something_else_is_refused() {
     ];
     for (what, inside, right) in cases {
         let (coding, body) = zstd(Dtype::U8, inside);
-        let tree = GroupTree::of(GroupSize::Tensor, &content);
+        let tree = GroupTree::of(&content);
         let (parsed, header) = PackHeader::build(vec![PackSlice { slice: slice.clone(), tree, coding }]).unwrap();
         let pack = Pack { header: header.to_vec(), body: body.to_vec() };
         if right {
@@ -285,7 +288,7 @@ async fn a_coded_slice_that_decodes_to_something_else_is_refused() {
         let (_, frame) = zstd(Dtype::U8, &content);
         let noise: Vec<u8> = XorShift::new(5).bytes(frame.len()).to_vec();
         let coding = Coding::ZstdPlanes { stored: Digest::of(&noise), frames: vec![noise.len() as u64] };
-        let tree = GroupTree::of(GroupSize::Tensor, &content);
+        let tree = GroupTree::of(&content);
         let (parsed, header) = PackHeader::build(vec![PackSlice { slice, tree, coding }]).unwrap();
         (parsed, [&header[..], &noise].concat())
     };

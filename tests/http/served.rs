@@ -23,7 +23,7 @@ use gigastore_formats::pack::{Coding, PackHeader, PackSlice};
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::SliceId;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_server::tokens::{Scope, Token, TokenFile};
 use gigastore_server::{Access, Config, Limits, Server};
 use gigastore_tests::model::{Size, Tensor, XorShift, transformer};
@@ -196,7 +196,7 @@ pub(crate) fn bearer(text: &str) -> String {
 pub(crate) fn pack_of(name: &str, data: &[u8]) -> (Stored, Vec<u8>) {
     let area = TensorBox::whole(&[data.len() as u64]).unwrap();
     let slice = SliceId::tensor(name, Dtype::U8, &[data.len() as u64], area).unwrap();
-    let tree = GroupTree::of(GroupSize::Tensor, data);
+    let tree = GroupTree::of(data);
     let (header, bytes) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }]).unwrap();
     (Stored { digest: header.name(), epoch: 0 }, [&bytes[..], data].concat())
 }

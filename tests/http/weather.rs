@@ -147,7 +147,7 @@ async fn what_does_not_pass_ends_in_time_and_says_where() {
         check_names(&error, &format!("{misdeed:?}"));
     }
     // What moves a little at each try is not given up before its end, and comes to it.
-    for misdeed in [Misdeed::Reset(400_000), Misdeed::Close(700_000)] {
+    for misdeed in [Misdeed::Reset(400_000), Misdeed::Close(300_000)] {
         road.proxy.spoil(usize::MAX, misdeed);
         let patient = Deadlines { stall: Duration::from_secs(5), patience: Duration::from_secs(60) };
         let (store, before) = (client_of(&[road.proxy.address], None, patient), road.proxy.asked().len());

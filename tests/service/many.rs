@@ -9,7 +9,7 @@ use gigastore_formats::pack::{Coding, PackHeader, PackSlice};
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::SliceId;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_tests::model::XorShift;
 use gigastore_tests::raw::{Wire, ask, head};
 use tokio::net::TcpStream;
@@ -31,7 +31,7 @@ fn pack(bytes: usize) -> (Stored, Arc<Vec<u8>>) {
     let data = XorShift::new(1).bytes(bytes);
     let area = TensorBox::whole(&[bytes as u64]).unwrap();
     let slice = SliceId::tensor("w", Dtype::U8, &[bytes as u64], area).unwrap();
-    let tree = GroupTree::of(GroupSize::Tensor, &data);
+    let tree = GroupTree::of(&data);
     let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }]).unwrap();
     (Stored { digest: header.name(), epoch: 0 }, Arc::new([&head[..], &data].concat()))
 }

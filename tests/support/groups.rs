@@ -16,7 +16,7 @@ use gigastore_formats::object::Stored;
 use gigastore_formats::record::TxnId;
 use gigastore_formats::table::RowGroup;
 use gigastore_formats::table::tokens::TokenWidth;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{Committed, DatasetRequest};
 
 use crate::model::XorShift;
@@ -80,7 +80,7 @@ impl ManyGroups {
         name: &Name,
     ) -> Result<Committed, ManyGroupsError> {
         let content = Self::content();
-        let tree = GroupTree::of(GroupSize::File, &content);
+        let tree = GroupTree::of(&content);
         let blob = engine.put_blob(project, 0, tree.clone(), stream::iter([Ok(content)]).boxed()).await?;
         let mut random = XorShift::new(SEED);
         let rows: Vec<FileRow> = (0..self.files).map(|number| self.file(&mut random, number, blob, &tree)).collect();

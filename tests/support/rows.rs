@@ -16,7 +16,7 @@ use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
 use gigastore_formats::tensor::boxes::TensorBox;
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceRow};
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{Committed, FinishRequest, SaveRequest};
 
 use crate::model::XorShift;
@@ -174,7 +174,7 @@ async fn put_pack(engine: &Engine, project: &ProjectName, epoch: u64, pack: u64)
     let slices = contents.iter().enumerate().map(|(slice, content)| {
         let area = TensorBox::whole(&[SLICE_ROWS, COLUMNS]).expect("small numbers");
         let id = SliceId::tensor(&format!("content.{slice:04}"), DTYPE, &[SLICE_ROWS, COLUMNS], area);
-        let tree = GroupTree::of(GroupSize::Tensor, content);
+        let tree = GroupTree::of(content);
         PackSlice { slice: id.expect("a sound slice"), tree, coding: Coding::Raw }
     });
     let (header, head) = PackHeader::build(slices.collect())?;

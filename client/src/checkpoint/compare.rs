@@ -10,7 +10,7 @@ use gigastore_formats::manifest::checkpoint::Selection;
 use gigastore_formats::manifest::part::PartMeta;
 use gigastore_formats::name::{Selector, Target};
 use gigastore_formats::tensor::slice::SliceId;
-use gigastore_formats::verified::{GroupSize, StreamHasher};
+use gigastore_formats::verified::StreamHasher;
 use gigastore_formats::wire::{CommitInfo, Committed, Fault, SaveRequest};
 
 use super::open::Checkpoint;
@@ -88,7 +88,7 @@ impl CheckpointSave {
     /// Reads the stored checkpoint in the box of a slice, piece after piece; returns the digest of what is there.
     async fn digest_in(&self, stored: &Checkpoint, id: &SliceId) -> Result<Digest, SaveError> {
         let boxed = |source| CompareError::Read(RestoreError::Box { name: id.name().to_owned(), source });
-        let mut hasher = StreamHasher::new(GroupSize::Tensor);
+        let mut hasher = StreamHasher::default();
         for area in id.area().split(id.dtype(), PIECE_BYTES).map_err(boxed)? {
             let sink = BufferSink::new(vec![0; area.bytes(id.dtype()).map_err(boxed)? as usize]);
             let sent = Arc::<BufferSink<Vec<u8>>>::clone(&sink);

@@ -19,7 +19,7 @@ use crate::transport::{Source, Taker, absent};
 
 thread_local! {
     /// Where a group lies that can't be filled in place: kept, because fresh memory costs more than the copy into it.
-    /// As long as the longest group of this thread so far, about 1 MiB.
+    /// As long as the longest group of this thread so far, 1 MiB at most.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -194,7 +194,7 @@ mod tests {
     use gigastore_formats::tensor::boxes::{CopyPlan, TensorBox};
     use gigastore_formats::tensor::dtype::Dtype;
     use gigastore_formats::tensor::slice::SliceId;
-    use gigastore_formats::verified::{GroupSize, GroupTree};
+    use gigastore_formats::verified::GroupTree;
 
     use super::*;
     use crate::transfer::sink::BufferSink;
@@ -230,7 +230,7 @@ mod tests {
         let data: Vec<u8> = (0..BYTES).map(|i| (i * 31 + i / 255) as u8).collect();
         let whole = TensorBox::whole(&[BYTES]).unwrap();
         let slice = SliceId::tensor("w", Dtype::U8, &[BYTES], whole.clone()).unwrap();
-        let tree = GroupTree::of(GroupSize::Tensor, &data);
+        let tree = GroupTree::of(&data);
         let (header, head) = PackHeader::build(vec![PackSlice { slice, tree, coding: Coding::Raw }]).unwrap();
         let entry = header.entries()[0].clone();
         let mut object = head.to_vec();
@@ -238,7 +238,7 @@ mod tests {
         object.extend(&data);
         let area = TensorBox::new(vec![start], vec![len]).unwrap();
         let plan = CopyPlan::new(Dtype::U8, &whole, &area).unwrap().unwrap();
-        let touched = (0..4).filter(|index| plan.touches(entry.slice.tree.group_range(*index)));
+        let touched = (0..entry.slice.tree.groups()).filter(|index| plan.touches(entry.slice.tree.group_range(*index)));
         let group = |index| Group { slice: 0, index, stored: entry.stored_groups(index..index + 1) };
         let groups = touched.map(group).collect();
         let sink = BufferSink::new(vec![7; len as usize]);

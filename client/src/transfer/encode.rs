@@ -11,7 +11,7 @@ use gigastore_formats::ambient::Ambient;
 use gigastore_formats::pack::codec::{encode_group, sampled_groups, worth_coding};
 use gigastore_formats::pack::{Coding, PackSlice};
 use gigastore_formats::tensor::slice::SliceId;
-use gigastore_formats::verified::{GroupSize, GroupTree, StreamHasher};
+use gigastore_formats::verified::{GroupTree, StreamHasher};
 
 use super::watched::Part;
 
@@ -43,7 +43,7 @@ pub(super) async fn coded(
     let frames: Vec<Bytes> = frames.into_values().collect();
     let copy = frames.clone();
     let hashed = move || {
-        let mut hasher = StreamHasher::new(GroupSize::Tensor);
+        let mut hasher = StreamHasher::default();
         copy.iter().for_each(|frame| hasher.update(frame));
         hasher.finish().root()
     };

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 use futures::future::join_all;
 use gigastore_formats::ambient::Ambient;
-use gigastore_formats::verified::{GroupSize, GroupTree, group_value};
+use gigastore_formats::limits::GROUP_BYTES;
+use gigastore_formats::verified::{GroupTree, group_value};
 
 use super::mark::mark;
 
@@ -14,23 +15,18 @@ use super::mark::mark;
 const JOB_BYTES: u64 = 8 << 20;
 
 /// Hashes each content; trees come in the same order.
-pub(crate) async fn trees(ambient: &dyn Ambient, size: GroupSize, contents: &[Bytes]) -> Vec<GroupTree> {
-    looked_at(ambient, size, contents, |_| ()).await.into_iter().map(|(tree, _)| tree).collect()
+pub(crate) async fn trees(ambient: &dyn Ambient, contents: &[Bytes]) -> Vec<GroupTree> {
+    looked_at(ambient, contents, |_| ()).await.into_iter().map(|(tree, _)| tree).collect()
 }
 
 /// Hashes each content, with the [marks](mark) of its groups as they were before they were hashed.
-pub(crate) async fn marked_trees(
-    ambient: &dyn Ambient,
-    size: GroupSize,
-    contents: &[Bytes],
-) -> Vec<(GroupTree, Vec<u64>)> {
-    looked_at(ambient, size, contents, mark).await
+pub(crate) async fn marked_trees(ambient: &dyn Ambient, contents: &[Bytes]) -> Vec<(GroupTree, Vec<u64>)> {
+    looked_at(ambient, contents, mark).await
 }
 
 /// Hashes each content, and lets `look` see each group just before.
 async fn looked_at<T: Send + 'static>(
     ambient: &dyn Ambient,
-    size: GroupSize,
     contents: &[Bytes],
     look: impl Fn(&[u8]) -> T + Copy + Send + 'static,
 ) -> Vec<(GroupTree, Vec<T>)> {
@@ -38,12 +34,12 @@ async fn looked_at<T: Send + 'static>(
         match batch {
             Batch::Whole(first, contents) => {
                 let seen = move |bytes: &Bytes| {
-                    let seen = bytes.chunks(size.bytes() as usize).map(look).collect();
-                    (GroupTree::of(size, bytes), seen)
+                    let seen = bytes.chunks(GROUP_BYTES as usize).map(look).collect();
+                    (GroupTree::of(bytes), seen)
                 };
                 (first, ambient.computed(move || contents.iter().map(seen).collect::<Vec<_>>()).await)
             }
-            Batch::Large(index, content) => (index, vec![large(ambient, size, content, look).await]),
+            Batch::Large(index, content) => (index, vec![large(ambient, content, look).await]),
         }
     });
     let mut done = join_all(jobs).await;
@@ -86,22 +82,21 @@ fn batches(contents: &[Bytes]) -> Vec<Batch> {
 
 async fn large<T: Send + 'static>(
     ambient: &dyn Ambient,
-    size: GroupSize,
     content: Bytes,
     look: impl Fn(&[u8]) -> T + Copy + Send + 'static,
 ) -> (GroupTree, Vec<T>) {
     let len = content.len() as u64;
-    let per_job = JOB_BYTES / size.bytes();
-    let jobs = (0..size.count(len)).step_by(per_job as usize).map(|first| {
-        let start = first * size.bytes();
+    let per_job = JOB_BYTES / GROUP_BYTES;
+    let jobs = (0..len.div_ceil(GROUP_BYTES)).step_by(per_job as usize).map(|first| {
+        let start = first * GROUP_BYTES;
         let piece = content.slice(start as usize..len.min(start + JOB_BYTES) as usize);
         ambient.computed(move || {
-            let groups = piece.chunks(size.bytes() as usize).enumerate();
-            groups.map(|(i, group)| (look(group), group_value(size, first + i as u64, group))).collect::<Vec<_>>()
+            let groups = piece.chunks(GROUP_BYTES as usize).enumerate();
+            groups.map(|(i, group)| (look(group), group_value(first + i as u64, group))).collect::<Vec<_>>()
         })
     });
     let (seen, values) = join_all(jobs).await.into_iter().flatten().unzip();
-    let tree = GroupTree::merged(size, len, values);
+    let tree = GroupTree::merged(len, values);
     (tree.expect("content of more than a job has more than one group, each hashed once"), seen)
 }
 
@@ -117,7 +112,7 @@ mod tests {
         let make = |(i, len): (usize, &usize)| Bytes::from((0..*len).map(|j| (i + j * 7) as u8).collect::<Vec<u8>>());
         let contents: Vec<Bytes> = sizes.iter().enumerate().map(make).collect();
         let ambient = SystemAmbient::shared();
-        let trees = trees(&*ambient, GroupSize::Tensor, &contents).await;
+        let trees = trees(&*ambient, &contents).await;
         assert_eq!(trees.len(), sizes.len());
         for (tree, content) in trees.iter().zip(&contents) {
             assert_eq!(tree.root(), Digest::of(content));

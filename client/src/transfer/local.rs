@@ -10,6 +10,7 @@
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,13 +23,13 @@ use rustix::fs::OFlags;
 use super::leased::Leased;
 use crate::transport::{Source, Taker};
 
-/// Bytes between two looks at what is in memory: the length of most groups.
+/// Bytes between two looks at what is in memory: 1 MiB.
 const LOOK_BYTES: usize = 1 << 20;
 
 /// What direct reads start and end on, in the file and in memory: the largest sector of common disks.
 const SECTOR_BYTES: usize = 4096;
 
-/// Bytes of one direct read, at most: 1 MiB, the length of most groups, which start on a sector.
+/// Bytes of one direct read, at most: 1 MiB, four groups. Disks are slower in shorter ones.
 const SECTORS_BYTES: usize = 1 << 20;
 
 thread_local! {
@@ -79,7 +80,7 @@ fn take_kept(file: Arc<File>, taker: &dyn Taker) -> io::Result<()> {
 fn pass_cold(file: Arc<File>, path: &Path, taker: &dyn Taker, error: &io::Error) -> io::Result<()> {
     // A file system that can't tell what it keeps may keep all of it.
     let direct = error.kind() != io::ErrorKind::Unsupported;
-    let taken = taker.take(&mut OnDisk::new(file, path, direct));
+    let taken = taker.take(&mut OnDisk::new(file, path, direct, taker.rest().end()));
     taken.map_err(|fault| io::Error::other(fault.message))
 }
 
@@ -138,29 +139,54 @@ struct OnDisk {
     direct: Option<File>,
     /// Where direct reads go: whole sectors from a border of a sector on.
     sectors: Vec<u8>,
+    /// Which bytes of the file are there, from the border on.
+    there: Range<u64>,
+    /// Where what is wanted of the file ends: nothing is read ahead from there on.
+    end: u64,
 }
 
 impl OnDisk {
-    fn new(file: Arc<File>, path: &Path, direct: bool) -> Self {
+    fn new(file: Arc<File>, path: &Path, direct: bool, end: u64) -> Self {
         let direct = direct.then(|| open_direct(path).ok()).flatten();
         let mut sectors = SECTORS.take();
         if direct.is_some() {
             sectors.resize(SECTORS_BYTES + SECTOR_BYTES, 0);
         }
-        Self { file, direct, sectors }
+        Self { file, direct, sectors, there: 0..0, end }
     }
 
-    /// Reads past the page cache from `position` on; returns as much of `len` bytes as come with one read, and not
-    /// fewer but where the file ends.
+    /// Reads past the page cache from `position` on, and ahead; returns as much of `len` bytes as come with one read,
+    /// and not fewer but where the file ends.
     fn direct(&mut self, position: u64, len: usize) -> io::Result<&[u8]> {
+        let before = position as usize % SECTOR_BYTES;
+        let start = position - before as u64;
+        let wanted = start + (before + len).min(SECTORS_BYTES) as u64;
+        if !self.there.contains(&start) || wanted > self.there.end {
+            let ahead = self.end.min(start.saturating_add(SECTORS_BYTES as u64));
+            self.read_to(start, wanted.max(ahead))?;
+        }
+        let border = self.sectors.as_ptr().align_offset(SECTOR_BYTES);
+        let sectors = &self.sectors[border..][..(self.there.end - self.there.start) as usize];
+        let found = sectors.get((position - self.there.start) as usize..).unwrap_or_default();
+        Ok(&found[..found.len().min(len).min(SECTORS_BYTES - before)])
+    }
+
+    /// Reads the sectors from `start` to `end`. Those that are there already are not read again.
+    fn read_to(&mut self, start: u64, end: u64) -> io::Result<()> {
         let Some(file) = &self.direct else { return Err(io::ErrorKind::Unsupported.into()) };
         let border = self.sectors.as_ptr().align_offset(SECTOR_BYTES);
-        let before = position as usize % SECTOR_BYTES;
-        let asked = (before + len).next_multiple_of(SECTOR_BYTES).min(SECTORS_BYTES);
-        let sectors = &mut self.sectors[border..border + asked];
-        let read = read_sectors(file, position - before as u64, sectors)?;
-        let wanted = sectors[..read].get(before..).unwrap_or_default();
-        Ok(&wanted[..wanted.len().min(len)])
+        let there = std::mem::replace(&mut self.there, start..start);
+        let mut kept = 0;
+        if there.contains(&start) {
+            let from = border + (start - there.start) as usize;
+            // Of a sector at the end of the file a part is there.
+            kept = (there.end - start) as usize / SECTOR_BYTES * SECTOR_BYTES;
+            self.sectors.copy_within(from..from + kept, border);
+        }
+        let asked = ((end - start) as usize).next_multiple_of(SECTOR_BYTES);
+        let read = read_sectors(file, start + kept as u64, &mut self.sectors[border + kept..border + asked])?;
+        self.there.end = start + (kept + read) as u64;
+        Ok(())
     }
 
     /// Fills `into` past the page cache; tells how much of it.
@@ -257,8 +283,8 @@ mod tests {
             (3 * SECTORS_BYTES, 1000, 3),
             (77, 0, 0),
         ] {
-            for direct in [false, true] {
-                let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, direct);
+            for (direct, end) in [(false, 0), (true, 0), (true, bytes.len() as u64)] {
+                let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, direct, end);
                 let into = &mut memory[border + off..][..len];
                 into.fill(0);
                 on_disk.fill_at(at as u64, into).unwrap();
@@ -269,9 +295,39 @@ mod tests {
                 assert!(on_disk.lend(range) == expected, "{len} bytes at {at} are lent, direct {direct}");
             }
         }
-        let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, true);
+        let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, true, 0);
         let past = on_disk.fill_at(bytes.len() as u64 - 10, &mut [0; 20]);
         assert!(past.unwrap_err().message.contains("fill"), "a file that ends early is no file of zeros");
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_not_read_again_and_ends_where_nothing_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let bytes: Vec<u8> = (0..3 * SECTORS_BYTES + 1000).map(|i| (i * 7 + i / 255) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let file = Arc::new(open(&path).unwrap());
+        let group = SECTORS_BYTES / 4;
+        for end in [0, 5 * group + 77, bytes.len()] {
+            let mut on_disk = OnDisk::new(Arc::clone(&file), &path, true, end as u64);
+            // One after the other, from a sector and from within one; back; over a gap; the end.
+            let in_turn = (0..11).flat_map(|i| [(i * group, group), (i * group + 100, group)]);
+            for (at, len) in in_turn.chain([(5, 10), (9 * group, 3), (11 * group + 9, group), (12 * group + 5, 995)]) {
+                let before = on_disk.there.clone();
+                let range = ByteRange::with_len(at as u64, len as u64).unwrap();
+                let Some(lent) = on_disk.lend(range) else {
+                    assert!(on_disk.direct.is_none() || end == 0 && on_disk.there.is_empty(), "{len} bytes at {at}");
+                    continue;
+                };
+                assert!(lent == &bytes[at..at + len], "{len} bytes at {at}");
+                let there = &on_disk.there;
+                if before.start <= range.start() && range.end() <= before.end {
+                    assert_eq!(*there, before, "{len} bytes at {at}");
+                }
+                let most = range.end().max(end as u64).next_multiple_of(SECTOR_BYTES as u64).max(before.end);
+                assert!(there.end <= most && there.end - there.start <= SECTORS_BYTES as u64, "{there:?}, {at}");
+            }
+        }
     }
 
     #[cfg(target_os = "linux")]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::copy::copy;
 
-/// Bytes of a piece: 256 KiB, so that a core's second-level cache has room for it.
-const WARM_BYTES: usize = 256 << 10;
+/// Bytes of a piece: 64 KiB. A core's second-level cache has room for it twice, and a group has four.
+const WARM_BYTES: usize = 64 << 10;
 
 /// How far an order can lead: 15 pairs, so that a core that is taken away a few times decides nothing, and an order
 /// that was wrong is given up after as many.

@@ -6,8 +6,9 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use gigastore_formats::limits::GROUP_BYTES;
 use gigastore_formats::pack::PackHeader;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 
 use super::buffer::BufferPool;
 use super::mark::copy_marked;
@@ -119,14 +120,14 @@ pub(crate) fn body(parts: Vec<Part>, pool: &BufferPool, changed: &Changed) -> Pa
 
 /// Cuts a part into its groups, each with its mark where it is watched.
 fn groups(part: &Part) -> Vec<Part> {
-    const GROUP_BYTES: usize = GroupSize::Tensor.bytes() as usize;
+    const LEN: usize = GROUP_BYTES as usize;
     let group = |(i, start): (usize, usize)| {
-        let bytes = part.bytes.slice(start..part.bytes.len().min(start + GROUP_BYTES));
+        let bytes = part.bytes.slice(start..part.bytes.len().min(start + LEN));
         let watch = part.watch.as_ref();
         let watch = watch.map(|Watch { slice, marks }| Watch { slice: Arc::clone(slice), marks: [marks[i]].into() });
         Part::new(bytes, watch)
     };
-    (0..part.bytes.len()).step_by(GROUP_BYTES).enumerate().map(group).collect()
+    (0..part.bytes.len()).step_by(LEN).enumerate().map(group).collect()
 }
 
 /// Puts together what is copied at once.
@@ -176,7 +177,7 @@ mod tests {
     fn parts(lens: &[usize]) -> Vec<Part> {
         let part = |(i, len): (usize, &usize)| {
             let bytes: Vec<u8> = (0..*len).map(|at| (i * 7 + at + at / 251) as u8).collect();
-            let marks = bytes.chunks(GroupSize::Tensor.bytes() as usize).map(mark).collect();
+            let marks = bytes.chunks(GROUP_BYTES as usize).map(mark).collect();
             let watch = (i % 3 != 2).then(|| Watch::new(&format!("slice {i}"), marks));
             [Part::new(bytes.into(), watch), Bytes::from_static(&ZEROS[..i * 5 % 90]).into()]
         };
@@ -197,7 +198,7 @@ mod tests {
         assert!(copies.concat() == whole);
         assert!(copies.iter().all(|copy| copy.len() <= COPY_BYTES));
         // Two that come one after the other do not fit into one.
-        assert!(copies.windows(2).all(|two| two[0].len() + GroupSize::Tensor.bytes() as usize > COPY_BYTES));
+        assert!(copies.windows(2).all(|two| two[0].len() + GROUP_BYTES as usize > COPY_BYTES));
         assert!(pool.made() < 20 && changed.error().is_none(), "{} buffers", pool.made());
     }
 

@@ -14,7 +14,7 @@ use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
 use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceRow};
 use gigastore_formats::timeline::Phase;
-use gigastore_formats::verified::{GroupSize, GroupTree, StreamHasher};
+use gigastore_formats::verified::{GroupTree, StreamHasher};
 use gigastore_formats::wire::Fault;
 
 use super::buffer::BufferPool;
@@ -32,7 +32,7 @@ use crate::transport::{PackBytes, Pieces, UploadError};
 /// budget: 256 MiB. A pack of the usual size is held in any case.
 const LOAD_BYTES: u64 = 256 << 20;
 
-/// Bytes read at once of a longer slice: eight groups.
+/// Bytes read at once of a longer slice: thirty-two groups.
 const PIECE_BYTES: u64 = 8 << 20;
 
 /// Why a pack was not stored.
@@ -132,7 +132,7 @@ impl Writer {
             digests.extend(self.load(slices, bytes).await?.iter().map(|one| one.tree.root()));
         } else {
             for (_, data) in slices {
-                let tree = self.phases.timed(Phase::Hash, data.len(), self.tree(GroupSize::Tensor, data)).await?;
+                let tree = self.phases.timed(Phase::Hash, data.len(), self.tree(data)).await?;
                 digests.push(tree.root());
             }
         }
@@ -222,10 +222,7 @@ impl Writer {
         let (own, shared): (Vec<Bytes>, Vec<Bytes>) = (of(false).collect(), of(true).collect());
         let ambient = &*self.store.ambient;
         let turn = self.store.turns.hash.acquire().await;
-        let hashing = futures::future::join(
-            trees(ambient, GroupSize::Tensor, &own),
-            marked_trees(ambient, GroupSize::Tensor, &shared),
-        );
+        let hashing = futures::future::join(trees(ambient, &own), marked_trees(ambient, &shared));
         let (own, shared) = self.phases.timed(Phase::Hash, bytes, hashing).await;
         drop(turn);
         let (mut own, mut shared) = (own.into_iter(), shared.into_iter());
@@ -255,12 +252,12 @@ impl Writer {
         };
         let hashing = async {
             if let SliceData::Shared(bytes) = &data {
-                let marked = marked_trees(&*self.store.ambient, GroupSize::Tensor, std::slice::from_ref(bytes)).await;
+                let marked = marked_trees(&*self.store.ambient, std::slice::from_ref(bytes)).await;
                 let (tree, of_groups) = marked.into_iter().next().expect("one content has one tree");
                 marks = Some(of_groups);
                 return Ok(tree);
             }
-            self.tree(GroupSize::Tensor, &data).await
+            self.tree(&data).await
         };
         let tree = self.phases.timed(Phase::Hash, data.len(), hashing).await?;
         drop(turn);
@@ -281,13 +278,13 @@ impl Writer {
     }
 
     /// Hashes content piece after piece, or in place where it is in memory.
-    pub(crate) async fn tree(&self, size: GroupSize, data: &SliceData) -> Result<GroupTree, WriteError> {
+    pub(crate) async fn tree(&self, data: &SliceData) -> Result<GroupTree, WriteError> {
         if let SliceData::Memory(bytes) = data {
-            let mut trees = trees(&*self.store.ambient, size, std::slice::from_ref(bytes)).await;
+            let mut trees = trees(&*self.store.ambient, std::slice::from_ref(bytes)).await;
             return Ok(trees.pop().expect("one content has one tree"));
         }
         let mut pieces = self.read_pieces(data.clone());
-        let mut hasher = StreamHasher::new(size);
+        let mut hasher = StreamHasher::default();
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
             let update = move || {

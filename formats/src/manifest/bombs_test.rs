@@ -21,10 +21,10 @@ use crate::table::{FooterError, ParquetFacts, RowGroup};
 use crate::tensor::boxes::TensorBox;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::slice::{SliceId, SliceRow};
-use crate::verified::{GroupSize, GroupTree};
+use crate::verified::GroupTree;
 
 fn file_row(path: &str, content: &[u8], row_groups: Vec<RowGroup>) -> FileRow {
-    let tree = GroupTree::of(GroupSize::File, content);
+    let tree = GroupTree::of(content);
     let rows = row_groups.iter().map(|group| group.rows).sum();
     let blob = Stored { digest: tree.root(), epoch: 0 };
     FileRow {

@@ -26,12 +26,12 @@ use super::row::{Row, WrittenRow};
 use super::writer::write_rows;
 use super::{ManifestError, MetaError, RowError, Step};
 use crate::digest::Digest;
-use crate::limits::{FILE_GROUP_BYTES, MAX_BLOB_BYTES, MAX_FILE_ROW_GROUPS, MAX_MANIFEST_BYTES};
+use crate::limits::{GROUP_BYTES, MAX_BLOB_BYTES, MAX_FILE_ROW_GROUPS, MAX_MANIFEST_BYTES};
 use crate::name::{Name, check_path};
 use crate::object::Stored;
 use crate::range::ByteRange;
 use crate::table::RowGroup;
-use crate::verified::{GroupSize, GroupTree};
+use crate::verified::GroupTree;
 
 pub(super) const FORMAT: Format = Format { name: "dataset-1", limit: MAX_MANIFEST_BYTES };
 
@@ -69,7 +69,7 @@ pub struct FileRow {
     pub schema: Digest,
     /// Its row groups.
     pub row_groups: Vec<RowGroup>,
-    /// Its group tree, of [`GroupSize::File`].
+    /// Its group tree.
     pub tree: GroupTree,
     /// Planned tokens of each row group: those of its documents when they were first committed. None where the dataset
     /// has no token column.
@@ -171,7 +171,7 @@ const REMOVED: &str = "removed";
 impl Row for FileRow {
     const LIST_VALUES: u64 = MAX_FILE_ROW_GROUPS as u64;
     /// 32 bytes for each group of the largest file: 640 MiB.
-    const BLOB_BYTES: u64 = MAX_BLOB_BYTES / FILE_GROUP_BYTES * 32;
+    const BLOB_BYTES: u64 = MAX_BLOB_BYTES / GROUP_BYTES * 32;
     const FOUND_BY: &'static str = "path";
     const OPTIONAL: &'static [&'static str] = &[TOKENS, LENGTHS, REMOVED];
 
@@ -217,7 +217,6 @@ impl Row for FileRow {
         }
         check_digest("root of the group values", self.blob.digest, self.tree.root())?;
         check_number("length of the group tree", self.bytes, self.tree.len())?;
-        check_number("group size", GroupSize::File.bytes(), self.tree.size().bytes())?;
         let mut rows = 0u64;
         for RowGroup { offset, len, rows: more } in self.row_groups.iter().copied() {
             if offset.checked_add(len).is_none_or(|end| end > self.bytes) {
@@ -320,7 +319,7 @@ impl<'a> FileColumns<'a> {
         let bytes = self.bytes.value(i);
         let values = self.groups.value(i);
         check_number("bytes of group values", values.len() as u64 / 32 * 32, values.len() as u64)?;
-        let tree = GroupTree::proven(blob.digest, GroupSize::File, bytes, values.as_chunks::<32>().0.to_vec())?;
+        let tree = GroupTree::proven(blob.digest, bytes, values.as_chunks::<32>().0.to_vec())?;
         let [offsets, lens, rows] = self.row_groups.map(|list| list.row(i));
         let row_groups = offsets.iter().zip(lens).zip(rows);
         let row_groups = row_groups.map(|((offset, len), rows)| RowGroup { offset: *offset, len: *len, rows: *rows });

@@ -3,9 +3,10 @@
 use super::super::dataset::{FileRow, read_dataset, write_dataset};
 use super::super::dataset_test_rows::{meta, token_file};
 use super::*;
+use crate::limits::GROUP_BYTES;
 use crate::object::Stored;
 use crate::table::RowGroup;
-use crate::verified::{GroupSize, GroupTree};
+use crate::verified::GroupTree;
 
 /// Reads an index as a client would; returns also how many bytes were asked for.
 fn read(manifest: &Bytes) -> Result<(DatasetIndex, u64), ManifestError> {
@@ -52,8 +53,8 @@ fn an_index_of_an_older_manifest_has_no_tokens() {
 /// A file of 64 row groups whose group values shrink to nothing less.
 fn large_file(number: u64) -> FileRow {
     let value = |i: u64| *Digest::of(&(number * 1024 + i).to_le_bytes()).as_bytes();
-    let len = 1024 * GroupSize::File.bytes();
-    let tree = GroupTree::merged(GroupSize::File, len, (0..1024).map(value).collect()).unwrap();
+    let len = 1024 * GROUP_BYTES;
+    let tree = GroupTree::merged(len, (0..1024).map(value).collect()).unwrap();
     FileRow {
         path: format!("{number:04}.parquet"),
         blob: Stored { digest: tree.root(), epoch: 0 },

@@ -2,10 +2,11 @@
 
 use super::dataset::{DatasetMeta, FileRow, Lineage, Removed, TokenColumn};
 use super::samples::{digest, note};
+use crate::limits::GROUP_BYTES;
 use crate::object::Stored;
 use crate::table::RowGroup;
 use crate::table::tokens::TokenWidth;
-use crate::verified::{GroupSize, GroupTree};
+use crate::verified::GroupTree;
 
 pub(super) fn meta() -> DatasetMeta {
     DatasetMeta {
@@ -37,8 +38,8 @@ pub(super) fn token_meta() -> DatasetMeta {
 
 /// A file of `groups` verified groups and as many row groups.
 pub(super) fn file(path: &str, groups: u64) -> FileRow {
-    let content = vec![7; (groups * GroupSize::File.bytes()) as usize / 2 * 2];
-    let tree = GroupTree::of(GroupSize::File, &content);
+    let content = vec![7; (groups * GROUP_BYTES) as usize / 2 * 2];
+    let tree = GroupTree::of(&content);
     let row_groups = (0..groups).map(|i| RowGroup { offset: 4 + i * 1000, len: 1000, rows: 10 + i }).collect();
     FileRow {
         path: path.to_owned(),

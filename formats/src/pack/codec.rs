@@ -12,12 +12,12 @@ use zstd::zstd_safe;
 
 use self::planes::join_planes;
 
-use crate::limits::TENSOR_GROUP_BYTES;
+use crate::limits::{GROUP_BYTES, PACK_1_GROUP_BYTES};
 use crate::tensor::dtype::Dtype;
 pub use crate::tensor::slice::Codec;
 
 /// Groups that decide on a slice's codec: the first, the middle and the last. Three see a slice whose parts differ, and
-/// cost at most 3 MiB of compression, some ten milliseconds, for a slice of up to 4 GiB.
+/// cost at most 768 KiB of compression, a few milliseconds, for a slice of up to 4 GiB.
 const SAMPLED_GROUPS: u64 = 3;
 
 /// What coded bytes may be of the logical ones, in percent, to be worth it: 95. Decoding costs a reader about as much
@@ -27,14 +27,14 @@ const MAX_CODED_PERCENT: u64 = 95;
 /// Slices below 4 KiB stay raw: the codec's fields add about 150 bytes to the pack's header, 5 % of 3,000.
 const MIN_CODED_BYTES: u64 = 4096;
 
-/// Longest frame of any group.
-pub const MAX_FRAME_BYTES: u64 = frame_bound(TENSOR_GROUP_BYTES);
+/// Longest frame of any group, of packs of any version.
+pub const MAX_FRAME_BYTES: u64 = frame_bound(PACK_1_GROUP_BYTES);
 
 /// Why a frame is not that of a group.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// The group is longer than groups are.
-    #[error("a group has at most {TENSOR_GROUP_BYTES} bytes, not {actual}")]
+    #[error("a group has at most {PACK_1_GROUP_BYTES} bytes, not {actual}")]
     GroupLength {
         /// Logical bytes asked for.
         actual: u64,
@@ -87,13 +87,13 @@ pub const fn frame_bound(len: u64) -> u64 {
 /// # Panics
 /// Where the group is longer than groups are, or memory runs out inside of zstd.
 pub fn encode_group(dtype: Dtype, group: &[u8]) -> Vec<u8> {
-    assert!(group.len() as u64 <= TENSOR_GROUP_BYTES, "a group has at most {TENSOR_GROUP_BYTES} bytes");
+    assert!(group.len() as u64 <= PACK_1_GROUP_BYTES, "a group has at most {PACK_1_GROUP_BYTES} bytes");
     frame::write(group, width(dtype), is_float(dtype))
 }
 
 /// Returns the `logical_len` bytes of the group whose frame is given; fails where it has fewer or more.
 pub fn decode_group(frame: &[u8], dtype: Dtype, logical_len: u64) -> Result<Vec<u8>, CodecError> {
-    if logical_len > TENSOR_GROUP_BYTES {
+    if logical_len > PACK_1_GROUP_BYTES {
         return Err(CodecError::GroupLength { actual: logical_len });
     }
     let (limit, actual) = (frame_bound(logical_len), frame.len() as u64);
@@ -120,7 +120,7 @@ pub fn sampled_groups(len: u64) -> Vec<u64> {
     if len < MIN_CODED_BYTES {
         return Vec::new();
     }
-    let groups = len.div_ceil(TENSOR_GROUP_BYTES);
+    let groups = len.div_ceil(GROUP_BYTES);
     if groups <= SAMPLED_GROUPS { (0..groups).collect() } else { vec![0, groups / 2, groups - 1] }
 }
 

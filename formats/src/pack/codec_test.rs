@@ -20,7 +20,7 @@ fn weights(len: usize) -> Vec<u8> {
 
 /// Chooses as a save does.
 fn choose(dtype: Dtype, content: &[u8]) -> Codec {
-    let groups: Vec<&[u8]> = content.chunks(TENSOR_GROUP_BYTES as usize).collect();
+    let groups: Vec<&[u8]> = content.chunks(GROUP_BYTES as usize).collect();
     let sample = sampled_groups(content.len() as u64).into_iter().map(|index| groups[index as usize]);
     let (logical, stored) = sample.fold((0, 0), |(logical, stored), group| {
         (logical + group.len() as u64, stored + encode_group(dtype, group).len() as u64)
@@ -30,7 +30,7 @@ fn choose(dtype: Dtype, content: &[u8]) -> Codec {
 
 #[test]
 fn a_codec_is_chosen_by_what_it_gains() {
-    let group = TENSOR_GROUP_BYTES as usize;
+    let group = GROUP_BYTES as usize;
     assert_eq!(choose(Dtype::F32, &weights(2 * group)), Codec::ZstdPlanes);
     assert_eq!(choose(Dtype::F32, &noise(1, 2 * group)), Codec::Raw);
     assert_eq!(choose(Dtype::F32, &[]), Codec::Raw);
@@ -39,8 +39,8 @@ fn a_codec_is_chosen_by_what_it_gains() {
     // Two of the three sampled groups are noise, one is zeros: 67 % pays.
     let mixed = [noise(1, group), vec![0; group], noise(2, group)].concat();
     assert_eq!(choose(Dtype::U8, &mixed), Codec::ZstdPlanes);
-    assert_eq!(sampled_groups(10 * TENSOR_GROUP_BYTES + 1), [0, 5, 10]);
-    assert_eq!(sampled_groups(2 * TENSOR_GROUP_BYTES), [0, 1]);
+    assert_eq!(sampled_groups(10 * GROUP_BYTES + 1), [0, 5, 10]);
+    assert_eq!(sampled_groups(2 * GROUP_BYTES), [0, 1]);
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_frame_never_yields_more_than_its_group_has() {
     let zeros = vec![0; 64 << 20];
     let bomb = zstd::bulk::compress(&zeros, 1).unwrap();
     assert!(bomb.len() < 8192, "64 MiB of zeros shrink to {}", bomb.len());
-    for len in [0, 1, 100_000, TENSOR_GROUP_BYTES] {
+    for len in [0, 1, 100_000, PACK_1_GROUP_BYTES] {
         let refused = decode_group(&bomb, Dtype::U8, len).unwrap_err();
         assert!(matches!(refused, CodecError::Zstd { .. } | CodecError::FrameLength { .. }), "{refused}");
     }
@@ -134,6 +134,6 @@ proptest! {
         if let Ok(decoded) = decode_group(&frame, Dtype::BF16, len as u64) {
             prop_assert_eq!(decoded.len(), len);
         }
-        let _ = decode_group(&noise(seed, len), Dtype::BF16, TENSOR_GROUP_BYTES);
+        let _ = decode_group(&noise(seed, len), Dtype::BF16, PACK_1_GROUP_BYTES);
     }
 }

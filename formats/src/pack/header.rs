@@ -11,7 +11,10 @@ use bytes::Bytes;
 
 use super::slice::{Coding, PackSlice, PackSliceError};
 use crate::digest::Digest;
-use crate::limits::{LARGE_ALIGNMENT, LARGE_SLICE_BYTES, MAX_PACK_HEADER_BYTES, MAX_PACK_SLICES, SMALL_ALIGNMENT};
+use crate::limits::{
+    GROUP_BYTES, LARGE_ALIGNMENT, LARGE_SLICE_BYTES, MAX_PACK_HEADER_BYTES, MAX_PACK_SLICES, PACK_1_GROUP_BYTES,
+    SMALL_ALIGNMENT,
+};
 use crate::range::ByteRange;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::header::{HeaderError, PREFIX_BYTES, SafetensorsHeader, TensorInfo, header_len, write_header};
@@ -20,8 +23,35 @@ use crate::tensor::slice::SliceId;
 /// The metadata key that says what a file is. No slice's entry has this name: those end in a box.
 const FORMAT_KEY: &str = "format";
 
-/// Its value in a pack of version 1.
-const FORMAT: &str = "gigastore-pack-1";
+/// A form of packs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PackVersion {
+    /// Slices are hashed in groups of [`PACK_1_GROUP_BYTES`]. Read, and not written any more.
+    One,
+    /// In groups of [`GROUP_BYTES`].
+    Two,
+}
+
+impl PackVersion {
+    /// The known ones, that which is written first.
+    pub const ALL: [Self; 2] = [Self::Two, Self::One];
+
+    /// Returns the bytes of one group.
+    pub fn group_bytes(self) -> u64 {
+        match self {
+            Self::One => PACK_1_GROUP_BYTES,
+            Self::Two => GROUP_BYTES,
+        }
+    }
+
+    /// Returns the value of [`FORMAT_KEY`].
+    fn format(self) -> &'static str {
+        match self {
+            Self::One => "gigastore-pack-1",
+            Self::Two => "gigastore-pack-2",
+        }
+    }
+}
 
 /// The header of one pack: what is stored, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,8 +87,10 @@ pub enum PackError {
     #[error("header of a pack: {0}")]
     Header(#[from] HeaderError),
     /// The file is no pack, or one of a newer version.
-    #[error("not a pack of a known version: expected format {FORMAT:?}, found {found:?}")]
+    #[error("not a pack of a known version: expected format {expected:?} or an older one, found {found:?}")]
     Format {
+        /// The format that is written.
+        expected: &'static str,
         /// The format in the metadata, if any, shortened.
         found: Option<String>,
     },
@@ -130,11 +162,16 @@ impl PackEntry {
 }
 
 impl PackHeader {
-    /// Returns the header of a pack of `slices`, given in any order, and its bytes.
+    /// Returns the header of a pack of `slices`, given in any order, and its bytes, in the form that is written now.
     ///
     /// The data follow in the order of [`entries`](Self::entries); what lies between them is zero.
     pub fn build(slices: Vec<PackSlice>) -> Result<(Self, Bytes), PackError> {
-        let built = Built::new(slices)?;
+        Self::build_as(PackVersion::Two, slices)
+    }
+
+    /// Like [`build`](Self::build), in a form that may be older: to make again what was written in it.
+    pub fn build_as(version: PackVersion, slices: Vec<PackSlice>) -> Result<(Self, Bytes), PackError> {
+        let built = Built::new(version, slices)?;
         Ok((built.header, Bytes::from(built.bytes)))
     }
 
@@ -146,20 +183,22 @@ impl PackHeader {
         }
         let mut found = SafetensorsHeader::parse(bytes, MAX_PACK_HEADER_BYTES)?;
         let format = found.metadata.remove(FORMAT_KEY);
-        if format.as_deref() != Some(FORMAT) {
-            return Err(PackError::Format { found: format.map(|text| shortened(&text)) });
-        }
+        let version = PackVersion::ALL.into_iter().find(|version| format.as_deref() == Some(version.format()));
+        let Some(version) = version else {
+            let (expected, found) = (PackVersion::Two.format(), format.map(|text| shortened(&text)));
+            return Err(PackError::Format { expected, found });
+        };
         let mut slices = Vec::with_capacity(found.metadata.len());
         for (entry, text) in &found.metadata {
             let refuse = |source| PackError::Slice { entry: shortened(entry), source };
-            let slice = PackSlice::from_text(text).map_err(refuse)?;
+            let slice = PackSlice::from_text(text, version.group_bytes()).map_err(refuse)?;
             let expected = slice.slice.entry_name();
             if *entry != expected {
                 return Err(PackError::EntryName { expected, actual: shortened(entry) });
             }
             slices.push(slice);
         }
-        let built = Built::new(slices)?;
+        let built = Built::new(version, slices)?;
         check_entries(&built.tensors, &found.tensors)?;
         if built.bytes == bytes { Ok(built.header) } else { Err(PackError::Form) }
     }
@@ -209,10 +248,10 @@ struct Built {
 }
 
 impl Built {
-    fn new(slices: Vec<PackSlice>) -> Result<Self, PackError> {
-        let slices = checked(slices)?;
+    fn new(version: PackVersion, slices: Vec<PackSlice>) -> Result<Self, PackError> {
+        let slices = checked(version, slices)?;
         let (mut entries, mut pads, mut tensors) = (Vec::with_capacity(slices.len()), Vec::new(), Vec::new());
-        let mut metadata = BTreeMap::from([(FORMAT_KEY.to_owned(), FORMAT.to_owned())]);
+        let mut metadata = BTreeMap::from([(FORMAT_KEY.to_owned(), version.format().to_owned())]);
         let mut end = 0;
         for slice in slices {
             // The header's length is a multiple of the widest border, so borders of the data are borders of the object.
@@ -242,7 +281,7 @@ impl Built {
 }
 
 /// Checks the slices of one pack, and brings them into order.
-fn checked(mut slices: Vec<PackSlice>) -> Result<Vec<PackSlice>, PackError> {
+fn checked(version: PackVersion, mut slices: Vec<PackSlice>) -> Result<Vec<PackSlice>, PackError> {
     if slices.is_empty() {
         return Err(PackError::Empty);
     }
@@ -252,7 +291,7 @@ fn checked(mut slices: Vec<PackSlice>) -> Result<Vec<PackSlice>, PackError> {
     let mut names = BTreeSet::new();
     for slice in &slices {
         let entry = slice.slice.entry_name();
-        slice.check().map_err(|source| PackError::Slice { entry: shortened(&entry), source })?;
+        slice.check(version.group_bytes()).map_err(|source| PackError::Slice { entry: shortened(&entry), source })?;
         if !names.insert((slice.slice.name(), slice.slice.area())) {
             return Err(PackError::Duplicate { entry });
         }

@@ -1,25 +1,38 @@
-//! Tests of pack headers: one frozen form, and every other one refused.
+//! Tests of pack headers: one frozen form of each version, and every other one refused.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::limits::MAX_SLICE_BYTES;
 use crate::pack::sample::{Sample, coded, content, object, one_of_each, raw, samples, whole};
-use crate::verified::{GroupSize, GroupTree};
+use crate::verified::{GroupTree, StreamHasher};
 
-/// A pack of version 1: header text, spaces at its end left out.
-const FROZEN: &str = include_str!("../../fixtures/pack-1.json");
+/// A pack of each version, and its name: header text, spaces at its end left out.
+const FROZEN: [(PackVersion, &str, &str); 2] = [
+    (
+        PackVersion::One,
+        include_str!("../../fixtures/pack-1.json"),
+        "9dd4d9b38f05785083586fc72b2d7fd655c0a7a020544c24dcbe9151f76331d6",
+    ),
+    (
+        PackVersion::Two,
+        include_str!("../../fixtures/pack-2.json"),
+        "0396820cfd176a5c691d23dac213659806b20299b6915a9cd109e327734d6169",
+    ),
+];
 
-/// Its name.
-const FROZEN_NAME: &str = "9dd4d9b38f05785083586fc72b2d7fd655c0a7a020544c24dcbe9151f76331d6";
-
-/// The slices of the frozen pack. Its frames are fixed bytes, for the compressor's may change with its version.
-fn frozen() -> Vec<PackSlice> {
-    let plain = raw(whole("a", Dtype::F32, &[3]), &[7; 12]).0;
-    let groups = raw(whole("b \"q\"", Dtype::U8, &[(1 << 20) + 1]), &[1; (1 << 20) + 1]).0;
-    let file = raw(SliceId::file("config.json", 2).unwrap(), b"{}").0;
+/// The slices of the frozen packs. Their frames are fixed bytes, for the compressor's may change with its version.
+fn frozen(version: PackVersion) -> Vec<PackSlice> {
+    let raw = |slice, content: &[u8]| {
+        let mut hasher = StreamHasher::in_groups(version.group_bytes());
+        hasher.update(content);
+        PackSlice { slice, tree: hasher.finish(), coding: Coding::Raw }
+    };
+    let plain = raw(whole("a", Dtype::F32, &[3]), &[7; 12]);
+    let groups = raw(whole("b \"q\"", Dtype::U8, &[(1 << 20) + 1]), &[1; (1 << 20) + 1]);
+    let file = raw(SliceId::file("config.json", 2).unwrap(), b"{}");
     let coding = Coding::ZstdPlanes { stored: Digest::of(b"frames"), frames: vec![6] };
-    let short = PackSlice { coding, ..raw(whole("c", Dtype::BF16, &[2, 8]), &[9; 32]).0 };
+    let short = PackSlice { coding, ..raw(whole("c", Dtype::BF16, &[2, 8]), &[9; 32]) };
     vec![file, short, groups, plain]
 }
 
@@ -46,13 +59,34 @@ fn changed(from: &str, to: &str) -> PackError {
 }
 
 #[test]
-fn a_pack_of_version_1_is_still_read_and_written() {
-    let text = FROZEN.trim_end();
-    let header = parse(text).unwrap();
-    assert_eq!(json(frozen()), text);
-    let (built, bytes) = PackHeader::build(frozen()).unwrap();
-    assert_eq!((built.name().to_string().as_str(), bytes.len()), (FROZEN_NAME, 4096));
-    assert_eq!(header, built);
+fn packs_of_every_version_are_read_and_made() {
+    for (version, text, name) in FROZEN {
+        let (built, bytes) = PackHeader::build_as(version, frozen(version)).unwrap();
+        assert_eq!(std::str::from_utf8(&bytes[8..]).unwrap().trim_end_matches(' '), text.trim_end());
+        assert_eq!((built.name().to_string().as_str(), bytes.len()), (name, 4096));
+        assert_eq!(parse(text.trim_end()).unwrap(), built);
+    }
+    assert_eq!(PackHeader::build(frozen(PackVersion::Two)).unwrap().0.name().to_string(), FROZEN[1].2);
+}
+
+#[test]
+fn groups_are_those_of_the_version() {
+    for (version, text, _) in FROZEN {
+        let tree = |name: &str| {
+            let header = parse(text.trim_end()).unwrap();
+            header.entries().iter().find(|entry| entry.slice.slice.name() == name).unwrap().slice.tree.clone()
+        };
+        let long = tree("b \"q\"");
+        assert_eq!((long.group_bytes(), tree("a").group_bytes()), (version.group_bytes(), version.group_bytes()));
+        assert_eq!(long.groups(), ((1 << 20) + 1_u64).div_ceil(version.group_bytes()));
+        for other in PackVersion::ALL.into_iter().filter(|other| *other != version) {
+            let mixed = PackHeader::build_as(other, frozen(version)).unwrap_err();
+            let PackError::Slice { source: PackSliceError::Tree { group, .. }, .. } = mixed else { panic!("{mixed}") };
+            assert_eq!(group, version.group_bytes());
+            let renamed = parse(&text.trim_end().replace(version.format(), other.format())).unwrap_err();
+            assert!(matches!(renamed, PackError::Slice { source: PackSliceError::Groups(_), .. }), "{renamed}");
+        }
+    }
 }
 
 #[test]
@@ -111,9 +145,9 @@ fn slices_that_can_not_be_stored_are_refused() {
 
     let long = PackSlice { slice: whole("w", Dtype::U8, &[MAX_SLICE_BYTES + 1]), ..one.clone() };
     assert!(matches!(refused(long), PackSliceError::TooLong { .. }));
-    let other = PackSlice { tree: GroupTree::of(GroupSize::Tensor, &[0; 2]), ..one.clone() };
+    let other = PackSlice { tree: GroupTree::of(&[0; 2]), ..one.clone() };
     assert!(matches!(refused(other), PackSliceError::Tree { expected: 1, actual: 2, .. }));
-    let small = PackSlice { tree: GroupTree::of(GroupSize::File, &[0]), ..one.clone() };
+    let small = PackSlice { tree: StreamHasher::in_groups(1024).finish(), ..raw(whole("w", Dtype::U8, &[0]), &[]).0 };
     assert!(matches!(refused(small), PackSliceError::Tree { .. }));
     let frames = |frames| PackSlice { coding: Coding::ZstdPlanes { stored: Digest::of(b""), frames }, ..one.clone() };
     assert!(matches!(refused(frames(vec![])), PackSliceError::FrameCount { expected: 1, actual: 0 }));
@@ -139,8 +173,8 @@ fn hostile_descriptions_are_refused() {
         PackError::Slice { source, .. } => source,
         other => panic!("{other}"),
     };
-    assert!(matches!(changed("gigastore-pack-1", "gigastore-pack-2"), PackError::Format { found: Some(_) }));
-    assert!(matches!(parse("{}"), Err(PackError::Format { found: None })));
+    assert!(matches!(changed("gigastore-pack-2", "gigastore-pack-3"), PackError::Format { found: Some(_), .. }));
+    assert!(matches!(parse("{}"), Err(PackError::Format { found: None, .. })));
     assert!(matches!(parse(r#"{"__metadata__":{"format":"gigastore-pack-1"}}"#), Err(PackError::Empty)));
     assert!(matches!(changed(r#"\"name\":\"w\""#, r#"\"name\":\"v\""#), PackError::EntryName { .. }));
     assert!(matches!(slice(changed(r#"\"name\":\"w\""#, r#"\"name\":\"\""#)), PackSliceError::Slice(_)));
@@ -195,7 +229,7 @@ fn entries_that_the_slices_do_not_make_are_refused() {
 
 #[test]
 fn a_header_is_first_of_all_held_against_the_name() {
-    let (header, bytes) = PackHeader::build(frozen()).unwrap();
+    let (header, bytes) = PackHeader::build(frozen(PackVersion::Two)).unwrap();
     for (at, byte) in [(0, 1), (100, 2), (4095, 4)] {
         let mut damaged = bytes.to_vec();
         damaged[at] ^= byte;

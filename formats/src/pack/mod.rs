@@ -17,7 +17,7 @@ mod sample;
 mod slice;
 mod verify;
 
-pub use header::{PackEntry, PackError, PackHeader};
+pub use header::{PackEntry, PackError, PackHeader, PackVersion};
 pub use plan::plan_packs;
 pub use slice::{Coding, PackSlice, PackSliceError};
 pub use verify::{PackCheck, PackDamage, PackFault};

@@ -10,7 +10,7 @@ use super::slice::{Coding, PackSlice};
 use super::verify::PackFault;
 use crate::range::ByteRange;
 use crate::tensor::slice::{Codec, Place, SliceRow};
-use crate::verified::{GroupMismatch, GroupSize, GroupTree};
+use crate::verified::{GroupMismatch, GroupTree};
 
 impl PackEntry {
     /// Returns what the pack's header says of a slice, from its row alone: of raw content of at most one group the row
@@ -20,7 +20,7 @@ impl PackEntry {
         if place.codec != Codec::Raw || place.stored_len != len {
             return None;
         }
-        let tree = GroupTree::single(GroupSize::Tensor, len, row.blake3).ok()?;
+        let tree = GroupTree::single(len, row.blake3).ok()?;
         let stored = ByteRange::with_len(place.offset, len).ok()?;
         Some(Self { stored, slice: PackSlice { slice: row.slice.clone(), tree, coding: Coding::Raw } })
     }

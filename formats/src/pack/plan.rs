@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::limits::{LARGE_ALIGNMENT, MAX_PACK_HEADER_BYTES, MAX_PACK_SLICES, TENSOR_GROUP_BYTES};
+use crate::limits::{GROUP_BYTES, LARGE_ALIGNMENT, MAX_PACK_HEADER_BYTES, MAX_PACK_SLICES};
 use crate::tensor::slice::SliceId;
 
 /// Most header bytes that all slices of one planned pack may need: what remains beside the JSON around them (below 128
@@ -67,7 +67,7 @@ fn header_bound(slice: &SliceId) -> u64 {
     SLICE_HEADER_BYTES
         + name * NAME_HEADER_BYTES
         + dimensions * DIMENSION_HEADER_BYTES
-        + slice.bytes().div_ceil(TENSOR_GROUP_BYTES) * GROUP_HEADER_BYTES
+        + slice.bytes().div_ceil(GROUP_BYTES) * GROUP_HEADER_BYTES
 }
 
 #[cfg(test)]

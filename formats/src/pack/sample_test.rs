@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::codec::encode_group;
 use super::{Coding, PackHeader, PackSlice};
 use crate::digest::Digest;
-use crate::limits::TENSOR_GROUP_BYTES;
+use crate::limits::GROUP_BYTES;
 use crate::tensor::boxes::TensorBox;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::slice::SliceId;
-use crate::verified::{GroupSize, GroupTree};
+use crate::verified::GroupTree;
 
 /// A slice and its stored bytes.
 pub(super) type Sample = (PackSlice, Vec<u8>);
@@ -28,19 +28,19 @@ pub(super) fn content(seed: u64, len: u64) -> Vec<u8> {
 }
 
 pub(super) fn raw(slice: SliceId, content: &[u8]) -> Sample {
-    let tree = GroupTree::of(GroupSize::Tensor, content);
+    let tree = GroupTree::of(content);
     (PackSlice { slice, tree, coding: Coding::Raw }, content.to_vec())
 }
 
 pub(super) fn coded(slice: SliceId, content: &[u8]) -> Sample {
     let frames: Vec<Vec<u8>> =
-        content.chunks(TENSOR_GROUP_BYTES as usize).map(|group| encode_group(slice.dtype(), group)).collect();
+        content.chunks(GROUP_BYTES as usize).map(|group| encode_group(slice.dtype(), group)).collect();
     with_frames(slice, content, &frames)
 }
 
 /// A coded slice whose tree is of `content`, and whose frames are others.
 pub(super) fn with_frames(slice: SliceId, content: &[u8], frames: &[Vec<u8>]) -> Sample {
-    let tree = GroupTree::of(GroupSize::Tensor, content);
+    let tree = GroupTree::of(content);
     let stored = frames.concat();
     let coding = Coding::ZstdPlanes {
         stored: Digest::of(&stored),
@@ -64,11 +64,11 @@ pub(super) fn object(samples: &[Sample]) -> (PackHeader, Vec<u8>) {
 /// One of each: several groups, large and small, raw and coded, narrower than a byte, a scalar, a file, no bytes at
 /// all.
 pub(super) fn one_of_each() -> Vec<Sample> {
-    let groups = whole("groups", Dtype::F32, &[(TENSOR_GROUP_BYTES + 4096) / 4]);
+    let groups = whole("groups", Dtype::F32, &[(GROUP_BYTES + 4096) / 4]);
     let part = TensorBox::new(vec![8, 0], vec![4, 6]).unwrap();
     let part = SliceId::tensor("part \"\\é", Dtype::BF16, &[16, 6], part).unwrap();
     let bytes = |slice: SliceId, seed| (slice.clone(), content(seed, slice.bytes()));
-    let (a, a_bytes) = bytes(whole("coded.groups", Dtype::BF16, &[3, TENSOR_GROUP_BYTES / 4]), 1);
+    let (a, a_bytes) = bytes(whole("coded.groups", Dtype::BF16, &[3, GROUP_BYTES / 4]), 1);
     let (b, b_bytes) = bytes(groups, 2);
     let (c, c_bytes) = bytes(part, 3);
     let (d, d_bytes) = bytes(whole("nibbles", Dtype::F4, &[3, 6]), 4);

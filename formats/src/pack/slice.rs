@@ -13,14 +13,14 @@ use crate::tensor::boxes::TensorBox;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::header::TensorInfo;
 use crate::tensor::slice::{SliceError, SliceId, SliceKind};
-use crate::verified::{GroupSize, GroupTree, TreeError};
+use crate::verified::{GroupTree, TreeError};
 
 /// A slice as it is stored in a pack.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PackSlice {
     /// Which slice.
     pub slice: SliceId,
-    /// The tree of its logical bytes, in groups of [`GroupSize::Tensor`].
+    /// The tree of its logical bytes.
     pub tree: GroupTree,
     /// How its bytes are stored.
     pub coding: Coding,
@@ -133,14 +133,14 @@ impl PackSlice {
         }
     }
 
-    /// Checks that tree and frames fit the slice.
-    pub(super) fn check(&self) -> Result<(), PackSliceError> {
+    /// Checks that tree, in groups of `group` bytes, and frames fit the slice.
+    pub(super) fn check(&self, group: u64) -> Result<(), PackSliceError> {
         let (expected, tree) = (self.slice.bytes(), &self.tree);
         if expected > MAX_SLICE_BYTES {
             return Err(PackSliceError::TooLong { actual: expected });
         }
-        if tree.len() != expected || tree.size() != GroupSize::Tensor {
-            return Err(PackSliceError::Tree { expected, actual: tree.len(), group: tree.size().bytes() });
+        if tree.len() != expected || tree.group_bytes() != group {
+            return Err(PackSliceError::Tree { expected, actual: tree.len(), group: tree.group_bytes() });
         }
         let Coding::ZstdPlanes { frames, .. } = &self.coding else { return Ok(()) };
         if frames.is_empty() || frames.len() as u64 != tree.groups() {
@@ -185,13 +185,14 @@ impl PackSlice {
         serde_json::to_string(&text).expect("texts and numbers are JSON")
     }
 
-    /// Reads what [`to_text`](Self::to_text) writes; frames are left to [`check`](Self::check).
-    pub(super) fn from_text(text: &str) -> Result<Self, PackSliceError> {
+    /// Reads what [`to_text`](Self::to_text) writes; groups have `group` bytes, frames are left to
+    /// [`check`](Self::check).
+    pub(super) fn from_text(text: &str, group: u64) -> Result<Self, PackSliceError> {
         let text: Text = serde_json::from_str(text).map_err(PackSliceError::Json)?;
         let area = TensorBox::new(text.global_offsets, text.sizes)
             .map_err(|source| SliceError::Box { name: text.name.chars().take(160).collect(), source })?;
         let slice = SliceId::new(text.kind, &text.name, text.dtype, &text.global_shape, area)?;
-        let tree = GroupTree::proven_hex(text.blake3, GroupSize::Tensor, slice.bytes(), &text.groups)?;
+        let tree = GroupTree::proven_hex_in(group, text.blake3, slice.bytes(), &text.groups)?;
         let coding = match (text.codec, text.stored_blake3, text.frames) {
             (Codec::Raw, None, None) => Coding::Raw,
             (Codec::ZstdPlanes, Some(stored), Some(frames)) => Coding::ZstdPlanes { stored, frames },

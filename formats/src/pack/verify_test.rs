@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::TENSOR_GROUP_BYTES;
+use crate::limits::GROUP_BYTES;
 use crate::pack::PackError;
 use crate::pack::codec::encode_group;
 use crate::pack::sample::{coded, content, object, one_of_each, raw, samples, whole, with_frames};
@@ -70,13 +70,13 @@ fn damage_says_where_it_is() {
     };
     let groups = place("groups");
     let found = damage(groups.stored.end() - 1);
-    assert_eq!(found.slice.as_deref(), Some("groups[0:263168]"));
+    assert_eq!(found.slice.as_deref(), Some("groups[0:66560]"));
     assert_eq!(found.range, groups.stored_groups(1..2));
     let PackFault::Group { index: 1, expected, actual } = *found.fault else { panic!("{found}") };
     assert_eq!(expected.as_bytes(), &groups.slice.tree.values()[1]);
     assert_ne!(expected, actual);
     let text = found.to_string();
-    assert!(text.contains(&header.name().to_string()) && text.contains("\"groups[0:263168]\""), "{text}");
+    assert!(text.contains(&header.name().to_string()) && text.contains("\"groups[0:66560]\""), "{text}");
 
     let frames = place("coded.groups");
     let found = damage(frames.stored_groups(1..2).start());
@@ -108,8 +108,7 @@ fn slices_without_bytes_are_checked_too() {
     let (mut empty, _) = raw(whole("a", Dtype::U8, &[0]), &[]);
     let (header, whole_object) = object(&[(empty.clone(), Vec::new())]);
     assert_eq!(check(&header, &whole_object, 1), Ok(()));
-    let size = empty.tree.size();
-    empty.tree = crate::verified::GroupTree::single(size, 0, Digest::of(b"something")).unwrap();
+    empty.tree = crate::verified::GroupTree::single(0, Digest::of(b"something")).unwrap();
     let (header, whole_object) = object(&[(empty, Vec::new())]);
     let found = check(&header, &whole_object, 1).unwrap_err();
     assert!(matches!(*found.fault, PackFault::Group { .. }), "{found}");
@@ -182,8 +181,8 @@ proptest! {
 
     #[test]
     fn any_bytes_at_all_never_panic(seed in any::<u64>(), len in 0u64..5000, step in 1usize..2000) {
-        let slice = whole("a", Dtype::F32, &[TENSOR_GROUP_BYTES / 4 + 1]);
-        let (header, object) = object(&[coded(slice, &content(1, TENSOR_GROUP_BYTES + 4))]);
+        let slice = whole("a", Dtype::F32, &[GROUP_BYTES / 4 + 1]);
+        let (header, object) = object(&[coded(slice, &content(1, GROUP_BYTES + 4))]);
         let header_bytes = &object[..header.header_len() as usize];
         prop_assert!(check(&header, &[header_bytes, &content(seed, len)].concat(), step).is_err());
     }

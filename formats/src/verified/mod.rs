@@ -8,4 +8,4 @@ mod stream;
 mod tree;
 
 pub use stream::{StreamCheck, StreamHasher};
-pub use tree::{GroupMismatch, GroupSize, GroupTree, TreeError, group_value};
+pub use tree::{GroupMismatch, GroupTree, TreeError, group_value};

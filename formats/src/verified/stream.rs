@@ -4,13 +4,15 @@
 
 use blake3::hazmat::{ChainingValue, HasherExt};
 
-use super::tree::{GroupMismatch, GroupSize, GroupTree};
+use super::tree::{GroupMismatch, GroupTree};
 use crate::digest::Digest;
+use crate::limits::GROUP_BYTES;
 use crate::range::ByteRange;
 
 /// Hashes content that passes by, of a length not known before.
 pub struct StreamHasher {
-    size: GroupSize,
+    /// Bytes of one group.
+    group: u64,
     hasher: blake3::Hasher,
     /// Bytes in the group that `hasher` is in.
     filled: u64,
@@ -18,21 +20,28 @@ pub struct StreamHasher {
     values: Vec<ChainingValue>,
 }
 
-impl StreamHasher {
+impl Default for StreamHasher {
     /// Starts with no bytes.
-    pub fn new(size: GroupSize) -> Self {
-        Self { size, hasher: blake3::Hasher::new(), filled: 0, len: 0, values: Vec::new() }
+    fn default() -> Self {
+        Self::in_groups(GROUP_BYTES)
+    }
+}
+
+impl StreamHasher {
+    /// Starts with no bytes, in groups of a form of packs.
+    pub fn in_groups(group: u64) -> Self {
+        Self { group, hasher: blake3::Hasher::new(), filled: 0, len: 0, values: Vec::new() }
     }
 
     /// Takes the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            if self.filled == self.size.bytes() {
+            if self.filled == self.group {
                 self.values.push(self.hasher.finalize_non_root());
                 self.hasher = at_offset(self.len);
                 self.filled = 0;
             }
-            let take = bytes.len().min((self.size.bytes() - self.filled) as usize);
+            let take = bytes.len().min((self.group - self.filled) as usize);
             self.hasher.update(&bytes[..take]);
             self.filled += take as u64;
             self.len += take as u64;
@@ -44,10 +53,10 @@ impl StreamHasher {
     pub fn finish(mut self) -> GroupTree {
         if self.values.is_empty() {
             let root = Digest::from(self.hasher.finalize());
-            return GroupTree::single(self.size, self.len, root).expect("at most one group passed");
+            return GroupTree::proven_in(self.group, root, self.len, Vec::new()).expect("at most one group passed");
         }
         self.values.push(self.hasher.finalize_non_root());
-        GroupTree::merged(self.size, self.len, self.values).expect("every group's value was pushed")
+        GroupTree::merged_in(self.group, self.len, self.values).expect("every group's value was pushed")
     }
 }
 
@@ -100,7 +109,7 @@ impl StreamCheck {
         }
         self.index += 1;
         self.filled = 0;
-        self.hasher = at_offset(group.end().next_multiple_of(self.tree.size().bytes()));
+        self.hasher = at_offset(group.end().next_multiple_of(self.tree.group_bytes()));
         Ok(())
     }
 
@@ -150,13 +159,13 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.iter().map(|c| c.index(len + 1)).collect();
             cuts.extend([0, len]);
             cuts.sort_unstable();
-            let mut hasher = StreamHasher::new(GroupSize::File);
+            let mut hasher = StreamHasher::default();
             for pair in cuts.windows(2) {
                 hasher.update(&bytes[pair[0]..pair[1]]);
             }
             let tree = hasher.finish();
             prop_assert_eq!(tree.root(), Digest::of(&bytes));
-            prop_assert_eq!(&tree, &GroupTree::of(GroupSize::File, &bytes));
+            prop_assert_eq!(&tree, &GroupTree::of(&bytes));
 
             let mut check = StreamCheck::new(tree.clone());
             for pair in cuts.windows(2) {

@@ -7,32 +7,8 @@ use std::ops::Range;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
 use crate::digest::{Digest, hex, unhex};
-use crate::limits::{FILE_GROUP_BYTES, TENSOR_GROUP_BYTES};
+use crate::limits::GROUP_BYTES;
 use crate::range::ByteRange;
-
-/// How many bytes one group has. A power of two of at least one BLAKE3 chunk, so that every group is a whole subtree.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GroupSize {
-    /// [`TENSOR_GROUP_BYTES`], for slices of tensors.
-    Tensor,
-    /// [`FILE_GROUP_BYTES`], for files and manifests.
-    File,
-}
-
-impl GroupSize {
-    /// Returns the bytes of one group.
-    pub const fn bytes(self) -> u64 {
-        match self {
-            Self::Tensor => TENSOR_GROUP_BYTES,
-            Self::File => FILE_GROUP_BYTES,
-        }
-    }
-
-    /// Returns how many groups `len` bytes have; no bytes have none.
-    pub const fn count(self, len: u64) -> u64 {
-        len.div_ceil(self.bytes())
-    }
-}
 
 /// The groups of one content of `len` bytes, proven to belong to `root`.
 ///
@@ -41,7 +17,8 @@ impl GroupSize {
 pub struct GroupTree {
     root: Digest,
     len: u64,
-    size: GroupSize,
+    /// Bytes of one group: [`GROUP_BYTES`], or those of an older form.
+    group: u64,
     values: Vec<ChainingValue>,
 }
 
@@ -88,58 +65,74 @@ pub struct GroupMismatch {
 /// Returns the chaining value of group `index`; `bytes` are at most one group and not empty.
 ///
 /// Only for content of more than one group: a single group's check is its root, [`Digest::of`].
-pub fn group_value(size: GroupSize, index: u64, bytes: &[u8]) -> ChainingValue {
+pub fn group_value(index: u64, bytes: &[u8]) -> ChainingValue {
     let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(index * size.bytes());
+    hasher.set_input_offset(index * GROUP_BYTES);
     hasher.update(bytes);
     hasher.finalize_non_root()
 }
 
 impl GroupTree {
     /// Hashes `content` on this thread.
-    pub fn of(size: GroupSize, content: &[u8]) -> Self {
+    pub fn of(content: &[u8]) -> Self {
         let len = content.len() as u64;
-        if size.count(len) <= 1 {
-            return Self { root: Digest::of(content), len, size, values: Vec::new() };
+        if len.div_ceil(GROUP_BYTES) <= 1 {
+            return Self { root: Digest::of(content), len, group: GROUP_BYTES, values: Vec::new() };
         }
-        let pieces = content.chunks(size.bytes() as usize).enumerate();
-        let values: Vec<_> = pieces.map(|(i, bytes)| group_value(size, i as u64, bytes)).collect();
-        Self { root: merge(size, len, &values), len, size, values }
+        let pieces = content.chunks(GROUP_BYTES as usize).enumerate();
+        let values: Vec<_> = pieces.map(|(i, bytes)| group_value(i as u64, bytes)).collect();
+        Self { root: merge(GROUP_BYTES, len, &values), len, group: GROUP_BYTES, values }
     }
 
     /// Returns the tree of content of at most one group.
-    pub fn single(size: GroupSize, len: u64, root: Digest) -> Result<Self, TreeError> {
-        Self::proven(root, size, len, Vec::new())
+    pub fn single(len: u64, root: Digest) -> Result<Self, TreeError> {
+        Self::proven(root, len, Vec::new())
     }
 
     /// Merges values computed elsewhere, in any order on any threads, into the tree they make.
     ///
     /// For content of more than one group; [`TreeError::Count`] otherwise, or where values are missing.
-    pub fn merged(size: GroupSize, len: u64, values: Vec<ChainingValue>) -> Result<Self, TreeError> {
-        let expected = size.count(len);
+    pub fn merged(len: u64, values: Vec<ChainingValue>) -> Result<Self, TreeError> {
+        Self::merged_in(GROUP_BYTES, len, values)
+    }
+
+    /// Like [`merged`](Self::merged), in groups of `group` bytes: a power of two, of a BLAKE3 chunk or more, so that
+    /// each is a whole subtree.
+    pub(super) fn merged_in(group: u64, len: u64, values: Vec<ChainingValue>) -> Result<Self, TreeError> {
+        let expected = len.div_ceil(group);
         if expected <= 1 || values.len() as u64 != expected {
             return Err(TreeError::Count { len, expected, actual: values.len() as u64 });
         }
-        Ok(Self { root: merge(size, len, &values), len, size, values })
+        Ok(Self { root: merge(group, len, &values), len, group, values })
     }
 
     /// Takes values from an untrusted place and proves that they merge to `root`.
-    pub fn proven(root: Digest, size: GroupSize, len: u64, values: Vec<ChainingValue>) -> Result<Self, TreeError> {
-        if size.count(len) <= 1 {
+    pub fn proven(root: Digest, len: u64, values: Vec<ChainingValue>) -> Result<Self, TreeError> {
+        Self::proven_in(GROUP_BYTES, root, len, values)
+    }
+
+    /// Like [`proven`](Self::proven), in groups of `group` bytes.
+    pub(super) fn proven_in(group: u64, root: Digest, len: u64, values: Vec<ChainingValue>) -> Result<Self, TreeError> {
+        if len.div_ceil(group) <= 1 {
             let actual = values.len() as u64;
             if actual != 0 {
                 return Err(TreeError::Count { len, expected: 0, actual });
             }
-            return Ok(Self { root, len, size, values });
+            return Ok(Self { root, len, group, values });
         }
-        let tree = Self::merged(size, len, values)?;
+        let tree = Self::merged_in(group, len, values)?;
         if tree.root == root { Ok(tree) } else { Err(TreeError::Root { expected: root, actual: tree.root }) }
     }
 
     /// Like [`proven`](Self::proven), from the hex text that [`values_hex`](Self::values_hex) writes.
-    pub fn proven_hex(root: Digest, size: GroupSize, len: u64, text: &str) -> Result<Self, TreeError> {
+    pub fn proven_hex(root: Digest, len: u64, text: &str) -> Result<Self, TreeError> {
+        Self::proven_hex_in(GROUP_BYTES, root, len, text)
+    }
+
+    /// Like [`proven_hex`](Self::proven_hex), in groups of `group` bytes.
+    pub(crate) fn proven_hex_in(group: u64, root: Digest, len: u64, text: &str) -> Result<Self, TreeError> {
         // The count is checked before anything is allocated for the values.
-        let (expected, actual) = (size.count(len), (text.len() / 64) as u64);
+        let (expected, actual) = (len.div_ceil(group), (text.len() / 64) as u64);
         if !text.len().is_multiple_of(64) {
             return Err(TreeError::Hex);
         }
@@ -148,7 +141,7 @@ impl GroupTree {
         }
         let bytes = unhex(text).ok_or(TreeError::Hex)?;
         let values = bytes.as_chunks::<32>().0.to_vec();
-        Self::proven(root, size, len, values)
+        Self::proven_in(group, root, len, values)
     }
 
     /// Returns the plain BLAKE3 of the content.
@@ -166,11 +159,6 @@ impl GroupTree {
         self.len == 0
     }
 
-    /// Returns the size of its groups.
-    pub fn size(&self) -> GroupSize {
-        self.size
-    }
-
     /// Returns the values; none for content of at most one group.
     pub fn values(&self) -> &[ChainingValue] {
         &self.values
@@ -183,13 +171,18 @@ impl GroupTree {
 
     /// Returns the number of groups.
     pub fn groups(&self) -> u64 {
-        self.size.count(self.len)
+        self.len.div_ceil(self.group)
+    }
+
+    /// Returns the bytes of each group but the last.
+    pub fn group_bytes(&self) -> u64 {
+        self.group
     }
 
     /// Returns the bytes of group `index`, cut at the content's end.
     pub fn group_range(&self, index: u64) -> ByteRange {
-        let start = (index * self.size.bytes()).min(self.len);
-        let end = (start + self.size.bytes()).min(self.len);
+        let start = (index * self.group).min(self.len);
+        let end = (start + self.group).min(self.len);
         ByteRange::new(start, end).expect("start <= end: both are cut at the same length")
     }
 
@@ -198,7 +191,7 @@ impl GroupTree {
         if range.is_empty() {
             return 0..0;
         }
-        range.start() / self.size.bytes()..range.end().min(self.len).div_ceil(self.size.bytes())
+        range.start() / self.group..range.end().min(self.len).div_ceil(self.group)
     }
 
     /// Returns `range` widened to whole groups.
@@ -250,8 +243,8 @@ impl GroupTree {
 
     /// Checks bytes that start at a group border `start` and cover whole groups.
     pub fn check_range(&self, start: u64, bytes: &[u8]) -> Result<(), GroupMismatch> {
-        let first = start / self.size.bytes();
-        for (i, piece) in bytes.chunks(self.size.bytes() as usize).enumerate() {
+        let first = start / self.group;
+        for (i, piece) in bytes.chunks(self.group as usize).enumerate() {
             self.check_group(first + i as u64, piece)?;
         }
         Ok(())
@@ -259,23 +252,23 @@ impl GroupTree {
 }
 
 /// Merges the values of at least two groups that cover `len` bytes to the root.
-fn merge(size: GroupSize, len: u64, values: &[ChainingValue]) -> Digest {
-    let (left, right) = halves(size, len, values);
+fn merge(group: u64, len: u64, values: &[ChainingValue]) -> Digest {
+    let (left, right) = halves(group, len, values);
     Digest::from(merge_subtrees_root(&left, &right, Mode::Hash))
 }
 
-fn subtree(size: GroupSize, len: u64, values: &[ChainingValue]) -> ChainingValue {
+fn subtree(group: u64, len: u64, values: &[ChainingValue]) -> ChainingValue {
     if let [value] = values {
         return *value;
     }
-    let (left, right) = halves(size, len, values);
+    let (left, right) = halves(group, len, values);
     merge_subtrees_non_root(&left, &right, Mode::Hash)
 }
 
-fn halves(size: GroupSize, len: u64, values: &[ChainingValue]) -> (ChainingValue, ChainingValue) {
+fn halves(group: u64, len: u64, values: &[ChainingValue]) -> (ChainingValue, ChainingValue) {
     let left = left_subtree_len(len);
-    let (a, b) = values.split_at((left / size.bytes()) as usize);
-    (subtree(size, left, a), subtree(size, len - left, b))
+    let (a, b) = values.split_at((left / group) as usize);
+    (subtree(group, left, a), subtree(group, len - left, b))
 }
 
 #[cfg(test)]
@@ -289,30 +282,30 @@ mod tests {
 
     #[test]
     fn lengths_around_every_border_hash_to_the_standard_root() {
-        let group = FILE_GROUP_BYTES as usize;
+        let group = GROUP_BYTES as usize;
         for len in
             [0, 1, 1023, 1024, 1025, group - 1, group, group + 1, 2 * group, 2 * group + 1, 3 * group, 7 * group + 5]
         {
             let bytes = content(len);
-            let tree = GroupTree::of(GroupSize::File, &bytes);
+            let tree = GroupTree::of(&bytes);
             assert_eq!(tree.root(), Digest::of(&bytes), "length {len}");
-            let again = GroupTree::proven_hex(tree.root(), GroupSize::File, len as u64, &tree.values_hex());
+            let again = GroupTree::proven_hex(tree.root(), len as u64, &tree.values_hex());
             assert_eq!(again.as_ref(), Ok(&tree), "length {len}");
         }
     }
 
     #[test]
     fn foreign_values_are_refused() {
-        let bytes = content(3 * FILE_GROUP_BYTES as usize);
-        let tree = GroupTree::of(GroupSize::File, &bytes);
+        let bytes = content(3 * GROUP_BYTES as usize);
+        let tree = GroupTree::of(&bytes);
         let mut values = tree.values().to_vec();
         values.swap(0, 1);
         let len = tree.len();
-        assert!(matches!(GroupTree::proven(tree.root(), GroupSize::File, len, values), Err(TreeError::Root { .. })));
-        assert!(matches!(GroupTree::proven(tree.root(), GroupSize::File, len, vec![]), Err(TreeError::Count { .. })));
+        assert!(matches!(GroupTree::proven(tree.root(), len, values), Err(TreeError::Root { .. })));
+        assert!(matches!(GroupTree::proven(tree.root(), len, vec![]), Err(TreeError::Count { .. })));
         let hex = tree.values_hex();
-        assert_eq!(GroupTree::proven_hex(tree.root(), GroupSize::File, len, &hex[1..]), Err(TreeError::Hex));
-        assert!(GroupTree::proven_hex(tree.root(), GroupSize::File, 10, &hex).is_err());
+        assert_eq!(GroupTree::proven_hex(tree.root(), len, &hex[1..]), Err(TreeError::Hex));
+        assert!(GroupTree::proven_hex(tree.root(), 10, &hex).is_err());
     }
 
     proptest! {
@@ -320,10 +313,10 @@ mod tests {
 
         #[test]
         fn groups_hashed_on_any_number_of_threads_merge_to_the_root(
-            len in (FILE_GROUP_BYTES as usize + 1)..(12 * FILE_GROUP_BYTES as usize), threads in 1usize..9,
+            len in (GROUP_BYTES as usize + 1)..(12 * GROUP_BYTES as usize), threads in 1usize..9,
         ) {
             let bytes = content(len);
-            let groups: Vec<(usize, &[u8])> = bytes.chunks(FILE_GROUP_BYTES as usize).enumerate().collect();
+            let groups: Vec<(usize, &[u8])> = bytes.chunks(GROUP_BYTES as usize).enumerate().collect();
             let mut values = vec![[0; 32]; groups.len()];
             let (sender, receiver) = std::sync::mpsc::channel();
             std::thread::scope(|scope| {
@@ -331,23 +324,23 @@ mod tests {
                     let (sender, groups) = (sender.clone(), &groups);
                     scope.spawn(move || {
                         for (i, group) in groups.iter().skip(thread).step_by(threads) {
-                            sender.send((*i, group_value(GroupSize::File, *i as u64, group))).unwrap();
+                            sender.send((*i, group_value(*i as u64, group))).unwrap();
                         }
                     });
                 }
             });
             drop(sender);
             receiver.iter().for_each(|(i, value)| values[i] = value);
-            let tree = GroupTree::merged(GroupSize::File, len as u64, values).unwrap();
+            let tree = GroupTree::merged(len as u64, values).unwrap();
             prop_assert_eq!(tree.root(), Digest::of(&bytes));
         }
 
         #[test]
         fn any_flipped_byte_is_seen_in_its_group(
-            len in 1usize..(3 * FILE_GROUP_BYTES as usize), at in any::<prop::sample::Index>(), bit in 0u8..8,
+            len in 1usize..(3 * GROUP_BYTES as usize), at in any::<prop::sample::Index>(), bit in 0u8..8,
         ) {
             let mut bytes = content(len);
-            let tree = GroupTree::of(GroupSize::File, &bytes);
+            let tree = GroupTree::of(&bytes);
             prop_assert!(tree.check_range(0, &bytes).is_ok());
             let at = at.index(len);
             bytes[at] ^= 1 << bit;

@@ -18,7 +18,7 @@ use crate::directory::Directory;
 use crate::entry::Name;
 use crate::memory::{Key, Memory};
 
-/// Bytes of a block: whole groups of both sizes, and long enough that a store's latency is small beside its transfer.
+/// Bytes of a block: whole groups of any version, and long enough that a store's latency is small beside its transfer.
 pub const BLOCK_BYTES: u64 = 2 << 20;
 
 /// Blocks of one read that are asked for at once: 16 MiB of blocks that come from the store hide its latency.

@@ -21,7 +21,7 @@ use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Action, Commit, Entry, Index, Sort, TxnId};
 use gigastore_formats::tensor::slice::{Place, SliceRow};
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{CommitInfo, Committed, FinishRequest};
 
 use crate::engine::Engine;
@@ -199,7 +199,7 @@ impl Engine {
         if actual > MAX_MANIFEST_BYTES {
             return Err(CommitError::TooLong { actual });
         }
-        let hash = move || (GroupTree::of(GroupSize::File, &bytes), bytes);
+        let hash = move || (GroupTree::of(&bytes), bytes);
         let (tree, bytes) = self.ambient.computed_over(actual as usize, hash).await;
         let object = Stored { digest: tree.root(), epoch };
         self.store_content(project, ObjectKind::Manifest, object, actual, Body::Whole(vec![bytes.into()])).await?;

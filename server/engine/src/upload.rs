@@ -14,7 +14,7 @@ use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::PackCheck;
 use gigastore_formats::pack::{PackError, PackHeader};
-use gigastore_formats::verified::{GroupSize, GroupTree, StreamCheck, StreamHasher};
+use gigastore_formats::verified::{GroupTree, StreamCheck, StreamHasher};
 
 use crate::engine::Engine;
 use crate::log::LogError;
@@ -180,7 +180,7 @@ impl Engine {
         len: u64,
         bytes: BoxStream<'static, Result<Bytes, BodyError>>,
     ) -> Result<(), UploadError> {
-        let hasher = StreamHasher::new(GroupSize::File);
+        let hasher = StreamHasher::default();
         let check = NameCheck { hasher, passed: 0, expected: blob.digest, len };
         let pieces = checked(check, bytes, Arc::clone(&self.ambient)).boxed();
         self.store_content(project, ObjectKind::Blob, blob, len, Body::Stream { len, pieces }).await

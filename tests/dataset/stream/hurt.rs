@@ -11,7 +11,7 @@ use gigastore_engine::store::OpenMode;
 use gigastore_formats::manifest::dataset::{DatasetMeta, write_dataset};
 use gigastore_formats::order::{Long, Packing, Unit};
 use gigastore_formats::record::TxnId;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{DatasetRequest, FaultCode};
 use gigastore_tests::faulty::plan::pass;
 use gigastore_tests::faulty::{Failure, Op, Operation, Verdict};
@@ -138,7 +138,7 @@ async fn commit_a_foreign_token(made: &Made, documents: &[Vec<u16>]) -> u64 {
     let content = Bytes::from(content);
 
     let engine = opened::engine(Arc::new(made.faults.clone()), OpenMode::Existing).await.unwrap();
-    let (project, tree) = ("p".parse().unwrap(), GroupTree::of(GroupSize::File, &content));
+    let (project, tree) = ("p".parse().unwrap(), GroupTree::of(&content));
     let pieces = futures::stream::iter([Ok(content)]).boxed();
     let mut files = dataset.files().to_vec();
     files[0].blob = engine.put_blob(&project, 0, tree.clone(), pieces).await.unwrap();

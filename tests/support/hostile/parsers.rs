@@ -26,7 +26,7 @@ use gigastore_formats::table::{Footer, Step};
 use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_formats::tensor::header::{PREFIX_BYTES, SafetensorsHeader, header_len};
 use gigastore_formats::tensor::index::ShardIndex;
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::{
     DatasetRequest, ExistsRequest, Fault, FinishRequest, Line, LogPage, PlacesAnswer, ProjectInfo, SaveRequest,
     VerifyReport, VerifyRequest,
@@ -229,7 +229,7 @@ pub(super) fn names(data: &[u8]) -> bool {
             }
             let _ = line.parse::<Name>().map(|name| assert_eq!(name.as_str(), line));
             let _ = line.parse::<Digest>().map(|digest| assert_eq!(digest.to_string(), line.to_lowercase()));
-            let _ = GroupTree::proven_hex(Digest::of(b""), GroupSize::File, data.len() as u64 * 10_000, line);
+            let _ = GroupTree::proven_hex(Digest::of(b""), data.len() as u64 * 10_000, line);
         }
     }
     fn said<T: Serialize + DeserializeOwned>(data: &[u8]) -> Option<T> {

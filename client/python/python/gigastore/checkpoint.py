@@ -125,7 +125,7 @@ class Checkpoint(Committed):
     def slice(self, name: str, box: Box | tuple[Any, ...], *, into: Any = None, device: Any = None) -> Any:
         """Reads a box of a tensor: a tuple of slices and indices as numpy has them, or `(offsets, sizes)`.
 
-        Only the groups of bytes (1 MiB) that hold it are read.
+        Only the groups of bytes (256 KiB) that hold it are read.
         """
         info = self._tensor(name)
         offsets, sizes, shape = _box(name, info.shape, box)

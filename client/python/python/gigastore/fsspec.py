@@ -27,7 +27,7 @@ from .store import Store
 __all__ = ["FileMissingError", "FolderError", "GigastoreFile", "GigastoreFileSystem"]
 
 _PATTERN = re.compile(r"[*?\[]")
-# A block is what is read at least: four groups of a dataset's file, one of a tensor.
+# A block is what is read at least: four groups.
 _BLOCK = 1 << 20
 # What a copy to the local disk reads at once; the native part reads its groups in parallel.
 _COPY = 32 << 20

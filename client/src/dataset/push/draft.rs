@@ -98,12 +98,12 @@ fn inherited(lineage: Option<Lineage>, before: Option<&Lineage>) -> Result<Optio
 mod tests {
     use gigastore_formats::manifest::dataset::Removed;
     use gigastore_formats::object::Stored;
-    use gigastore_formats::verified::{GroupSize, GroupTree};
+    use gigastore_formats::verified::GroupTree;
 
     use super::*;
 
     fn row(path: &str, content: &[u8], schema: &str, removed: &[u64]) -> FileRow {
-        let tree = GroupTree::of(GroupSize::File, content);
+        let tree = GroupTree::of(content);
         FileRow {
             path: path.to_owned(),
             blob: Stored { digest: tree.root(), epoch: 0 },

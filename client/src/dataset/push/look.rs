@@ -9,7 +9,6 @@ use gigastore_formats::manifest::dataset::{FileRow, TokenColumn};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::table::tokens::{TokenError, TokenFile};
 use gigastore_formats::table::{Footer, FooterError, ParquetFacts};
-use gigastore_formats::verified::GroupSize;
 
 use super::error::PushError;
 use super::{PushSpec, TokenChoice};
@@ -78,7 +77,7 @@ impl Given {
         if let Some(row) = there.filter(|row| row.bytes == look.len()) {
             let file = look.open()?;
             let data = SliceData::File(file.region(0, file.len()));
-            let tree = writer.tree(GroupSize::File, &data).await?;
+            let tree = writer.tree(&data).await?;
             file.check_unchanged()?;
             if tree.root() == row.blob.digest {
                 return Ok(Self::Known(row.clone()));

@@ -5,7 +5,6 @@
 use gigastore_formats::manifest::dataset::FileRow;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::table::ParquetFacts;
-use gigastore_formats::verified::GroupSize;
 
 use super::error::PushError;
 use super::validate::FileTokens;
@@ -35,7 +34,7 @@ pub(in crate::dataset) async fn send(writer: &Writer, file: Sending) -> Result<C
     let Sending { path, look, facts, tokens, known } = file;
     let source = look.open()?;
     let data = SliceData::File(source.region(0, source.len()));
-    let tree = writer.tree(GroupSize::File, &data).await?;
+    let tree = writer.tree(&data).await?;
     let (bytes, digest) = (tree.len(), tree.root());
     let transport = &writer.store.transport;
     let epochs = [Some(writer.epoch), writer.epoch.checked_sub(1)];

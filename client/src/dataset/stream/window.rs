@@ -6,9 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gigastore_formats::ambient::Ambient;
+use gigastore_formats::limits::GROUP_BYTES;
 use gigastore_formats::order::{Epoch, Segment, SourceOrder, WindowKey, WindowPlan};
 use gigastore_formats::table::tokens::{Documents, StoredTokens, TokenBuffer, TokenFile, TokenWidth};
-use gigastore_formats::verified::GroupSize;
 
 use super::super::index::IndexedDataset;
 use super::explain::ExplainedPiece;
@@ -176,7 +176,7 @@ impl Source {
             return copied;
         }
         // Read are whole verified groups, at both ends.
-        let read = tokens / 8 * STORED_EIGHTHS + 2 * GroupSize::File.bytes();
+        let read = tokens / 8 * STORED_EIGHTHS + 2 * GROUP_BYTES;
         copied.max(BufferPool::size(read) + table.rows(group) * DOCUMENT_BYTES)
     }
 

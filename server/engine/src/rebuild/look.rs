@@ -16,7 +16,7 @@ use gigastore_formats::manifest::timeline::read_timeline;
 use gigastore_formats::name::{Name, ProjectName};
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::record::{Commit, Index, Sort};
-use gigastore_formats::verified::{GroupSize, GroupTree};
+use gigastore_formats::verified::GroupTree;
 use gigastore_formats::wire::LeftOut;
 
 use super::RebuildError;
@@ -77,7 +77,7 @@ impl Engine {
                 Err(error) => return Err(error.into()),
             };
             let copy = bytes.clone();
-            let tree = self.ambient.computed(move || GroupTree::of(GroupSize::File, &copy)).await;
+            let tree = self.ambient.computed(move || GroupTree::of(&copy)).await;
             if tree.root() != object.digest {
                 leave("it is damaged: its bytes do not have the digest of its name");
                 continue;
@@ -145,7 +145,7 @@ impl Engine {
         let rows: Vec<PackRow> = packs.into_values().collect();
         let list = self.ambient.computed(move || write_packs(&rows)).await?;
         let epoch = manifest.object.epoch;
-        let (tree, list) = self.ambient.computed(move || (GroupTree::of(GroupSize::File, &list), list)).await;
+        let (tree, list) = self.ambient.computed(move || (GroupTree::of(&list), list)).await;
         let packs = Index::new(Stored { digest: tree.root(), epoch }, &tree);
         let commit = Commit {
             sort: Sort::Checkpoint,

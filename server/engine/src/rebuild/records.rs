@@ -97,13 +97,13 @@ mod tests {
     use gigastore_formats::digest::Digest;
     use gigastore_formats::object::Stored;
     use gigastore_formats::record::Index;
-    use gigastore_formats::verified::{GroupSize, GroupTree};
+    use gigastore_formats::verified::GroupTree;
 
     use super::*;
 
     fn found(sort: Sort, name: &str, number: u64) -> ((Name, u64), Found) {
         let name: Name = name.parse().unwrap();
-        let tree = GroupTree::of(GroupSize::File, name.as_str().as_bytes());
+        let tree = GroupTree::of(name.as_str().as_bytes());
         let manifest = Index::new(Stored { digest: tree.root(), epoch: 2 }, &tree);
         let content = Digest::of(&number.to_le_bytes());
         let (packs, timeline) = (None, None);

@@ -19,7 +19,7 @@ use super::plan::{Expected, Holds, Item, rows_of};
 use crate::engine::Engine;
 use crate::read::ReadError;
 
-/// Bytes read at once: eight groups of a tensor, thirty-two of a file.
+/// Bytes read at once: thirty-two groups, eight of a pack of version 1.
 pub(super) const WINDOW_BYTES: u64 = 8 << 20;
 
 impl Engine {
@@ -196,8 +196,8 @@ pub(super) fn window(start: u64, len: u64) -> ByteRange {
 
 /// Returns every group in `bytes`, which start at the group border `start`, that does not match.
 fn damaged_groups(tree: &GroupTree, start: u64, bytes: &Bytes) -> Vec<(ByteRange, String)> {
-    let size = tree.size().bytes();
-    let pieces = bytes.chunks(size as usize).enumerate();
-    let checks = pieces.filter_map(|(i, piece)| tree.check_group(start / size + i as u64, piece).err());
+    let group = tree.group_bytes();
+    let pieces = bytes.chunks(group as usize).enumerate();
+    let checks = pieces.filter_map(|(i, piece)| tree.check_group(start / group + i as u64, piece).err());
     checks.map(|mismatch| (mismatch.range, mismatch.to_string())).collect()
 }

@@ -8,15 +8,14 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use gigastore_formats::digest::Digest;
-use gigastore_formats::limits::TENSOR_GROUP_BYTES;
 use gigastore_formats::manifest::checkpoint::CheckpointRow;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::codec::{Codec, MAX_FRAME_BYTES, decode_group, encode_group, frame_len};
-use gigastore_formats::pack::{Coding, PackHeader, PackSlice};
+use gigastore_formats::pack::{Coding, PackHeader, PackSlice, PackVersion};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::Sort;
-use gigastore_formats::verified::{GroupSize, StreamHasher};
+use gigastore_formats::verified::StreamHasher;
 
 use super::bodies::WINDOW_BYTES;
 use super::copies::{Copies, Place};
@@ -33,9 +32,9 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn new() -> Self {
-        let hasher = || StreamHasher::new(GroupSize::Tensor);
-        Self { logical: hasher(), stored: hasher(), frames: Vec::new() }
+    fn new(version: PackVersion) -> Self {
+        let (logical, stored) = (StreamHasher::in_groups(version.group_bytes()), StreamHasher::default());
+        Self { logical, stored, frames: Vec::new() }
     }
 
     fn frame(&mut self, frame: &[u8], group: &[u8]) {
@@ -67,19 +66,26 @@ impl Engine {
         copies: &mut Copies,
     ) -> Result<Option<(PackHeader, Bytes)>, ReadError> {
         let key = keys::object(project, ObjectKind::Pack, pack);
-        let mut slices = Vec::new();
-        for row in self.rows_in(project, state, pack).await? {
-            let found = match self.slice_in_place(&key, &row).await? {
-                Some(slice) => Some(slice),
-                None => self.slice_of_copy(&row, pack, copies).await?,
-            };
-            match found {
-                Some(slice) => slices.push(slice),
-                None => return Ok(None),
+        let rows = self.rows_in(project, state, pack).await?;
+        // The version of the pack was written in the header.
+        'versions: for version in PackVersion::ALL {
+            let mut slices = Vec::new();
+            for row in &rows {
+                let found = match self.slice_in_place(version, &key, row).await? {
+                    Some(slice) => Some(slice),
+                    None => self.slice_of_copy(version, row, pack, copies).await?,
+                };
+                match found {
+                    Some(slice) => slices.push(slice),
+                    None => continue 'versions,
+                }
+            }
+            let built = self.ambient.computed(move || PackHeader::build_as(version, slices)).await;
+            if let Some(built) = built.ok().filter(|(header, _)| header.name() == pack.digest) {
+                return Ok(Some(built));
             }
         }
-        let built = self.ambient.computed(move || PackHeader::build(slices)).await;
-        Ok(built.ok().filter(|(header, _)| header.name() == pack.digest))
+        Ok(None)
     }
 
     /// Returns the rows of live checkpoints that lie in a pack, one for each place. Of several the oldest is taken: the
@@ -115,10 +121,15 @@ impl Engine {
     }
 
     /// Reads a slice where it lies; `None` where its bytes are not what the row says.
-    async fn slice_in_place(&self, key: &str, row: &CheckpointRow) -> Result<Option<PackSlice>, ReadError> {
+    async fn slice_in_place(
+        &self,
+        version: PackVersion,
+        key: &str,
+        row: &CheckpointRow,
+    ) -> Result<Option<PackSlice>, ReadError> {
         let end = row.place.offset.saturating_add(row.place.stored_len);
         let Ok(stored) = ByteRange::new(row.place.offset, end) else { return Ok(None) };
-        let (mut gathered, mut waiting) = (Gathered::new(), BytesMut::new());
+        let (mut gathered, mut waiting) = (Gathered::new(version), BytesMut::new());
         let (codec, dtype, mut left) = (row.place.codec, row.slice.dtype(), row.slice.bytes());
         for range in stored.cut(WINDOW_BYTES) {
             let bytes = match self.objects.get_range(key, range).await {
@@ -136,7 +147,7 @@ impl Engine {
                 // A whole frame is there when the longest would be, or when no more bytes come.
                 while left > 0 && !waiting.is_empty() && (last || waiting.len() as u64 >= MAX_FRAME_BYTES) {
                     let frame = waiting.split_to(usize::try_from(frame_len(&waiting).ok()?).ok()?);
-                    let group = decode_group(&frame, dtype, left.min(TENSOR_GROUP_BYTES)).ok()?;
+                    let group = decode_group(&frame, dtype, left.min(version.group_bytes())).ok()?;
                     gathered.frame(&frame, &group);
                     left -= group.len() as u64;
                 }
@@ -153,35 +164,46 @@ impl Engine {
     /// Makes a slice from the same content in another pack.
     async fn slice_of_copy(
         &self,
+        version: PackVersion,
         row: &CheckpointRow,
         pack: &Stored,
         copies: &mut Copies,
     ) -> Result<Option<PackSlice>, ReadError> {
         for place in copies.slices(row.blake3, pack).await? {
-            if let Some(slice) = self.coded_as(row, &place).await {
+            if let Some(slice) = self.coded_as(version, row, &place).await {
                 return Ok(Some(slice));
             }
         }
         Ok(None)
     }
 
-    async fn coded_as(&self, row: &CheckpointRow, place: &Place) -> Option<PackSlice> {
+    async fn coded_as(&self, version: PackVersion, row: &CheckpointRow, place: &Place) -> Option<PackSlice> {
         let entry = place.entry.as_ref()?;
-        if row.place.codec == Codec::Raw {
+        if row.place.codec == Codec::Raw && entry.slice.tree.group_bytes() == version.group_bytes() {
             // Its group values are proven by the name of the other pack; no byte is needed.
             let slice = PackSlice { slice: row.slice.clone(), tree: entry.slice.tree.clone(), coding: Coding::Raw };
             return Some(slice);
         }
-        let mut gathered = Gathered::new();
-        for index in 0..entry.slice.tree.groups() {
+        // The other pack may have other groups.
+        let (mut gathered, mut waiting) = (Gathered::new(version), BytesMut::new());
+        let (codec, dtype, groups) = (row.place.codec, row.slice.dtype(), entry.slice.tree.groups());
+        for index in 0..groups {
             let stored = place.store.objects.get_range(&place.key, entry.stored_groups(index..index + 1)).await.ok()?;
-            let (entry, dtype) = (entry.clone(), row.slice.dtype());
+            let (entry, most) = (entry.clone(), version.group_bytes() as usize);
             let taken = self.ambient.computed(move || {
-                let group = entry.open_group(index, &stored).ok()?;
-                gathered.frame(&encode_group(dtype, &group), &group);
-                Some(gathered)
+                let opened = entry.open_group(index, &stored).ok()?;
+                if codec == Codec::Raw {
+                    gathered.logical.update(&opened);
+                    return Some((gathered, waiting));
+                }
+                waiting.extend_from_slice(&opened);
+                while waiting.len() >= most || (index + 1 == groups && !waiting.is_empty()) {
+                    let group = waiting.split_to(most.min(waiting.len()));
+                    gathered.frame(&encode_group(dtype, &group), &group);
+                }
+                Some((gathered, waiting))
             });
-            gathered = taken.await?;
+            (gathered, waiting) = taken.await?;
         }
         gathered.slice(row)
     }

@@ -3,6 +3,7 @@
 //!
 //! Must never put a byte into the store that does not verify, nor leave an object in a worse state than it was found.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::codec::encode_group;
-use gigastore_formats::pack::{Coding, PackCheck, PackEntry, PackHeader};
+use gigastore_formats::pack::{Coding, PackCheck, PackEntry, PackFault, PackHeader};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::verified::{GroupTree, StreamCheck};
 use gigastore_formats::wire::{Depth, Repair, VerifyRequest};
@@ -26,7 +27,7 @@ use crate::read::ReadError;
 use crate::store::{Body, BodyError, StoreError, keys};
 use crate::upload::checked;
 
-/// Pieces of one object read at once: a group of a tensor, or a window of a file, each at most 8 MiB.
+/// Pieces of one object read at once: groups of slices, or windows of a file, of 8 MiB at most.
 const PIECES_IN_FLIGHT: usize = 4;
 
 /// Where a header comes from that nobody has.
@@ -143,7 +144,9 @@ impl Whole {
             (Self::Pack { entries, .. }, What::Group { entry, index }) => {
                 let target = Arc::clone(&entries[entry]);
                 let source = place.entry.clone().unwrap_or_else(|| Arc::clone(&target));
-                let bytes = place.store.objects.get_range(&place.key, source.stored_groups(index..index + 1)).await?;
+                // A copy may lie in a pack of another version, whose groups are others.
+                let groups = source.slice.tree.groups_of(target.slice.tree.group_range(index));
+                let bytes = place.store.objects.get_range(&place.key, source.stored_groups(groups)).await?;
                 let uncoded = Uncoded { range: piece.range, place: place.name() };
                 let stored = ambient.computed(move || as_stored(&target, &source, index, bytes, frames)).await?;
                 stored.ok_or_else(|| uncoded.into())
@@ -167,8 +170,8 @@ impl Whole {
     }
 }
 
-/// Checks the stored bytes of a group of `source` and returns them as `target` stores the same group; `None` where they
-/// can't be given that form.
+/// Checks the stored bytes of those groups of `source` that a group of `target` touches, and returns that group as
+/// `target` stores it; `None` where they can't be given that form.
 fn as_stored(
     target: &PackEntry,
     source: &PackEntry,
@@ -176,17 +179,35 @@ fn as_stored(
     bytes: Bytes,
     frames: Frames,
 ) -> Result<Option<Bytes>, BodyError> {
-    let logical = source.open_group(index, &bytes)?;
+    let same = target.slice.tree.group_bytes() == source.slice.tree.group_bytes();
+    let logical = match same {
+        true => source.open_group(index, &bytes)?,
+        false => Cow::Owned(cut_out(target.slice.tree.group_range(index), source, &bytes)?),
+    };
     Ok(match (&target.slice.coding, &source.slice.coding) {
-        (Coding::Raw, Coding::Raw) => Some(bytes),
-        (Coding::Raw, Coding::ZstdPlanes { .. }) => Some(Bytes::from(logical.into_owned())),
-        (coding, other) if coding == other && frames == Frames::AsTheyAre => Some(bytes),
+        (Coding::Raw, Coding::Raw) if same => Some(bytes),
+        (Coding::Raw, _) => Some(Bytes::from(logical.into_owned())),
+        (coding, other) if same && coding == other && frames == Frames::AsTheyAre => Some(bytes),
         (Coding::ZstdPlanes { .. }, _) => {
             let frame = encode_group(target.slice.slice.dtype(), &logical);
             let len = target.stored_groups(index..index + 1).len();
             (frame.len() as u64 == len).then(|| Bytes::from(frame))
         }
     })
+}
+
+/// Checks the stored bytes of the groups that a range touches, and returns the range's own.
+fn cut_out(range: ByteRange, source: &PackEntry, bytes: &[u8]) -> Result<Vec<u8>, PackFault> {
+    let (groups, widened) = (source.slice.tree.groups_of(range), source.slice.tree.widened(range));
+    let (mut logical, mut rest) = (Vec::new(), bytes);
+    for index in groups {
+        let len = source.stored_groups(index..index + 1).len() as usize;
+        let (stored, after) = rest.split_at(len.min(rest.len()));
+        logical.extend_from_slice(&source.open_group(index, stored)?);
+        rest = after;
+    }
+    logical.truncate((range.end() - widened.start()) as usize);
+    Ok(logical.split_off((range.start() - widened.start()) as usize))
 }
 
 impl Engine {
