@@ -49,7 +49,7 @@ impl Desk {
     }
 
     /// Copies every object into another store.
-    async fn twin(&self) -> Self {
+    pub(crate) async fn twin(&self) -> Self {
         let twin = Arc::new(InMemory::new());
         for (key, bytes) in self.objects().await {
             twin.put(&Path::from(key), bytes.into()).await.unwrap();

@@ -1,25 +1,33 @@
 //! Packs of version 1, which are not written any more: read, refused where they are damaged, put right, and referred to
 //! by new saves like others.
 
-use bytes::Bytes;
-use gigastore_client::checkpoint::{Compression, Wanted};
+use std::fs::File;
+use std::sync::Arc;
+
+use gigastore_client::Coded;
+use gigastore_client::ambient::SystemAmbient;
+use gigastore_client::checkpoint::{Compression, SaveSpec, Wanted};
+use gigastore_client::mirror::{MirrorSpec, mirror};
+use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_client::transfer::progress::Progress;
 use gigastore_client::transfer::sink::BufferSink;
-use gigastore_engine::{Engine, PackBody};
-use gigastore_formats::digest::Digest;
+use gigastore_engine::Engine;
+use gigastore_engine::store::{OpenMode, StoreUrl};
 use gigastore_formats::limits::{GROUP_BYTES, PACK_1_GROUP_BYTES};
-use gigastore_formats::manifest::part::{PartMeta, PartRow, write_part};
-use gigastore_formats::object::Stored;
-use gigastore_formats::pack::codec::encode_group;
-use gigastore_formats::pack::{Coding, PackHeader, PackSlice, PackVersion};
 use gigastore_formats::tensor::boxes::TensorBox;
-use gigastore_formats::tensor::dtype::Dtype;
-use gigastore_formats::tensor::slice::{Place, SliceId, SliceKind, SliceRow};
-use gigastore_formats::verified::StreamHasher;
-use gigastore_formats::wire::{Depth, FinishRequest, SaveRequest};
+use gigastore_formats::tensor::slice::SliceKind;
+use gigastore_formats::wire::{Depth, FaultCode};
 use gigastore_tests::model::{Size, Tensor, transformer};
+use gigastore_tests::old::save_old;
+use gigastore_tests::opened::save;
 
 use crate::scrub::{Desk, header_len, project};
+
+const BOTH: [Compression; 2] = [Compression::Off, Compression::Always];
+
+fn spec(run: &str, step: u64, compress: Compression) -> SaveSpec {
+    SaveSpec { compress, ..SaveSpec::new(project(), run.parse().unwrap(), step, 1) }
+}
 
 /// Tensors of many groups, of one group of version 1 that is several now, and of less than one.
 fn tensors() -> Vec<Tensor> {
@@ -31,62 +39,9 @@ fn tensors() -> Vec<Tensor> {
     tensors
 }
 
-/// Returns a slice as packs of version 1 have it, and its stored bytes.
-fn old_slice(tensor: &Tensor, compress: Compression) -> (PackSlice, Bytes) {
-    let area = TensorBox::whole(&tensor.shape).unwrap();
-    let slice = SliceId::tensor(&tensor.name, tensor.dtype, &tensor.shape, area).unwrap();
-    let mut hasher = StreamHasher::in_groups(PACK_1_GROUP_BYTES);
-    hasher.update(&tensor.data);
-    let tree = hasher.finish();
-    if compress == Compression::Off || tensor.data.is_empty() {
-        return (PackSlice { slice, tree, coding: Coding::Raw }, tensor.data.clone());
-    }
-    let groups = tensor.data.chunks(PACK_1_GROUP_BYTES as usize);
-    let frames: Vec<Vec<u8>> = groups.map(|group| encode_group(tensor.dtype, group)).collect();
-    let (stored, lens) = (frames.concat(), frames.iter().map(|frame| frame.len() as u64).collect());
-    let coding = Coding::ZstdPlanes { stored: Digest::of(&stored), frames: lens };
-    (PackSlice { slice, tree, coding }, stored.into())
-}
-
-/// Commits `a@1` with all tensors in one pack of version 1, as clients did.
-async fn save_old(engine: &Engine, tensors: &[Tensor], compress: Compression) {
-    let (run, attempt) = ("a".parse().unwrap(), "old".to_owned());
-    let save = SaveRequest { project: project(), run, step: 1, world_size: 1, attempt };
-    let session = engine.begin_save(&save).await.unwrap();
-    let slices: Vec<_> = tensors.iter().map(|tensor| old_slice(tensor, compress)).collect();
-    let all = slices.iter().map(|(slice, _)| slice.clone()).collect();
-    let (header, head) = PackHeader::build_as(PackVersion::One, all).unwrap();
-    let mut body = vec![0; (header.object_len() - header.header_len()) as usize];
-    for entry in header.entries() {
-        let (_, stored) = slices.iter().find(|(slice, _)| slice.slice == entry.slice.slice).unwrap();
-        body[(entry.stored.start() - header.header_len()) as usize..][..stored.len()].copy_from_slice(stored);
-    }
-    let pack = Stored { digest: header.name(), epoch: session.epoch };
-    engine.put_pack(&project(), pack, head, PackBody::Whole(vec![body.into()])).await.unwrap();
-    let row = |entry: &gigastore_formats::pack::PackEntry| {
-        let (offset, stored_len) = (entry.stored.start(), entry.stored.len());
-        let codec = entry.slice.coding.codec();
-        let place = Place { pack: header.name(), header_len: header.header_len(), offset, stored_len, codec };
-        SliceRow { slice: entry.slice.slice.clone(), blake3: entry.slice.tree.root(), place: Some(place) }
-    };
-    let rows: Vec<PartRow> = header.entries().iter().map(row).collect();
-    let meta = PartMeta {
-        rank: 0,
-        world_size: 1,
-        bases: Vec::new(),
-        compared_to: None,
-        metadata: Default::default(),
-        cursors: Default::default(),
-        timeline: None,
-    };
-    engine.put_part(&project(), session.save, 0, write_part(&meta, &rows).unwrap().into()).await.unwrap();
-    let finish = FinishRequest { save, deadline_ms: 0, waited_ms: 0, tag: None };
-    engine.finish_save(&finish).await.unwrap();
-}
-
 /// Reads each tensor of a checkpoint, and the middle rows of those that have rows.
-async fn check_reads(desk: &Desk, target: &str, tensors: &[Tensor]) {
-    let checkpoint = desk.store.checkpoint(&target.parse().unwrap()).await.unwrap();
+async fn check_reads(store: &Store, target: &str, tensors: &[Tensor]) {
+    let checkpoint = store.checkpoint(&target.parse().unwrap()).await.unwrap();
     for Tensor { name, dtype, shape, data } in tensors {
         assert!(checkpoint.read_whole(SliceKind::Tensor, name).await.unwrap() == *data, "{name}");
         if shape.len() != 2 || data.is_empty() {
@@ -96,7 +51,7 @@ async fn check_reads(desk: &Desk, target: &str, tensors: &[Tensor]) {
         let area = TensorBox::new(vec![first, 0], vec![rows, shape[1]]).unwrap();
         let row = area.bytes(*dtype).unwrap() as usize / rows as usize;
         let sink = BufferSink::new(vec![0; row * rows as usize]);
-        let to = std::sync::Arc::<BufferSink<_>>::clone(&sink);
+        let to = Arc::<BufferSink<_>>::clone(&sink);
         let wanted = Wanted { kind: SliceKind::Tensor, name: name.clone(), area: Some(area), sink: to };
         checkpoint.read(vec![wanted], &Progress::default()).await.unwrap();
         let expected = &data[first as usize * row..][..rows as usize * row];
@@ -106,12 +61,12 @@ async fn check_reads(desk: &Desk, target: &str, tensors: &[Tensor]) {
 
 #[tokio::test]
 async fn what_older_clients_saved_is_read_verified_and_put_right() {
-    for compress in [Compression::Off, Compression::Always] {
+    for compress in BOTH {
         let (desk, tensors) = (Desk::new().await, tensors());
-        save_old(&desk.engine, &tensors, compress).await;
+        save_old(&desk.engine, spec("a", 1, compress), &tensors).await.unwrap();
         let before = desk.objects().await;
         let key = desk.keys("/packs/").await.remove(0);
-        check_reads(&desk, "p/a@1", &tensors).await;
+        check_reads(&desk.store, "p/a@1", &tensors).await;
         assert!(desk.verify(Depth::Full).await.findings.is_empty());
         // The header alone: its version, too, is found again.
         let len = header_len(&before[&key]);
@@ -144,40 +99,128 @@ async fn what_older_clients_saved_is_read_verified_and_put_right() {
 }
 
 #[tokio::test]
-async fn packs_of_both_versions_put_each_other_right() {
-    for compress in [Compression::Off, Compression::Always] {
+async fn packs_of_both_versions_put_each_other_right_whatever_their_codecs() {
+    for (before, now) in BOTH.into_iter().flat_map(|before| BOTH.map(|now| (before, now))) {
         let (desk, tensors) = (Desk::new().await, tensors());
-        save_old(&desk.engine, &tensors, compress).await;
+        save_old(&desk.engine, spec("a", 1, before), &tensors).await.unwrap();
         let old = desk.keys("/packs/").await.remove(0);
-        desk.save("b", 1, compress, &tensors).await;
+        desk.save("b", 1, now, &tensors).await;
         let new = desk.keys("/packs/").await.into_iter().find(|key| *key != old).unwrap();
-        check_reads(&desk, "p/b@1", &tensors).await;
-        let before = desk.objects().await;
+        check_reads(&desk.store, "p/b@1", &tensors).await;
+        let objects = desk.objects().await;
         for key in [&old, &new] {
-            let len = header_len(&before[key]);
-            let data = before[key].len() - len;
-            for damaged in [vec![len + data / 2], vec![9, len + data / 3], vec![100, len, before[key].len() - 1]] {
+            let len = header_len(&objects[key]);
+            let data = objects[key].len() - len;
+            for damaged in [vec![len + data / 2], vec![9, len + data / 3], vec![100, len, objects[key].len() - 1]] {
                 for at in &damaged {
                     desk.flip(key, *at).await;
                 }
                 let report = desk.scrub(None).await;
-                assert!(report.findings.is_empty(), "{damaged:?}: {:?}", report.findings);
-                assert!(desk.objects().await == before, "{damaged:?} of {key}");
+                assert!(report.findings.is_empty(), "{before:?}, {now:?}, {damaged:?}: {:?}", report.findings);
+                assert!(desk.objects().await == objects, "{before:?}, {now:?}, {damaged:?} of {key}");
             }
         }
     }
 }
 
 #[tokio::test]
+async fn an_old_pack_is_put_right_from_a_replica() {
+    for compress in BOTH {
+        let (desk, tensors) = (Desk::new().await, tensors());
+        save_old(&desk.engine, spec("a", 1, compress), &tensors).await.unwrap();
+        let (before, twin) = (desk.objects().await, desk.twin().await);
+        let key = desk.keys("/packs/").await.remove(0);
+        let (len, all) = (header_len(&before[&key]), before[&key].len());
+        for damaged in [vec![len], vec![len + (all - len) / 2, all - 1], vec![20, len + (all - len) / 3]] {
+            for at in &damaged {
+                desk.flip(&key, *at).await;
+            }
+            assert!(!desk.scrub(None).await.findings.is_empty(), "nobody else in this store has {damaged:?}");
+            let report = desk.scrub(Some(&twin)).await;
+            assert!(report.findings.is_empty(), "{damaged:?}: {:?}", report.findings);
+            assert!(desk.objects().await == before, "{damaged:?}, {compress:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_old_save_is_mirrored_as_it_is() {
+    for compress in BOTH {
+        let (desk, other, tensors) = (Desk::new().await, Desk::new().await, tensors());
+        save_old(&desk.engine, spec("a", 1, compress), &tensors).await.unwrap();
+        desk.save("a", 2, compress, &tensors[1..]).await;
+        let what = MirrorSpec { project: project(), name: None, selector: None, to: project() };
+        let report = mirror(&desk.store, &other.store, &what, &Progress::default()).await.unwrap();
+        assert_eq!(report.mirrored.len(), 2);
+        for (target, tensors) in [("p/a@1", &tensors[..]), ("p/a@2", &tensors[1..])] {
+            check_reads(&other.store, target, tensors).await;
+        }
+        assert!(other.verify(Depth::Full).await.findings.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_old_save_made_again_is_the_same_and_other_content_a_conflict() {
+    for compress in BOTH {
+        let (desk, tensors) = (Desk::new().await, tensors());
+        save_old(&desk.engine, spec("a", 1, compress), &tensors).await.unwrap();
+        let before = desk.objects().await.into_keys().filter(|key| key.contains("/packs/")).count();
+        // The same boxes, whose digests are compared; and others, whose bytes are.
+        for ranks in [1, 3] {
+            let again = SaveSpec { world_size: ranks, ..spec("a", 1, compress) };
+            assert!(save(&desk.store, again, &tensors).await.unwrap().0.existed, "{ranks} ranks");
+            let mut other = tensors.clone();
+            let longest = other.iter_mut().max_by_key(|tensor| tensor.data.len()).unwrap();
+            let mut bytes = longest.data.to_vec();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            longest.data = bytes.into();
+            let again = SaveSpec { world_size: ranks, ..spec("a", 1, compress) };
+            let error = save(&desk.store, again, &other).await.unwrap_err();
+            assert_eq!(error.code(), FaultCode::Conflict, "{ranks} ranks: {error}");
+        }
+        assert_eq!(desk.keys("/packs/").await.len(), before);
+    }
+}
+
+#[tokio::test]
+async fn old_packs_in_a_folder_are_read_from_memory_and_from_the_disk() {
+    for compress in BOTH {
+        let (folder, tensors) = (tempfile::tempdir().unwrap(), tensors());
+        let url = StoreUrl::of_folder(folder.path()).unwrap();
+        let engine = Engine::open(&url, OpenMode::Create, [], SystemAmbient::shared()).await.unwrap();
+        let store = || Store::over(Arc::new(engine.clone()), SystemAmbient::shared(), DEFAULT_BUDGET_BYTES);
+        save_old(&engine, spec("a", 1, compress), &tensors).await.unwrap();
+        save(&store(), SaveSpec { dedup: false, ..spec("b", 1, compress) }, &tensors).await.unwrap();
+        let mut packs = 0;
+        let mut cold = || {
+            for fan_out in std::fs::read_dir(folder.path().join("projects/p/packs")).unwrap() {
+                for pack in std::fs::read_dir(fan_out.unwrap().path()).unwrap() {
+                    let file = File::open(pack.unwrap().path()).unwrap();
+                    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                    packs += 1;
+                }
+            }
+        };
+        for target in ["p/a@1", "p/b@1"] {
+            check_reads(&store(), target, &tensors).await;
+            cold();
+            check_reads(&store(), target, &tensors).await;
+        }
+        assert!(packs >= 4, "{packs}: at least two, twice");
+    }
+}
+
+#[tokio::test]
 async fn new_saves_refer_to_what_an_old_pack_has() {
     let (desk, tensors) = (Desk::new().await, tensors());
-    save_old(&desk.engine, &tensors, Compression::Off).await;
+    save_old(&desk.engine, spec("a", 1, Compression::Off), &tensors).await.unwrap();
     let packs = desk.keys("/packs/").await;
     let mut next = tensors.clone();
-    next[0] = Tensor { data: next[0].data.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>().into(), ..next[0].clone() };
-    assert!(!next[0].data.is_empty() || next[0].dtype != Dtype::U8);
+    let changed = next.iter_mut().find(|tensor| !tensor.data.is_empty()).unwrap();
+    changed.data = changed.data.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>().into();
     desk.save("a", 2, Compression::Off, &next).await;
-    check_reads(&desk, "p/a@2", &next).await;
+    check_reads(&desk.store, "p/a@2", &next).await;
     let more = desk.keys("/packs/").await.len() - packs.len();
     assert!(more <= 1, "{more} packs for one changed tensor");
     assert!(desk.verify(Depth::Full).await.findings.is_empty());

@@ -21,4 +21,5 @@ mod ranges;
 mod scrubs;
 mod served;
 mod upkeep;
+mod versions;
 mod weather;

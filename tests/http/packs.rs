@@ -287,7 +287,8 @@ async fn a_coded_slice_that_decodes_to_something_else_is_refused() {
     let (parsed, header) = {
         let (_, frame) = zstd(Dtype::U8, &content);
         let noise: Vec<u8> = XorShift::new(5).bytes(frame.len()).to_vec();
-        let coding = Coding::ZstdPlanes { stored: Digest::of(&noise), frames: vec![noise.len() as u64] };
+        let coding =
+            Coding::ZstdPlanes { stored: Digest::of(&noise), frames: [noise.len() as u64].into_iter().collect() };
         let tree = GroupTree::of(&content);
         let (parsed, header) = PackHeader::build(vec![PackSlice { slice, tree, coding }]).unwrap();
         (parsed, [&header[..], &noise].concat())

@@ -10,6 +10,7 @@
 //! | [`hostile`] | every parser of bytes that somebody else made, for fuzzing |
 //! | [`memory`] | how much memory a process has |
 //! | [`model`] | small transformer-shaped tensors, the same for the same seed, and a safetensors file of them |
+//! | [`old`] | saves as older clients made them |
 //! | [`opened`] | stores, services and whole saves in one call |
 //! | [`prepared`] | other people's readers and files |
 //! | [`raw`] | HTTP by hand |
@@ -26,6 +27,7 @@ pub mod groups;
 pub mod hostile;
 pub mod memory;
 pub mod model;
+pub mod old;
 pub mod opened;
 pub mod prepared;
 pub mod raw;

@@ -330,6 +330,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_fails_after_it_was_read_ahead_is_read_otherwise_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let bytes: Vec<u8> = (0..2 * SECTORS_BYTES).map(|i| (i * 7 + i / 255) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let group = SECTORS_BYTES / 4;
+        let range = |index: usize| ByteRange::with_len((index * group) as u64, group as u64).unwrap();
+        let of = |index: usize| &bytes[index * group..][..group];
+        let begun = || {
+            let mut on_disk = OnDisk::new(Arc::new(open(&path).unwrap()), &path, true, bytes.len() as u64);
+            let lent = on_disk.lend(range(0)).map(<[u8]>::to_vec);
+            assert!(lent.is_none_or(|lent| lent == of(0)));
+            on_disk
+        };
+        let mut into = vec![0; group];
+
+        // The file system refuses the next direct read: what is there is lent, the rest comes through the page cache.
+        let mut on_disk = begun();
+        let refused = File::create(folder.path().join("not for reads")).unwrap();
+        on_disk.direct = on_disk.direct.take().map(|_| refused);
+        assert!(on_disk.lend(range(2)).is_none_or(|lent| lent == of(2)));
+        assert!(on_disk.lend(range(5)).is_none());
+        for index in [5, 6, 1] {
+            on_disk.fill_at((index * group) as u64, &mut into).unwrap();
+            assert!(into == of(index), "group {index}");
+        }
+
+        // The file is shorter now.
+        let mut on_disk = begun();
+        File::options().write(true).open(&path).unwrap().set_len((4 * group) as u64 + 100).unwrap();
+        assert!(on_disk.lend(range(4)).is_none());
+        assert!(on_disk.fill_at((4 * group) as u64, &mut into).is_err());
+
+        // No file has bytes there.
+        for position in [u64::MAX - group as u64, u64::MAX - 5000, u64::MAX - 4096, i64::MAX as u64] {
+            let len = (u64::MAX - position).min(group as u64);
+            assert!(on_disk.lend(ByteRange::with_len(position, len).unwrap()).is_none(), "{position}");
+            assert!(on_disk.fill_at(position, &mut into[..len as usize]).is_err(), "{position}");
+        }
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn what_was_just_written_is_kept_in_memory() {

@@ -151,9 +151,7 @@ impl PackEntry {
                 (border(groups.start), border(groups.end.max(groups.start)))
             }
             Coding::ZstdPlanes { frames, .. } => {
-                let cut = |index: u64| usize::try_from(index).map_or(frames.len(), |i| i.min(frames.len()));
-                let border = |index: u64| frames[..cut(index)].iter().sum();
-                (border(groups.start), border(groups.end.max(groups.start)))
+                (frames.start(groups.start), frames.start(groups.end.max(groups.start)))
             }
         };
         let start = self.stored.start() + start;

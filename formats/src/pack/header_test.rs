@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::MAX_SLICE_BYTES;
+use crate::pack::Frames;
 use crate::pack::sample::{Sample, coded, content, object, one_of_each, raw, samples, whole};
 use crate::verified::{GroupTree, StreamHasher};
 
@@ -31,7 +32,7 @@ fn frozen(version: PackVersion) -> Vec<PackSlice> {
     let plain = raw(whole("a", Dtype::F32, &[3]), &[7; 12]);
     let groups = raw(whole("b \"q\"", Dtype::U8, &[(1 << 20) + 1]), &[1; (1 << 20) + 1]);
     let file = raw(SliceId::file("config.json", 2).unwrap(), b"{}");
-    let coding = Coding::ZstdPlanes { stored: Digest::of(b"frames"), frames: vec![6] };
+    let coding = Coding::ZstdPlanes { stored: Digest::of(b"frames"), frames: [6].into_iter().collect() };
     let short = PackSlice { coding, ..raw(whole("c", Dtype::BF16, &[2, 8]), &[9; 32]) };
     vec![file, short, groups, plain]
 }
@@ -149,13 +150,19 @@ fn slices_that_can_not_be_stored_are_refused() {
     assert!(matches!(refused(other), PackSliceError::Tree { expected: 1, actual: 2, .. }));
     let small = PackSlice { tree: StreamHasher::in_groups(1024).finish(), ..raw(whole("w", Dtype::U8, &[0]), &[]).0 };
     assert!(matches!(refused(small), PackSliceError::Tree { .. }));
-    let frames = |frames| PackSlice { coding: Coding::ZstdPlanes { stored: Digest::of(b""), frames }, ..one.clone() };
+    let frames = |lens: Vec<u64>| {
+        let frames = lens.into_iter().collect();
+        PackSlice { coding: Coding::ZstdPlanes { stored: Digest::of(b""), frames }, ..one.clone() }
+    };
     assert!(matches!(refused(frames(vec![])), PackSliceError::FrameCount { expected: 1, actual: 0 }));
     assert!(matches!(refused(frames(vec![9, 9])), PackSliceError::FrameCount { .. }));
     assert!(matches!(refused(frames(vec![0])), PackSliceError::FrameLength { .. }));
     assert!(matches!(refused(frames(vec![u64::MAX])), PackSliceError::FrameLength { .. }));
+    let two = PackSlice { slice: whole("w", Dtype::U8, &[GROUP_BYTES + 1]), ..frames(vec![1, u64::MAX]) };
+    let two = PackSlice { tree: GroupTree::of(&vec![0; GROUP_BYTES as usize + 1]), ..two };
+    assert!(matches!(refused(two), PackSliceError::FrameLength { index: 1, .. }), "their sum is over 2^64");
     let none = raw(whole("w", Dtype::U8, &[0]), &[]).0;
-    let none = PackSlice { coding: Coding::ZstdPlanes { stored: Digest::of(b""), frames: vec![] }, ..none };
+    let none = PackSlice { coding: Coding::ZstdPlanes { stored: Digest::of(b""), frames: Frames::default() }, ..none };
     assert!(matches!(refused(none), PackSliceError::FrameCount { .. }));
 }
 

@@ -8,6 +8,7 @@
 //! they pass. Must never hold a pack: only headers, and at most one group of data.
 
 pub mod codec;
+mod frames;
 mod header;
 mod open;
 mod plan;
@@ -17,6 +18,7 @@ mod sample;
 mod slice;
 mod verify;
 
+pub use frames::Frames;
 pub use header::{PackEntry, PackError, PackHeader, PackVersion};
 pub use plan::plan_packs;
 pub use slice::{Coding, PackSlice, PackSliceError};

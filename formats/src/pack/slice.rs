@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::codec::{Codec, frame_bound};
+use super::frames::Frames;
 use crate::digest::Digest;
 use crate::limits::MAX_SLICE_BYTES;
 use crate::range::ByteRange;
@@ -35,8 +36,8 @@ pub enum Coding {
     ZstdPlanes {
         /// BLAKE3 of all frames, one after the other.
         stored: Digest,
-        /// Bytes of each frame.
-        frames: Vec<u64>,
+        /// Where each frame lies.
+        frames: Frames,
     },
 }
 
@@ -129,7 +130,7 @@ impl PackSlice {
     pub fn stored_len(&self) -> u64 {
         match &self.coding {
             Coding::Raw => self.slice.bytes(),
-            Coding::ZstdPlanes { frames, .. } => frames.iter().fold(0, |sum, len| sum.saturating_add(*len)),
+            Coding::ZstdPlanes { frames, .. } => frames.bytes(),
         }
     }
 
@@ -143,10 +144,10 @@ impl PackSlice {
             return Err(PackSliceError::Tree { expected, actual: tree.len(), group: tree.group_bytes() });
         }
         let Coding::ZstdPlanes { frames, .. } = &self.coding else { return Ok(()) };
-        if frames.is_empty() || frames.len() as u64 != tree.groups() {
-            return Err(PackSliceError::FrameCount { expected: tree.groups(), actual: frames.len() as u64 });
+        if frames.count() == 0 || frames.count() != tree.groups() {
+            return Err(PackSliceError::FrameCount { expected: tree.groups(), actual: frames.count() });
         }
-        for (index, &actual) in frames.iter().enumerate() {
+        for (index, actual) in frames.lens().enumerate() {
             let limit = frame_bound(tree.group_range(index as u64).len());
             if actual == 0 || actual > limit {
                 return Err(PackSliceError::FrameLength { index, limit, actual });
@@ -167,7 +168,7 @@ impl PackSlice {
     pub(super) fn to_text(&self) -> String {
         let (stored_blake3, frames) = match &self.coding {
             Coding::Raw => (None, None),
-            Coding::ZstdPlanes { stored, frames } => (Some(*stored), Some(frames.clone())),
+            Coding::ZstdPlanes { stored, frames } => (Some(*stored), Some(frames.lens().collect())),
         };
         let text = Text {
             kind: self.slice.kind(),
@@ -195,7 +196,9 @@ impl PackSlice {
         let tree = GroupTree::proven_hex_in(group, text.blake3, slice.bytes(), &text.groups)?;
         let coding = match (text.codec, text.stored_blake3, text.frames) {
             (Codec::Raw, None, None) => Coding::Raw,
-            (Codec::ZstdPlanes, Some(stored), Some(frames)) => Coding::ZstdPlanes { stored, frames },
+            (Codec::ZstdPlanes, Some(stored), Some(frames)) => {
+                Coding::ZstdPlanes { stored, frames: frames.into_iter().collect() }
+            }
             (codec, ..) => return Err(PackSliceError::Fields { codec }),
         };
         Ok(Self { slice, tree, coding })

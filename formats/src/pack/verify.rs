@@ -217,9 +217,7 @@ struct CodedCheck {
     /// Hashes all stored bytes.
     stored: blake3::Hasher,
     /// The frame that is being taken.
-    index: usize,
-    /// Where it starts within the slice's stored bytes.
-    start: u64,
+    index: u64,
     /// What came of it so far, where it did not come in one piece.
     partial: Vec<u8>,
 }
@@ -229,7 +227,8 @@ impl CodedCheck {
         self.stored.update(piece);
         let Coding::ZstdPlanes { frames, .. } = &entry.slice.coding else { return Ok(()) };
         // A piece ends with the slice's place at the latest, which is as long as all frames.
-        while let Some(len) = frames.get(self.index).map(|len| *len as usize) {
+        while self.index < frames.count() {
+            let len = (frames.start(self.index + 1) - frames.start(self.index)) as usize;
             let missing = len - self.partial.len();
             if piece.len() < missing {
                 self.partial.extend_from_slice(piece);
@@ -244,16 +243,14 @@ impl CodedCheck {
                 self.check_frame(entry, &frame)?;
             }
             self.index += 1;
-            self.start += len as u64;
             piece = rest;
         }
         Ok(())
     }
 
     fn check_frame(&self, entry: &PackEntry, frame: &[u8]) -> Result<(), Found> {
-        let (slice, index) = (&entry.slice, self.index as u64);
-        let range = ByteRange::with_len(entry.stored.start() + self.start, frame.len() as u64);
-        let range = range.unwrap_or(entry.stored);
+        let (slice, index) = (&entry.slice, self.index);
+        let range = entry.stored_groups(index..index + 1);
         let len = slice.tree.group_range(index).len();
         let group = decode_group(frame, slice.slice.dtype(), len)
             .map_err(|source| (range, PackFault::Frame { index, source }))?;

@@ -12,7 +12,7 @@ use gigastore_formats::manifest::checkpoint::CheckpointRow;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
 use gigastore_formats::pack::codec::{Codec, MAX_FRAME_BYTES, decode_group, encode_group, frame_len};
-use gigastore_formats::pack::{Coding, PackHeader, PackSlice, PackVersion};
+use gigastore_formats::pack::{Coding, Frames, PackHeader, PackSlice, PackVersion};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::record::Sort;
 use gigastore_formats::verified::StreamHasher;
@@ -28,13 +28,13 @@ use crate::store::{StoreError, keys};
 struct Gathered {
     logical: StreamHasher,
     stored: StreamHasher,
-    frames: Vec<u64>,
+    frames: Frames,
 }
 
 impl Gathered {
     fn new(version: PackVersion) -> Self {
         let (logical, stored) = (StreamHasher::in_groups(version.group_bytes()), StreamHasher::default());
-        Self { logical, stored, frames: Vec::new() }
+        Self { logical, stored, frames: Frames::default() }
     }
 
     fn frame(&mut self, frame: &[u8], group: &[u8]) {

@@ -27,8 +27,11 @@ use crate::read::ReadError;
 use crate::store::{Body, BodyError, StoreError, keys};
 use crate::upload::checked;
 
-/// Pieces of one object read at once: groups of slices, or windows of a file, of 8 MiB at most.
-const PIECES_IN_FLIGHT: usize = 4;
+/// Windows of a file read at once: 32 MiB.
+const WINDOWS_IN_FLIGHT: usize = 4;
+
+/// Groups of a pack read at once: 4 MiB, 16 of version 1. A store's latency is longer than the transfer of one.
+const GROUPS_IN_FLIGHT: usize = 16;
 
 /// Where a header comes from that nobody has.
 const MADE_ANEW: &str = "manifest rows and data";
@@ -162,6 +165,14 @@ impl Whole {
         }
     }
 
+    /// Returns how many of its pieces are read at once.
+    fn in_flight(&self) -> usize {
+        match self {
+            Self::Pack { .. } => GROUPS_IN_FLIGHT,
+            Self::File(_) => WINDOWS_IN_FLIGHT,
+        }
+    }
+
     fn len(&self) -> u64 {
         match self {
             Self::Pack { header, .. } => header.object_len(),
@@ -283,7 +294,7 @@ impl Engine {
                     (piece, sound || matches!(piece.what, What::Pad))
                 }
             })
-            .buffered(PIECES_IN_FLIGHT);
+            .buffered(whole.in_flight());
         let mut lost = 0;
         while let Some((piece, sound)) = looked.next().await {
             let place = if sound {
@@ -365,7 +376,7 @@ impl Engine {
             let whole = Arc::clone(&of);
             async move { whole.fetch(piece, &place, frames).await }
         });
-        let body = fetched.buffered(PIECES_IN_FLIGHT).boxed();
+        let body = fetched.buffered(whole.in_flight()).boxed();
         let ambient = Arc::clone(&self.ambient);
         match &**whole {
             Whole::File(tree) => checked(StreamCheck::new(tree.clone()), body, ambient).boxed(),
