@@ -125,6 +125,7 @@ impl Coded for FetchError {
     fn code(&self) -> FaultCode {
         match self {
             Self::Damaged { .. } | Self::Header { .. } | Self::Absent { .. } => FaultCode::Integrity,
+            Self::Newer { .. } => FaultCode::NewerFormat,
             Self::Sink { source, .. } => io_code(source),
             Self::Store(fault) => fault.code,
         }
@@ -133,7 +134,11 @@ impl Coded for FetchError {
     fn behind(&self) -> Option<&dyn Coded> {
         match self {
             Self::Store(fault) => Some(fault),
-            Self::Damaged { .. } | Self::Header { .. } | Self::Absent { .. } | Self::Sink { .. } => None,
+            Self::Damaged { .. }
+            | Self::Header { .. }
+            | Self::Newer { .. }
+            | Self::Absent { .. }
+            | Self::Sink { .. } => None,
         }
     }
 
@@ -143,7 +148,9 @@ impl Coded for FetchError {
             Self::Header { object, source: PackError::Name { expected, actual }, .. } => {
                 Details::differs(expected, actual).in_object(object)
             }
-            Self::Header { object, source, .. } => Details::differs(&"the header of a pack", source).in_object(object),
+            Self::Header { object, source, .. } | Self::Newer { object, source, .. } => {
+                Details::differs(&"the header of a pack", source).in_object(object)
+            }
             Self::Absent { object, offset, blake3, .. } => {
                 let expected = format!("a slice with BLAKE3 {blake3} at byte {offset}");
                 Details::differs(&expected, &"no such slice").in_object(object)

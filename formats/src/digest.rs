@@ -84,28 +84,35 @@ impl<'de> Deserialize<'de> for Digest {
 
 /// Prints bytes as lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    text
+    let digits = bytes.iter().map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    String::from_utf8(digits.collect::<Vec<_>>().into_flattened()).expect("digits are ASCII")
 }
 
 /// Reads lower-case hex; `None` for an odd length or any other character. Upper case is refused: one value, one text.
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let bytes = text.as_bytes();
-    if !bytes.len().is_multiple_of(2) {
-        return None;
-    }
-    bytes.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    // Looked up without a branch: which digit is next nobody can guess, and headers of packs are mostly digits.
+    let mut all = 0;
+    let values = pairs.iter().map(|pair| {
+        let [high, low] = pair.map(|digit| VALUES[usize::from(digit)]);
+        all |= high | low;
+        high << 4 | low & 15
+    });
+    let values = values.collect();
+    (rest.is_empty() && all < 16).then_some(values)
 }
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// The value of each digit; 16 for what is none.
+const VALUES: [u8; 256] = {
+    let (mut values, mut value) = ([16; 256], 0);
+    while value < 16 {
+        values[DIGITS[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+};
 
 #[cfg(test)]
 mod tests {
@@ -121,5 +128,17 @@ mod tests {
         assert!("é".repeat(32).parse::<Digest>().is_err());
         let json = serde_json::to_string(&digest).unwrap();
         assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+    }
+
+    #[test]
+    fn hex_of_every_byte_is_read_and_no_other_character() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let text = hex(&bytes);
+        assert!(text.starts_with("000102") && text.ends_with("fdfeff"), "{text}");
+        assert_eq!(unhex(&text), Some(bytes));
+        assert_eq!((unhex(""), unhex("0"), unhex("00f")), (Some(Vec::new()), None, None));
+        for other in (0..128u8).map(char::from).filter(|c| !matches!(c, '0'..='9' | 'a'..='f')) {
+            assert_eq!((unhex(&format!("0{other}")), unhex(&format!("{other}0"))), (None, None), "{other:?}");
+        }
     }
 }

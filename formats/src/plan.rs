@@ -96,7 +96,8 @@ pub struct PlannedSlice {
     pub offset: u64,
     /// Its bytes in the pack.
     pub stored_len: u64,
-    /// The bytes to fetch of the pack, in whole groups: first, and after the last. Of a coded slice, all of it.
+    /// The bytes to fetch of the pack, in whole groups of any version (multiples of 1 MiB of the slice): first, and
+    /// after the last. Of a coded slice, all of it.
     pub ranges: Vec<(u64, u64)>,
 }
 

@@ -46,20 +46,20 @@ impl Content {
     pub(crate) async fn of_slice(shared: &Shared, project: &ProjectName, row: &CheckpointRow) -> Result<Self, Fault> {
         let pack = row.place.pack;
         let (pack_len, entry) = match PackEntry::of_row(row) {
-            Some(entry) => (len_of(shared, project, pack, entry.stored.end()).await?, entry),
+            Some(entry) => (len_of(shared, project, pack, entry.stored.end()).await?, Arc::new(entry)),
             None => {
                 let (len, header) = shared.packs.header(shared, project, pack, row.place.header_len).await?;
                 let entries = header.entries();
                 let first = entries.partition_point(|entry| entry.stored.start() < row.place.offset);
                 let here = entries[first..].iter().take_while(|entry| entry.stored.start() == row.place.offset);
-                let same = |entry: &&PackEntry| {
+                let same = |entry: &&Arc<PackEntry>| {
                     entry.slice.tree.root() == row.blake3 && entry.slice.tree.len() == row.slice.bytes()
                 };
                 let absent = || damaged(pack, &format!("no slice {} where its manifest has it", row.slice));
-                (len, here.into_iter().find(same).ok_or_else(absent)?.clone())
+                (len, Arc::clone(here.into_iter().find(same).ok_or_else(absent)?))
             }
         };
-        let place = Place::Slice(pack, pack_len, Arc::new(entry));
+        let place = Place::Slice(pack, pack_len, entry);
         Ok(Self { shared: Arc::clone(shared), project: project.clone(), place })
     }
 
@@ -117,11 +117,11 @@ impl Content {
             Place::Slice(pack, len, entry) => (ObjectKind::Pack, *pack, *len, entry.stored_groups(groups.clone())),
         };
         let bytes = self.shared.cache.read(&self.project, kind, object, stored, len).await?;
-        let mut checked = self.checked(bytes, widened, groups.clone(), stored).await;
+        let mut checked = self.checked(bytes, widened, groups.clone()).await;
         if checked.is_err() && self.shared.cache.forget(&self.project, kind, object, stored).await {
             // What was kept may have been damaged on its way here: the store itself is asked before it is blamed.
             let bytes = self.shared.cache.read(&self.project, kind, object, stored, len).await?;
-            checked = self.checked(bytes, widened, groups, stored).await;
+            checked = self.checked(bytes, widened, groups).await;
         }
         let bytes = checked.map_err(|text| Fault {
             object: Some(object.key(kind)),
@@ -132,13 +132,7 @@ impl Content {
     }
 
     /// Checks stored bytes, and returns the file's.
-    async fn checked(
-        &self,
-        bytes: Bytes,
-        widened: ByteRange,
-        groups: Range<u64>,
-        stored: ByteRange,
-    ) -> Result<Bytes, String> {
+    async fn checked(&self, bytes: Bytes, widened: ByteRange, groups: Range<u64>) -> Result<Bytes, String> {
         let place = self.place.clone();
         let check = move || match &place {
             Place::Blob(_, tree) => {
@@ -146,11 +140,8 @@ impl Content {
             }
             Place::Slice(_, _, entry) => {
                 let mut logical = BytesMut::with_capacity(widened.len() as usize);
-                for group in groups {
-                    let at = entry.stored_groups(group..group + 1);
-                    let (start, end) = (at.start() - stored.start(), at.end() - stored.start());
-                    let piece = bytes.slice(start as usize..end as usize);
-                    logical.extend_from_slice(&entry.open_group(group, &piece).map_err(|error| error.to_string())?);
+                for (_, opened) in entry.open_groups(groups, &bytes) {
+                    logical.extend_from_slice(&opened.map_err(|error| error.to_string())?);
                 }
                 Ok(logical.freeze())
             }

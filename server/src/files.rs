@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::try_join_all;
 use futures::stream::{StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::PACK_1_GROUP_BYTES;
@@ -22,12 +23,15 @@ use tokio::sync::Mutex;
 use crate::content::Content;
 use crate::http::Shared;
 
-/// Groups of slices that are read at once for one answer: three, so that beside its blocks an answer takes less than
+/// Parts of slices that are read at once for one answer: three, so that beside its blocks an answer takes less than
 /// 7 MiB, and the default memory is enough for eight, as many as clients of hubs download at once.
-const GROUPS_AT_ONCE: usize = 3;
+const PARTS_AT_ONCE: usize = 3;
 
-/// Memory of a group that is read: as it is stored, and opened; those of packs of version 1 are the longest.
-const GROUP_MEMORY_BYTES: u64 = 2 * PACK_1_GROUP_BYTES;
+/// Bytes of a part: 1 MiB, a group of packs of version 1.
+const PART_BYTES: u64 = PACK_1_GROUP_BYTES;
+
+/// Memory of a part that is read: as it is stored, and opened.
+const PART_MEMORY_BYTES: u64 = 2 * PART_BYTES;
 
 /// What is copied where it was read, not on the pool: a few microseconds, about what going there takes.
 const SHORT_COPY_BYTES: usize = 16 << 10;
@@ -109,7 +113,9 @@ impl Opened {
     pub(crate) fn memory(&self, range: ByteRange) -> u64 {
         let Self::Made(made) = self else { return 0 };
         let slices = made.planner.slices_in(&made.layout, made.file(), range);
-        slices.min(GROUPS_AT_ONCE) as u64 * GROUP_MEMORY_BYTES + slices.min(MAX_COPIES) as u64 * COPY_BYTES
+        let parts = slices.saturating_add(usize::try_from(range.len() / PART_BYTES).unwrap_or(usize::MAX));
+        let parts = if slices == 0 { 0 } else { parts.min(PARTS_AT_ONCE) };
+        parts as u64 * PART_MEMORY_BYTES + slices.min(MAX_COPIES) as u64 * COPY_BYTES
     }
 
     /// Reads a range that lies within it, verified.
@@ -150,33 +156,41 @@ impl Made {
     /// Reads what was planned.
     async fn gather(&self, planned: FileRead, mut to: BytesMut) -> Result<BytesMut, Fault> {
         to[..planned.header.len()].copy_from_slice(&planned.header);
-        let found = futures::stream::iter(planned.parts).map(|part| async {
-            let row = &self.planner.checkpoint().rows[part.row];
-            let slice = Content::of_slice(&self.shared, &self.project, row).await?;
-            Ok::<_, Fault>((Arc::new(part), slice))
-        });
-        let groups = found.buffered(GROUPS_AT_ONCE).map_ok(|(part, slice)| {
-            let ranges: Vec<_> = part.range.cut(slice.group_bytes()).collect();
-            futures::stream::iter(ranges).map(move |range| Ok::<_, Fault>((Arc::clone(&part), slice.clone(), range)))
-        });
-        let groups = groups.try_flatten().map_ok(|(part, slice, range)| async move {
-            let (start, bytes) = slice.group(range).await?;
-            Ok((part, start, bytes))
-        });
-        let mut groups = std::pin::pin!(groups.try_buffer_unordered(GROUPS_AT_ONCE));
-        while let Some((part, start, bytes)) = groups.try_next().await? {
-            if bytes.len() <= SHORT_COPY_BYTES {
-                scatter(&part, start, &bytes, &mut to)?;
-                continue;
+        let parts = planned.parts.into_iter().map(Arc::new);
+        let parts = parts.flat_map(|part| part.range.cut(PART_BYTES).map(move |range| (Arc::clone(&part), range)));
+        let groups = futures::stream::iter(parts).map(|(part, range)| self.groups(part, range));
+        let mut groups = std::pin::pin!(groups.buffer_unordered(PARTS_AT_ONCE));
+        while let Some((part, groups)) = groups.try_next().await? {
+            for (start, bytes) in groups {
+                to = self.put(&part, start, bytes, to).await?;
             }
-            // Of a tensor that is cut along its columns these are many short runs.
-            let scattered = self.shared.ambient.computed(move || {
-                let done = scatter(&part, start, &bytes, &mut to);
-                done.map(|()| to)
-            });
-            to = scattered.await?;
         }
         Ok(to)
+    }
+
+    /// Reads the groups of a slice that a range touches, at once; tells where each starts. The slice is looked up here,
+    /// not ahead: a lookup that is not polled while groups are read would hold what these wait for.
+    async fn groups(
+        &self,
+        part: Arc<SlicePart>,
+        range: ByteRange,
+    ) -> Result<(Arc<SlicePart>, Vec<(u64, Bytes)>), Fault> {
+        let row = &self.planner.checkpoint().rows[part.row];
+        let slice = Content::of_slice(&self.shared, &self.project, row).await?;
+        let groups = try_join_all(range.cut(slice.group_bytes()).map(|range| slice.group(range))).await?;
+        Ok((part, groups))
+    }
+
+    /// Puts a group where it belongs.
+    async fn put(&self, part: &Arc<SlicePart>, start: u64, bytes: Bytes, mut to: BytesMut) -> Result<BytesMut, Fault> {
+        if bytes.len() <= SHORT_COPY_BYTES {
+            scatter(part, start, &bytes, &mut to)?;
+            return Ok(to);
+        }
+        // Of a tensor that is cut along its columns these are many short runs.
+        let part = Arc::clone(part);
+        let scattered = move || scatter(&part, start, &bytes, &mut to).map(|()| to);
+        self.shared.ambient.computed(scattered).await
     }
 }
 

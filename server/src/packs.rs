@@ -10,7 +10,7 @@ use gigastore_formats::digest::Digest;
 use gigastore_formats::limits::MAX_PACK_HEADER_BYTES;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
-use gigastore_formats::pack::{PackEntry, PackHeader};
+use gigastore_formats::pack::{PackEntry, PackError, PackHeader};
 use gigastore_formats::range::ByteRange;
 use gigastore_formats::wire::{Fault, FaultCode};
 use tokio::sync::Semaphore;
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::http::Service;
 use crate::kept::Kept;
 
-/// Bytes of parsed headers that are kept: those of some 2,000 packs of a few dozen slices, or of 20 of the longest.
+/// Bytes of parsed headers that are kept: those of some 1,500 packs of a few dozen slices, or of the seven longest.
 const HEADERS_BYTES: u64 = 64 << 20;
 
 /// Bytes of opened groups that are kept. Each block of an answer takes a little of a group, of a model in eight column
@@ -69,10 +69,14 @@ impl Packs {
                 Ok::<_, Fault>(service.ambient.computed(move || PackHeader::parse(pack.digest, &bytes)).await)
             };
             let mut header = parsed().await?;
-            if header.is_err() && service.cache.forget(project, ObjectKind::Pack, pack, range).await {
+            let newer = header.as_ref().is_err_and(PackError::is_newer);
+            if header.is_err() && !newer && service.cache.forget(project, ObjectKind::Pack, pack, range).await {
                 header = parsed().await?;
             }
-            let header = header.map_err(|error| damaged(pack, &error.to_string()))?;
+            let header = header.map_err(|error| {
+                let fault = damaged(pack, &error.to_string());
+                if newer { Fault { code: FaultCode::NewerFormat, ..fault } } else { fault }
+            })?;
             Ok((memory(&header), (pack_len, Arc::new(header))))
         };
         Ok(self.headers.get((project.clone(), pack), read).await?.0)

@@ -12,6 +12,7 @@ use gigastore_client::store::{DEFAULT_BUDGET_BYTES, Store};
 use gigastore_client::transport::http::Http;
 use gigastore_engine::store::OpenMode;
 use gigastore_formats::digest::Digest;
+use gigastore_formats::tensor::dtype::Dtype;
 use gigastore_server::Limits;
 use gigastore_tests::faulty::{FaultyStore, Op, Verdict, plan};
 use gigastore_tests::model::{Size, Tensor, XorShift, transformer};
@@ -40,13 +41,16 @@ struct Slow {
 
 impl Slow {
     async fn new() -> Self {
+        Self::of(transformer(1, Size::SMALL), 2, Duration::from_millis(10)).await
+    }
+
+    /// What so many ranks saved, in a store that takes `call` for a request, and 100 MB/s for its bytes.
+    async fn of(tensors: Vec<Tensor>, ranks: u32, call: Duration) -> Self {
         let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let tensors = transformer(1, Size::SMALL);
         let quick = open(Arc::clone(&inner), OpenMode::Create).await.unwrap();
-        save(&quick, spec("p", "run", 1, 2), &tensors).await.unwrap();
-        // 10 ms for a request, 100 MB/s for its bytes.
+        save(&quick, spec("p", "run", 1, ranks), &tensors).await.unwrap();
         let wait = ThrottleConfig {
-            wait_get_per_call: Duration::from_millis(10),
+            wait_get_per_call: call,
             wait_get_per_byte: Duration::from_nanos(10),
             ..ThrottleConfig::default()
         };
@@ -171,4 +175,25 @@ async fn who_asks_afresh_has_both_tiers_read_again() {
     assert!(get(first, &[]).await);
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(get(second, &[]).await, "the disk still has what was forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_slices_share_a_block_is_made_of_a_store_that_was_not_read_before() {
+    // Of the first three the rows say all; the header of the fourth lies in the block that these wait for.
+    let lens = [("a", 1000), ("b", 70_000), ("c", 200_000), ("d", 700_000), ("e", 10), ("f", 1_500_000)];
+    let tensor = |(name, len): (&str, usize)| Tensor {
+        name: name.to_owned(),
+        dtype: Dtype::U8,
+        shape: vec![len as u64],
+        data: XorShift::new(len as u64).bytes(len),
+    };
+    let slow = Slow::of(lens.into_iter().map(tensor).collect(), 1, Duration::from_millis(10)).await;
+    let content: Vec<u8> = slow.tensors.iter().flat_map(|tensor| tensor.data.to_vec()).collect();
+    for cache in [0, 64 << 20] {
+        let address = slow.serve(Limits { cache, ..Limits::default() }).await;
+        let target = "/v1/projects/p/checkpoints/run/1/files/model.safetensors";
+        let asked = tokio::time::timeout(Duration::from_secs(30), ask(address, "GET", target, &[], b""));
+        let answer = asked.await.expect("the answer hangs").unwrap();
+        assert!(answer.whole && answer.body.ends_with(&content), "cache of {cache}: {answer:?}");
+    }
 }

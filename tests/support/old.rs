@@ -3,6 +3,7 @@
 //! Must never write a pack that such a client would not have written.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gigastore_client::checkpoint::{Compression, SaveSpec};
@@ -60,7 +61,7 @@ pub async fn save_old(
     }
     let pack = Stored { digest: header.name(), epoch: session.epoch };
     engine.put_pack(&save.project, pack, head, PackBody::Whole(vec![body.into()])).await?;
-    let row = |entry: &PackEntry| {
+    let row = |entry: &Arc<PackEntry>| {
         let (offset, stored_len) = (entry.stored.start(), entry.stored.len());
         let codec = entry.slice.coding.codec();
         let place = Place { pack: header.name(), header_len: header.header_len(), offset, stored_len, codec };

@@ -33,7 +33,7 @@ pub(super) struct OpenPack {
 
 /// A slice with what is known of its groups.
 pub(super) struct OpenSlice {
-    pub(super) entry: PackEntry,
+    pub(super) entry: Arc<PackEntry>,
     pub(super) name: String,
     pub(super) copies: Vec<Copy>,
 }

@@ -11,15 +11,19 @@ use std::time::{Duration, Instant};
 
 use super::copy::copy;
 
-/// Bytes of a piece: 64 KiB. A core's second-level cache has room for it twice, and a group has four.
-const WARM_BYTES: usize = 64 << 10;
+/// Bytes of a piece: 256 KiB, a group. A core's second-level cache has room for it, twice where it is large.
+const WARM_BYTES: usize = 256 << 10;
+
+/// Bytes of a piece of those that are timed: 64 KiB, so that a group has enough of them for a comparison. BLAKE3 takes
+/// a fiftieth longer for such.
+const TIMED_BYTES: usize = 64 << 10;
 
 /// How far an order can lead: 15 pairs, so that a core that is taken away a few times decides nothing, and an order
 /// that was wrong is given up after as many.
 const MOST_LEAD: i32 = 15;
 
-/// Of so many transfers one is timed, once an order leads by as much as it can: 64. The slower order in one of their
-/// 256 pieces costs a thousandth.
+/// Of so many transfers one is timed, once an order leads by as much as it can: 64. The slower order in a quarter of
+/// one group of these costs a thousandth.
 const TIMED: u32 = 64;
 
 /// What is done to a piece first.
@@ -50,8 +54,9 @@ pub(super) fn copied<'s>(from: &'s [u8], at: usize, into: &mut [u8]) -> impl Ite
 
 fn copied_as<'s>(trial: &Trial, from: &'s [u8], mut at: usize, mut into: &mut [u8]) -> impl Iterator<Item = &'s [u8]> {
     assert!(at <= from.len() && into.len() <= from.len() - at, "what is wanted was lent");
-    let mut pieces = from.chunks(WARM_BYTES);
     let mut pair = trial.pair();
+    let len = if pair.is_some() { TIMED_BYTES } else { WARM_BYTES };
+    let mut pieces = from.chunks(len);
     // Returned, and not copied yet.
     let mut later = None;
     std::iter::from_fn(move || {
@@ -64,7 +69,7 @@ fn copied_as<'s>(trial: &Trial, from: &'s [u8], mut at: usize, mut into: &mut [u
         at -= before.len();
         let from = &rest[..rest.len().min(into.len())];
         let now = into.split_off_mut(..from.len()).unwrap_or_default();
-        let timed = pair.as_mut().filter(|_| from.len() == WARM_BYTES).and_then(Pair::begin);
+        let timed = pair.as_mut().filter(|_| from.len() == len).and_then(Pair::begin);
         match timed.unwrap_or_else(|| trial.leader()) {
             First::Copy => copy(from, now),
             First::Hash => later = Some((from, now)),

@@ -66,6 +66,21 @@ pub enum FetchError {
         /// What is wrong with it.
         source: PackError,
     },
+    /// A pack's header is that of its name, and of a form that this program does not know.
+    #[error(
+        "the header of object {object}, which {slices} slices need (first {first}): {source}: a newer version of \
+         gigastore wrote it and can read it"
+    )]
+    Newer {
+        /// The object's key below its project.
+        object: String,
+        /// How many slices need it.
+        slices: usize,
+        /// The first of them.
+        first: String,
+        /// What was found.
+        source: PackError,
+    },
     /// A pack is sound and does not have what the manifest says.
     #[error(
         "integrity failure: object {object} has no slice with BLAKE3 {blake3} at byte {offset}, where its manifest \
@@ -186,14 +201,15 @@ async fn open(
     slices: Vec<SliceRead>,
 ) -> Result<OpenPack, FetchError> {
     let object = pack.key(ObjectKind::Pack);
-    let mut entries: Vec<Option<PackEntry>> = slices.iter().map(|slice| PackEntry::of_row(&slice.row)).collect();
+    let of_row = |slice: &SliceRead| PackEntry::of_row(&slice.row).map(Arc::new);
+    let mut entries: Vec<Option<Arc<PackEntry>>> = slices.iter().map(of_row).collect();
     if entries.contains(&None) {
         let header = header(store, project, pack, &object, &slices).await?;
-        let places: HashMap<(u64, Digest), &PackEntry> =
+        let places: HashMap<(u64, Digest), &Arc<PackEntry>> =
             header.entries().iter().map(|entry| ((entry.stored.start(), entry.slice.tree.root()), entry)).collect();
         for (entry, SliceRead { row, .. }) in entries.iter_mut().zip(&slices) {
             let found = places.get(&(row.place.offset, row.blake3));
-            *entry = found.filter(|found| found.slice.tree.len() == row.slice.bytes()).map(|found| (*found).clone());
+            *entry = found.filter(|found| found.slice.tree.len() == row.slice.bytes()).map(|found| Arc::clone(found));
         }
     }
     let mut opened: Vec<OpenSlice> = Vec::with_capacity(slices.len());
@@ -227,12 +243,13 @@ async fn header(
     let _taken = store.budget.take(header_len).await;
     let parse = move |bytes: Bytes| PackHeader::parse(pack.digest, &bytes);
     let parsed = store.read_checked(project, ObjectKind::Pack, &pack, range, parse).await?;
-    parsed.map_err(|source| FetchError::Header {
-        object: object.to_owned(),
-        header_len,
-        slices: slices.len(),
-        first: slices.first().map(|slice| slice.row.slice.to_string()).unwrap_or_default(),
-        source,
+    parsed.map_err(|source| {
+        let (object, first) = (object.to_owned(), slices.first());
+        let first = first.map(|slice| slice.row.slice.to_string()).unwrap_or_default();
+        match source.is_newer() {
+            true => FetchError::Newer { object, slices: slices.len(), first, source },
+            false => FetchError::Header { object, header_len, slices: slices.len(), first, source },
+        }
     })
 }
 

@@ -5,13 +5,15 @@
 //! second time, as is memory that somebody else may write to (`watched.rs`). Must never send a pack that is in the
 //! store.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use gigastore_formats::digest::Digest;
 use gigastore_formats::name::ProjectName;
 use gigastore_formats::object::{ObjectKind, Stored};
-use gigastore_formats::pack::{Coding, PackError, PackHeader, PackSlice};
+use gigastore_formats::pack::{Coding, PackEntry, PackError, PackHeader, PackSlice};
 use gigastore_formats::tensor::slice::{Codec, Place, SliceId, SliceRow};
 use gigastore_formats::timeline::Phase;
 use gigastore_formats::verified::{GroupTree, StreamHasher};
@@ -377,7 +379,7 @@ impl Writer {
 }
 
 fn rows_of(header: &PackHeader) -> Vec<PartRow> {
-    let row = |entry: &gigastore_formats::pack::PackEntry| SliceRow {
+    let row = |entry: &Arc<PackEntry>| SliceRow {
         slice: entry.slice.slice.clone(),
         blake3: entry.slice.tree.root(),
         place: Some(Place {

@@ -69,7 +69,7 @@ pub struct FileRow {
     pub schema: Digest,
     /// Its row groups.
     pub row_groups: Vec<RowGroup>,
-    /// Its group tree.
+    /// Its group tree, in groups of [`GROUP_BYTES`].
     pub tree: GroupTree,
     /// Planned tokens of each row group: those of its documents when they were first committed. None where the dataset
     /// has no token column.
@@ -217,6 +217,7 @@ impl Row for FileRow {
         }
         check_digest("root of the group values", self.blob.digest, self.tree.root())?;
         check_number("length of the group tree", self.bytes, self.tree.len())?;
+        check_number("group size", GROUP_BYTES, self.tree.group_bytes())?;
         let mut rows = 0u64;
         for RowGroup { offset, len, rows: more } in self.row_groups.iter().copied() {
             if offset.checked_add(len).is_none_or(|end| end > self.bytes) {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -22,6 +23,9 @@ use crate::tensor::slice::SliceId;
 
 /// The metadata key that says what a file is. No slice's entry has this name: those end in a box.
 const FORMAT_KEY: &str = "format";
+
+/// How the text of every version starts.
+const FORMAT_FAMILY: &str = "gigastore-pack-";
 
 /// A form of packs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +62,8 @@ impl PackVersion {
 pub struct PackHeader {
     name: Digest,
     header_len: u64,
-    entries: Vec<PackEntry>,
+    /// Shared, as an entry has the values of all groups of its slice.
+    entries: Vec<Arc<PackEntry>>,
     pads: Vec<ByteRange>,
     object_len: u64,
 }
@@ -140,6 +145,13 @@ pub enum PackError {
     Form,
 }
 
+impl PackError {
+    /// Tells whether it is the true header of a pack of a version that this program does not know.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Format { found: Some(found), .. } if found.starts_with(FORMAT_FAMILY))
+    }
+}
+
 impl PackEntry {
     /// Returns where the stored bytes of whole `groups` lie in the object; groups that the slice does not have, have no
     /// bytes.
@@ -217,7 +229,7 @@ impl PackHeader {
     }
 
     /// Returns the slices in the order of their data, which is that of [`SliceId::order`].
-    pub fn entries(&self) -> &[PackEntry] {
+    pub fn entries(&self) -> &[Arc<PackEntry>] {
         &self.entries
     }
 
@@ -232,7 +244,7 @@ impl PackHeader {
     }
 
     /// Returns the entry of `slice`, if the pack has it.
-    pub fn find(&self, slice: &SliceId) -> Option<&PackEntry> {
+    pub fn find(&self, slice: &SliceId) -> Option<&Arc<PackEntry>> {
         let found = self.entries.binary_search_by(|entry| entry.slice.slice.order().cmp(&slice.order()));
         found.ok().map(|i| &self.entries[i]).filter(|entry| entry.slice.slice == *slice)
     }
@@ -271,7 +283,8 @@ impl Built {
         if header_len > MAX_PACK_HEADER_BYTES {
             return Err(HeaderError::TooLong { limit: MAX_PACK_HEADER_BYTES, actual: header_len }.into());
         }
-        entries.iter_mut().for_each(|entry| entry.stored = moved(entry.stored, header_len));
+        entries.iter_mut().for_each(|entry: &mut PackEntry| entry.stored = moved(entry.stored, header_len));
+        let entries = entries.into_iter().map(Arc::new).collect();
         pads.iter_mut().for_each(|pad| *pad = moved(*pad, header_len));
         let (name, object_len) = (Digest::of(&bytes), header_len + end);
         Ok(Self { header: PackHeader { name, header_len, entries, pads, object_len }, tensors, bytes })

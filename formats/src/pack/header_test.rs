@@ -180,7 +180,9 @@ fn hostile_descriptions_are_refused() {
         PackError::Slice { source, .. } => source,
         other => panic!("{other}"),
     };
-    assert!(matches!(changed("gigastore-pack-2", "gigastore-pack-3"), PackError::Format { found: Some(_), .. }));
+    let newer = changed("gigastore-pack-2", "gigastore-pack-3");
+    assert!(matches!(&newer, PackError::Format { found: Some(_), .. }) && newer.is_newer());
+    assert!(!changed("gigastore-pack-2", "pt").is_newer() && !parse("{}").unwrap_err().is_newer());
     assert!(matches!(parse("{}"), Err(PackError::Format { found: None, .. })));
     assert!(matches!(parse(r#"{"__metadata__":{"format":"gigastore-pack-1"}}"#), Err(PackError::Empty)));
     assert!(matches!(changed(r#"\"name\":\"w\""#, r#"\"name\":\"v\""#), PackError::EntryName { .. }));

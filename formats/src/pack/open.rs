@@ -3,6 +3,7 @@
 //! Must never return bytes that do not match the slice's tree.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::codec::decode_group;
 use super::header::PackEntry;
@@ -39,6 +40,27 @@ impl PackEntry {
         };
         tree.check_group(index, &logical).map_err(fault)?;
         Ok(logical)
+    }
+
+    /// Checks and decodes each of `groups`, whose stored bytes are `stored`; tells where each is stored.
+    pub fn open_groups<'s>(
+        &'s self,
+        groups: Range<u64>,
+        stored: &'s [u8],
+    ) -> impl Iterator<Item = (ByteRange, Result<Cow<'s, [u8]>, PackFault>)> {
+        let start = self.stored_groups(groups.clone()).start();
+        groups.map(move |index| {
+            let range = self.stored_groups(index..index + 1);
+            let (from, to) = ((range.start() - start) as usize, (range.end() - start) as usize);
+            // What is not there is no group.
+            (range, self.open_group(index, stored.get(from..to).unwrap_or_default()))
+        })
+    }
+
+    /// Cuts its groups into runs of `most` bytes at most, as they are decoded, or of one group: what is read at once.
+    pub fn windows(&self, most: u64) -> impl Iterator<Item = Range<u64>> + use<> {
+        let (groups, run) = (self.slice.tree.groups(), (most / self.slice.tree.group_bytes()).max(1));
+        (0..groups.div_ceil(run)).map(move |window| window * run..groups.min((window + 1) * run))
     }
 
     /// Checks group `index` of a raw slice in pieces, each hashed before the next is asked for, until there are none.

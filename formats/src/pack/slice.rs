@@ -144,9 +144,7 @@ impl PackSlice {
             return Err(PackSliceError::Tree { expected, actual: tree.len(), group: tree.group_bytes() });
         }
         let Coding::ZstdPlanes { frames, .. } = &self.coding else { return Ok(()) };
-        if frames.count() == 0 || frames.count() != tree.groups() {
-            return Err(PackSliceError::FrameCount { expected: tree.groups(), actual: frames.count() });
-        }
+        check_count(tree, frames.count())?;
         for (index, actual) in frames.lens().enumerate() {
             let limit = frame_bound(tree.group_range(index as u64).len());
             if actual == 0 || actual > limit {
@@ -186,7 +184,7 @@ impl PackSlice {
         serde_json::to_string(&text).expect("texts and numbers are JSON")
     }
 
-    /// Reads what [`to_text`](Self::to_text) writes; groups have `group` bytes, frames are left to
+    /// Reads what [`to_text`](Self::to_text) writes; groups have `group` bytes, lengths of frames are left to
     /// [`check`](Self::check).
     pub(super) fn from_text(text: &str, group: u64) -> Result<Self, PackSliceError> {
         let text: Text = serde_json::from_str(text).map_err(PackSliceError::Json)?;
@@ -197,10 +195,21 @@ impl PackSlice {
         let coding = match (text.codec, text.stored_blake3, text.frames) {
             (Codec::Raw, None, None) => Coding::Raw,
             (Codec::ZstdPlanes, Some(stored), Some(frames)) => {
+                // Before as many are kept again.
+                check_count(&tree, frames.len() as u64)?;
                 Coding::ZstdPlanes { stored, frames: frames.into_iter().collect() }
             }
             (codec, ..) => return Err(PackSliceError::Fields { codec }),
         };
         Ok(Self { slice, tree, coding })
     }
+}
+
+/// Checks that there is one frame for each group; coded content has one at least.
+fn check_count(tree: &GroupTree, actual: u64) -> Result<(), PackSliceError> {
+    let expected = tree.groups();
+    if actual == 0 || actual != expected {
+        return Err(PackSliceError::FrameCount { expected, actual });
+    }
+    Ok(())
 }

@@ -29,7 +29,11 @@ impl Default for StreamHasher {
 
 impl StreamHasher {
     /// Starts with no bytes, in groups of a form of packs.
+    ///
+    /// # Panics
+    /// Where groups of so many bytes are no subtrees of BLAKE3.
     pub fn in_groups(group: u64) -> Self {
+        assert!(group.is_power_of_two() && group >= blake3::CHUNK_LEN as u64, "{group} bytes are no subtree");
         Self { group, hasher: blake3::Hasher::new(), filled: 0, len: 0, values: Vec::new() }
     }
 

@@ -217,6 +217,7 @@ impl From<&PlaceError> for Fault {
     fn from(error: &PlaceError) -> Self {
         let (code, key) = match error {
             PlaceError::Missing { .. } => (FaultCode::Conflict, None),
+            PlaceError::Header { key, source } if source.is_newer() => (FaultCode::NewerFormat, Some(key)),
             PlaceError::Header { key, .. } | PlaceError::Length { key, .. } => (FaultCode::Integrity, Some(key)),
             PlaceError::Slice { key, .. } => (FaultCode::BadUpload, Some(key)),
         };

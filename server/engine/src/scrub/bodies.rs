@@ -84,6 +84,11 @@ impl Engine {
         let parsed = self.ambient.computed(move || PackHeader::parse(digest, &bytes)).await;
         let header = match parsed {
             Ok(header) => header,
+            // Its digest is that of its name: somebody newer reads it.
+            Err(error) if error.is_newer() => {
+                let why = with_causes(&error);
+                return Ok(Err(vec![Finding::unreadable(key.to_owned(), item.affects(), &why)]));
+            }
             Err(error) => {
                 let problem = with_causes(&error);
                 let range = Some((0, header_len));
@@ -143,24 +148,27 @@ impl Engine {
         &self,
         key: &str,
         item: &Item,
-        entry: &PackEntry,
+        entry: &Arc<PackEntry>,
         meter: &Meter<'_>,
     ) -> Result<Vec<Finding>, ReadError> {
         let mut findings = Vec::new();
-        for index in 0..entry.slice.tree.groups() {
-            let range = entry.stored_groups(index..index + 1);
+        for groups in entry.windows(WINDOW_BYTES) {
+            let range = entry.stored_groups(groups.clone());
             let bytes = self.objects.get_range(key, range).await?;
             meter.wait(range.len()).await;
-            let copy = entry.clone();
-            let opened = self.ambient.computed(move || copy.open_group(index, &bytes).map(drop)).await;
-            if let Err(fault) = opened {
-                findings.push(Finding {
-                    object: key.to_owned(),
-                    affects: affected(item, entry),
-                    range: Some((range.start(), range.end())),
-                    problem: with_causes(&fault),
-                });
-            }
+            let entry_read = Arc::clone(entry);
+            let open = move || {
+                let opened = entry_read.open_groups(groups, &bytes);
+                let failed = opened.filter_map(|(stored, opened)| Some((stored, opened.err()?)));
+                failed.collect::<Vec<_>>()
+            };
+            let damaged = self.ambient.computed(open).await;
+            findings.extend(damaged.into_iter().map(|(range, fault)| Finding {
+                object: key.to_owned(),
+                affects: affected(item, entry),
+                range: Some((range.start(), range.end())),
+                problem: with_causes(&fault),
+            }));
         }
         Ok(findings)
     }
@@ -174,7 +182,7 @@ fn affected(item: &Item, entry: &PackEntry) -> Vec<String> {
 
 /// Compares a sound pack with what manifests expect in it.
 fn unexpected(key: &str, header: &PackHeader, slices: &BTreeMap<Expected, Vec<Arc<str>>>) -> Vec<Finding> {
-    let place = |entry: &PackEntry| {
+    let place = |entry: &Arc<PackEntry>| {
         let coding = entry.slice.coding.codec();
         (entry.stored.start(), entry.stored.len(), coding, entry.slice.tree.root())
     };

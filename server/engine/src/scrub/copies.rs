@@ -20,7 +20,7 @@ use crate::engine::Engine;
 use crate::read::ReadError;
 use crate::store::{StoreError, keys};
 
-/// Headers of packs that are remembered while others are repaired: 32, at most 256 MiB, and some 300 KiB as they
+/// Headers of packs that are remembered while others are repaired: 32, at most 256 MiB, and some 500 KiB as they
 /// usually are.
 const HEADERS_KEPT: usize = 32;
 
@@ -120,7 +120,7 @@ impl Copies {
                 .find(|entry| entry.stored.start() == one.offset && entry.slice.tree.root() == digest);
             if let (Some(entry), Some(store)) = (found, self.store(one.in_replica)) {
                 let key = keys::object(&self.project, ObjectKind::Pack, &one.pack);
-                let (entry, in_replica) = (Some(Arc::new(entry.clone())), one.in_replica);
+                let (entry, in_replica) = (Some(Arc::clone(entry)), one.in_replica);
                 places.push(Place { store, key, entry, in_replica });
             }
         }

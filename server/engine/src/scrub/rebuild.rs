@@ -5,6 +5,7 @@
 //! Must never return another header than that of the name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use gigastore_formats::digest::Digest;
@@ -187,17 +188,19 @@ impl Engine {
         // The other pack may have other groups.
         let (mut gathered, mut waiting) = (Gathered::new(version), BytesMut::new());
         let (codec, dtype, groups) = (row.place.codec, row.slice.dtype(), entry.slice.tree.groups());
-        for index in 0..groups {
-            let stored = place.store.objects.get_range(&place.key, entry.stored_groups(index..index + 1)).await.ok()?;
-            let (entry, most) = (entry.clone(), version.group_bytes() as usize);
+        for window in entry.windows(WINDOW_BYTES) {
+            let stored = place.store.objects.get_range(&place.key, entry.stored_groups(window.clone())).await.ok()?;
+            let (entry, most) = (Arc::clone(entry), version.group_bytes() as usize);
             let taken = self.ambient.computed(move || {
-                let opened = entry.open_group(index, &stored).ok()?;
-                if codec == Codec::Raw {
-                    gathered.logical.update(&opened);
-                    return Some((gathered, waiting));
+                let last = window.end == groups;
+                for (_, opened) in entry.open_groups(window, &stored) {
+                    let opened = opened.ok()?;
+                    match codec {
+                        Codec::Raw => gathered.logical.update(&opened),
+                        Codec::ZstdPlanes => waiting.extend_from_slice(&opened),
+                    }
                 }
-                waiting.extend_from_slice(&opened);
-                while waiting.len() >= most || (index + 1 == groups && !waiting.is_empty()) {
+                while waiting.len() >= most || (last && !waiting.is_empty()) {
                     let group = waiting.split_to(most.min(waiting.len()));
                     gathered.frame(&encode_group(dtype, &group), &group);
                 }

@@ -82,7 +82,7 @@ pub(super) enum RepairError {
 
 /// What an object is when it is right.
 enum Whole {
-    Pack { header: PackHeader, head: Bytes, entries: Vec<Arc<PackEntry>> },
+    Pack { header: PackHeader, head: Bytes },
     File(GroupTree),
 }
 
@@ -125,8 +125,8 @@ impl Whole {
                 let all = ByteRange::new(0, tree.len()).expect("0 is the smallest number");
                 all.cut(WINDOW_BYTES).map(|range| Piece { range, what: What::Window }).collect()
             }
-            Self::Pack { header, entries, .. } => {
-                let groups = entries.iter().enumerate().flat_map(|(entry, pack)| {
+            Self::Pack { header, .. } => {
+                let groups = header.entries().iter().enumerate().flat_map(|(entry, pack)| {
                     (0..pack.slice.tree.groups()).map(move |index| {
                         let range = pack.stored_groups(index..index + 1);
                         Piece { range, what: What::Group { entry, index } }
@@ -144,8 +144,8 @@ impl Whole {
     async fn fetch(&self, piece: Piece, place: &Place, frames: Frames) -> Result<Bytes, BodyError> {
         let ambient = place.store.ambient();
         match (self, piece.what) {
-            (Self::Pack { entries, .. }, What::Group { entry, index }) => {
-                let target = Arc::clone(&entries[entry]);
+            (Self::Pack { header, .. }, What::Group { entry, index }) => {
+                let target = Arc::clone(&header.entries()[entry]);
                 let source = place.entry.clone().unwrap_or_else(|| Arc::clone(&target));
                 // A copy may lie in a pack of another version, whose groups are others.
                 let groups = source.slice.tree.groups_of(target.slice.tree.group_range(index));
@@ -190,7 +190,8 @@ fn as_stored(
     bytes: Bytes,
     frames: Frames,
 ) -> Result<Option<Bytes>, BodyError> {
-    let same = target.slice.tree.group_bytes() == source.slice.tree.group_bytes();
+    // Content of one short group is one group in any version.
+    let same = target.slice.tree.group_range(index) == source.slice.tree.group_range(index);
     let logical = match same {
         true => source.open_group(index, &bytes)?,
         false => Cow::Owned(cut_out(target.slice.tree.group_range(index), source, &bytes)?),
@@ -210,12 +211,9 @@ fn as_stored(
 /// Checks the stored bytes of the groups that a range touches, and returns the range's own.
 fn cut_out(range: ByteRange, source: &PackEntry, bytes: &[u8]) -> Result<Vec<u8>, PackFault> {
     let (groups, widened) = (source.slice.tree.groups_of(range), source.slice.tree.widened(range));
-    let (mut logical, mut rest) = (Vec::new(), bytes);
-    for index in groups {
-        let len = source.stored_groups(index..index + 1).len() as usize;
-        let (stored, after) = rest.split_at(len.min(rest.len()));
-        logical.extend_from_slice(&source.open_group(index, stored)?);
-        rest = after;
+    let mut logical = Vec::new();
+    for (_, opened) in source.open_groups(groups, bytes) {
+        logical.extend_from_slice(&opened?);
     }
     logical.truncate((range.end() - widened.start()) as usize);
     Ok(logical.split_off((range.start() - widened.start()) as usize))
@@ -267,8 +265,7 @@ impl Engine {
         }
         let missing = || RepairError::Header { troubles: copies.told_troubles() };
         let (header, head) = found.ok_or_else(missing)?;
-        let entries = header.entries().iter().cloned().map(Arc::new).collect();
-        Ok(Whole::Pack { header, head, entries })
+        Ok(Whole::Pack { header, head })
     }
 
     /// Finds a source for every piece of an object, and writes it from these.
@@ -339,8 +336,8 @@ impl Engine {
         copies: &mut Copies,
     ) -> Result<Place, RepairError> {
         let mut places = copies.wholes(kind, &object).await?;
-        if let (Whole::Pack { entries, .. }, What::Group { entry, .. }) = (whole, piece.what) {
-            places.extend(copies.slices(entries[entry].slice.tree.root(), &object).await?);
+        if let (Whole::Pack { header, .. }, What::Group { entry, .. }) = (whole, piece.what) {
+            places.extend(copies.slices(header.entries()[entry].slice.tree.root(), &object).await?);
         }
         for place in places {
             match whole.fetch(piece, &place, Frames::AsTheyAre).await {
@@ -380,7 +377,7 @@ impl Engine {
         let ambient = Arc::clone(&self.ambient);
         match &**whole {
             Whole::File(tree) => checked(StreamCheck::new(tree.clone()), body, ambient).boxed(),
-            Whole::Pack { header, head, .. } => {
+            Whole::Pack { header, head } => {
                 let head = futures::stream::once(std::future::ready(Ok(head.clone())));
                 head.chain(checked(PackCheck::new(header.clone()), body, ambient)).boxed()
             }
