@@ -1,7 +1,6 @@
 //! Commits on stores that fail or hold more than expected: what is committed is said to be, once; what is damaged is
 //! named with everything that needs it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,15 +143,7 @@ async fn a_pack_that_its_base_has_lost_is_kept_by_nobody() {
     let row = store.checkpoint(&target).await.unwrap().rows()[0].clone();
     let Place { pack, header_len, offset, stored_len, codec } = row.place;
     let place = Some(Place { pack: pack.digest, header_len, offset, stored_len, codec });
-    let meta = PartMeta {
-        rank: 0,
-        world_size: 1,
-        bases: vec![1],
-        compared_to: None,
-        metadata: BTreeMap::new(),
-        cursors: BTreeMap::new(),
-        timeline: None,
-    };
+    let meta = PartMeta { bases: vec![1], ..PartMeta::of_rank(0, 1) };
     let part = write_part(&meta, &[SliceRow { slice: row.slice, blake3: row.blake3, place }]).unwrap();
     let engine = engine(Arc::clone(&below) as Below, OpenMode::Existing).await.unwrap();
     let (run, attempt) = ("run".parse().unwrap(), "job".to_owned());

@@ -98,6 +98,18 @@ impl Desk {
         self.engine.scrub(&request, replica.map(|desk| &desk.engine), &|_| {}).await.unwrap()
     }
 
+    /// Damages the header of a pack here and there; each time it is made anew, so that all is as `before`.
+    pub(crate) async fn check_header_is_made_anew(&self, key: &str, before: &BTreeMap<String, Bytes>) {
+        let len = header_len(&before[key]);
+        for at in [0, 9, len / 2, len - 1] {
+            self.flip(key, at).await;
+            let report = self.scrub(None).await;
+            assert!(report.findings.is_empty(), "{:?}", report.findings);
+            assert_eq!(report.repaired[0].from, ["manifest rows and data"]);
+            assert!(self.objects().await == *before, "{key} at {at}");
+        }
+    }
+
     pub(crate) async fn verify(&self, depth: Depth) -> VerifyReport {
         let request = VerifyRequest { project: project(), name: None, number: None, depth };
         self.engine.verify(&request, &|_| {}).await.unwrap()
@@ -166,14 +178,7 @@ async fn a_header_is_made_anew_from_rows_and_data() {
         let (desk, _) = two_runs(compress).await;
         let before = desk.objects().await;
         for key in desk.keys("/packs/").await {
-            let len = header_len(&before[&key]);
-            for at in [0, 9, len / 2, len - 1] {
-                desk.flip(&key, at).await;
-                let report = desk.scrub(None).await;
-                assert!(report.findings.is_empty(), "{:?}", report.findings);
-                assert_eq!(report.repaired[0].from, ["manifest rows and data"]);
-                assert_eq!(desk.objects().await, before, "{key} at {at}");
-            }
+            desk.check_header_is_made_anew(&key, &before).await;
         }
     }
 }

@@ -79,15 +79,7 @@ fn part(rank: u32, ranks: u32, rows: &[PartRow]) -> Vec<u8> {
 fn part_with(rank: u32, ranks: u32, rows: &[PartRow], metadata: &[(&str, &str)]) -> Vec<u8> {
     let metadata: BTreeMap<String, String> =
         metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let meta = PartMeta {
-        rank,
-        world_size: ranks,
-        bases: Vec::new(),
-        compared_to: None,
-        metadata,
-        cursors: BTreeMap::new(),
-        timeline: None,
-    };
+    let meta = PartMeta { metadata, ..PartMeta::of_rank(rank, ranks) };
     write_part(&meta, rows).unwrap()
 }
 

@@ -68,15 +68,7 @@ pub async fn save_old(
         SliceRow { slice: entry.slice.slice.clone(), blake3: entry.slice.tree.root(), place: Some(place) }
     };
     let rows: Vec<PartRow> = header.entries().iter().map(row).collect();
-    let meta = PartMeta {
-        rank: 0,
-        world_size: 1,
-        bases: Vec::new(),
-        compared_to: None,
-        metadata: Default::default(),
-        cursors: Default::default(),
-        timeline: None,
-    };
+    let meta = PartMeta::of_rank(0, 1);
     engine.put_part(&save.project, session.save, 0, write_part(&meta, &rows)?.into()).await?;
     let finish = FinishRequest { save, deadline_ms: 0, waited_ms: 0, tag: None };
     engine.finish_save(&finish).await?;

@@ -123,17 +123,7 @@ impl ManyRows {
         let packs = &packs;
         let project = &save.project;
         let parts = (0..self.ranks).map(|rank| async move {
-            let (world_size, bases, compared_to, metadata) = (self.ranks, Vec::new(), None, Default::default());
-            let meta = PartMeta {
-                rank,
-                world_size,
-                bases,
-                compared_to,
-                metadata,
-                cursors: Default::default(),
-                timeline: None,
-            };
-            let part = write_part(&meta, &self.part(packs, rank))?;
+            let part = write_part(&PartMeta::of_rank(rank, self.ranks), &self.part(packs, rank))?;
             Ok::<_, ManyRowsError>(engine.put_part(project, session.save, rank, part.into()).await?)
         });
         stream::iter(parts).buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await?;

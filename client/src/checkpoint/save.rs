@@ -228,13 +228,9 @@ impl CheckpointSave {
     pub(super) fn part_meta(&self, rank: u32) -> PartMeta {
         let with_cursors = *self.with_cursors.get_or_init(|| rank) == rank;
         PartMeta {
-            rank,
-            world_size: self.request.world_size,
-            bases: Vec::new(),
-            compared_to: None,
             metadata: self.spec.metadata.clone(),
             cursors: if with_cursors { self.spec.cursors.clone() } else { Cursors::new() },
-            timeline: None,
+            ..PartMeta::of_rank(rank, self.request.world_size)
         }
     }
 

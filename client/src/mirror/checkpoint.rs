@@ -179,14 +179,11 @@ impl Mirror<'_> {
         let each = rows.len().div_ceil(world_size as usize).max(1);
         let parts = (0..world_size).map(|rank| {
             let meta = PartMeta {
-                rank,
-                world_size,
                 bases: bases.into_iter().collect(),
-                compared_to: None,
                 metadata: source.meta().metadata.clone(),
                 // What all ranks had seen together, said once.
                 cursors: if rank == 0 { source.meta().cursors.clone() } else { Cursors::new() },
-                timeline: None,
+                ..PartMeta::of_rank(rank, world_size)
             };
             let start = (rank as usize * each).min(rows.len());
             (meta, rows[start..(start + each).min(rows.len())].to_vec())

@@ -266,12 +266,18 @@ fn open_direct(_: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_piece_of_a_file_is_read_wherever_it_goes() {
+    /// A file of so many bytes, in a folder of its own.
+    fn file(len: usize) -> (tempfile::TempDir, PathBuf, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
-        let bytes: Vec<u8> = (0..3 * SECTORS_BYTES + 1000).map(|i| (i * 7 + i / 255) as u8).collect();
+        let bytes: Vec<u8> = (0..len).map(|i| (i * 7 + i / 255) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
+        (folder, path, bytes)
+    }
+
+    #[test]
+    fn every_piece_of_a_file_is_read_wherever_it_goes() {
+        let (_folder, path, bytes) = file(3 * SECTORS_BYTES + 1000);
         let mut memory = vec![0; bytes.len() + 2 * SECTOR_BYTES];
         let border = memory.as_ptr().align_offset(SECTOR_BYTES);
         for (at, len, off) in [
@@ -302,10 +308,7 @@ mod tests {
 
     #[test]
     fn what_is_read_ahead_is_not_read_again_and_ends_where_nothing_is_wanted() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        let bytes: Vec<u8> = (0..3 * SECTORS_BYTES + 1000).map(|i| (i * 7 + i / 255) as u8).collect();
-        std::fs::write(&path, &bytes).unwrap();
+        let (_folder, path, bytes) = file(3 * SECTORS_BYTES + 1000);
         let file = Arc::new(open(&path).unwrap());
         let group = SECTORS_BYTES / 4;
         for end in [0, 5 * group + 77, bytes.len()] {
@@ -332,10 +335,7 @@ mod tests {
 
     #[test]
     fn what_fails_after_it_was_read_ahead_is_read_otherwise_or_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        let bytes: Vec<u8> = (0..2 * SECTORS_BYTES).map(|i| (i * 7 + i / 255) as u8).collect();
-        std::fs::write(&path, &bytes).unwrap();
+        let (folder, path, bytes) = file(2 * SECTORS_BYTES);
         let group = SECTORS_BYTES / 4;
         let range = |index: usize| ByteRange::with_len((index * group) as u64, group as u64).unwrap();
         let of = |index: usize| &bytes[index * group..][..group];

@@ -47,18 +47,6 @@ fn part_row(name: &str, first: u64) -> PartRow {
     SliceRow { slice, blake3: digest(0), place: None }
 }
 
-fn part_meta() -> PartMeta {
-    PartMeta {
-        rank: 0,
-        world_size: 1,
-        bases: Vec::new(),
-        compared_to: None,
-        metadata: Default::default(),
-        cursors: Default::default(),
-        timeline: None,
-    }
-}
-
 fn dataset_meta() -> DatasetMeta {
     DatasetMeta {
         name: "data".parse().unwrap(),
@@ -175,7 +163,7 @@ fn with_second_schema(file: &[u8]) -> Bytes {
 
 #[test]
 fn a_second_schema_is_refused() {
-    let part = with_second_schema(&write_part(&part_meta(), &[part_row("w", 0)]).unwrap());
+    let part = with_second_schema(&write_part(&PartMeta::of_rank(0, 1), &[part_row("w", 0)]).unwrap());
     let dataset = file_row("a", b"content", Vec::new());
     let dataset = with_second_schema(&write_dataset(&dataset_meta(), &[dataset]).unwrap());
     let refused = |error: &FooterError| *error == FooterError::Repeated("schema");
@@ -190,7 +178,7 @@ fn honest_rows_that_repeat_are_read() {
     let name = |i: u64| format!("{}{i:06}", "n".repeat(1018));
     let mut rows: Vec<PartRow> = (0..400).map(|i| part_row(&name(i), 0)).collect();
     rows.extend((0..7_000).map(|i| part_row(&name(400), i)));
-    assert_eq!(read_part(&write_part(&part_meta(), &rows).unwrap().into()).unwrap().rows, rows);
+    assert_eq!(read_part(&write_part(&PartMeta::of_rank(0, 1), &rows).unwrap().into()).unwrap().rows, rows);
     // Thousands of files with the same content and row groups, each with many group values; and one with as many row
     // groups as there may be, all alike.
     let content = vec![7; 16 << 18];

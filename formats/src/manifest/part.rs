@@ -42,6 +42,21 @@ pub struct PartMeta {
     pub timeline: Option<RankTimeline>,
 }
 
+impl PartMeta {
+    /// Returns what a rank's part is that says nothing else.
+    pub fn of_rank(rank: u32, world_size: u32) -> Self {
+        Self {
+            rank,
+            world_size,
+            bases: Vec::new(),
+            compared_to: None,
+            metadata: BTreeMap::new(),
+            cursors: Cursors::new(),
+            timeline: None,
+        }
+    }
+}
+
 /// A row of a part; without a place where another rank uploads the same bytes or the store has them already.
 pub type PartRow = SliceRow<Option<Place<Digest>>>;
 

@@ -283,8 +283,8 @@ impl Built {
         if header_len > MAX_PACK_HEADER_BYTES {
             return Err(HeaderError::TooLong { limit: MAX_PACK_HEADER_BYTES, actual: header_len }.into());
         }
-        entries.iter_mut().for_each(|entry: &mut PackEntry| entry.stored = moved(entry.stored, header_len));
-        let entries = entries.into_iter().map(Arc::new).collect();
+        let placed = |entry: PackEntry| Arc::new(PackEntry { stored: moved(entry.stored, header_len), ..entry });
+        let entries = entries.into_iter().map(placed).collect();
         pads.iter_mut().for_each(|pad| *pad = moved(*pad, header_len));
         let (name, object_len) = (Digest::of(&bytes), header_len + end);
         Ok(Self { header: PackHeader { name, header_len, entries, pads, object_len }, tensors, bytes })

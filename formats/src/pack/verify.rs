@@ -228,7 +228,7 @@ impl CodedCheck {
         let Coding::ZstdPlanes { frames, .. } = &entry.slice.coding else { return Ok(()) };
         // A piece ends with the slice's place at the latest, which is as long as all frames.
         while self.index < frames.count() {
-            let len = (frames.start(self.index + 1) - frames.start(self.index)) as usize;
+            let len = entry.stored_groups(self.index..self.index + 1).len() as usize;
             let missing = len - self.partial.len();
             if piece.len() < missing {
                 self.partial.extend_from_slice(piece);

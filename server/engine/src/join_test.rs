@@ -23,16 +23,7 @@ fn row(name: &str, dtype: Dtype, shape: &[u64], area: &str, content: &str, pack:
 }
 
 fn part(rank: u32, rows: Vec<Row>) -> Part {
-    let meta = PartMeta {
-        rank,
-        world_size: 2,
-        bases: vec![],
-        compared_to: None,
-        metadata: BTreeMap::new(),
-        cursors: BTreeMap::new(),
-        timeline: None,
-    };
-    Part { meta, content: Digest::of(b""), rows }
+    Part { meta: PartMeta::of_rank(rank, 2), content: Digest::of(b""), rows }
 }
 
 fn cursor(samples: u64) -> Cursor {
